@@ -1,0 +1,55 @@
+"""The ULID as a column: 128 bits, ordered by time; a ULID on ``/v1``, a UUID on ``/job``, one key in the store."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from ulid import ULID
+
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
+
+
+def parse_ulid(text: str) -> ULID:
+    """The ULID that ``text`` spells, in either case.
+
+    Raises ValueError for anything but 26 Crockford base32 characters that fit 128 bits.
+    """
+    canonical = text.upper()
+    if len(text) != 26 or not _ULID.fullmatch(canonical):
+        raise ValueError(f"{text!r} is not a ULID: 26 characters of 0-9 and A-Z without I, L, O and U")
+    return ULID.from_str(canonical)
+
+
+class ULIDField(models.UUIDField):
+    """Stores a ULID as its 128 bits: ``uuid`` on PostgreSQL, 32 hexadecimal digits on SQLite. Values are ``ULID``."""
+
+    description = "A ULID"
+
+    def to_python(self, value: Any) -> ULID | None:
+        if value is None or isinstance(value, ULID):
+            return value
+        if isinstance(value, uuid.UUID):
+            return ULID.from_uuid(value)
+        try:
+            return parse_ulid(str(value))
+        except ValueError as error:
+            raise ValidationError(str(error), code="invalid", params={"value": value}) from error
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        ulid = self.to_python(value)
+        return None if ulid is None else super().get_db_prep_value(ulid.to_uuid(), connection, prepared)
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> ULID | None:
+        if value is None:
+            return None
+        return ULID.from_uuid(value if isinstance(value, uuid.UUID) else uuid.UUID(value))
+
+    def value_to_string(self, obj: models.Model) -> str:
+        return str(self.value_from_object(obj))
+
+    def formfield(self, **kwargs: Any) -> Any:
+        return models.Field.formfield(self, **kwargs)

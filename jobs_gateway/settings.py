@@ -1,0 +1,205 @@
+"""All settings, each from the environment or ``.env``; the README lists them with their units and defaults."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+env.read_env(BASE_DIR / ".env")
+
+# Where the embedded default keeps its database, pictures and secret key.
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
+
+
+def embedded_secret_key() -> str:
+    """The key that the embedded default makes for itself, once, readable by its owner only."""
+    path = DATA_DIR / "secret_key"
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        DATA_DIR.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(48))
+        return path.read_text()
+
+
+def production_settings_given() -> list[str]:
+    """The names of the settings in force that nobody uses to try the gateway out on their own machine."""
+    given = [
+        name
+        for name in ("DATABASE_API_URL", "DATABASE_REPLICA_URL", "AWS_STORAGE_BUCKET_NAME", "DJANGO_ALLOWED_HOSTS")
+        if env.str(name, default="")
+    ]
+    if not env.str("DATABASE_URL", default="sqlite").startswith("sqlite"):
+        given.append("DATABASE_URL")
+    if env.bool("DJANGO_SECURE", default=False):
+        given.append("DJANGO_SECURE")
+    return given
+
+
+SECRET_KEY = env.str("DJANGO_SECRET_KEY", default="")
+if not SECRET_KEY:
+    if needs_a_key := production_settings_given():
+        raise ImproperlyConfigured(
+            f"DJANGO_SECRET_KEY is not set, and {', '.join(sorted(needs_a_key))} says that this is not a trial. "
+            "It signs links and sessions. Make one with: "
+            "python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+        )
+    SECRET_KEY = embedded_secret_key()
+# Keys that were in force before: links and sessions they signed stay valid until they expire.
+SECRET_KEY_FALLBACKS = env.list("DJANGO_SECRET_KEY_FALLBACKS", default=[])
+
+DEBUG = env.bool("DJANGO_DEBUG", default=False)
+ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+# Addresses or networks of the proxies in front; only their X-Forwarded-For counts.
+TRUSTED_PROXIES = env.list("TRUSTED_PROXIES", default=[])
+# The address callers know the gateway by, such as https://jobs.example.com; else that of the request.
+PUBLIC_BASE_URL = env.str("PUBLIC_BASE_URL", default="").rstrip("/")
+
+# Set to 1 where the gateway stands behind TLS: redirects to https, secure cookies, HSTS.
+SECURE = env.bool("DJANGO_SECURE", default=False)
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE
+SECURE_HSTS_SECONDS = 31_536_000 if SECURE else 0  # a year
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SECURE and TRUSTED_PROXIES else None
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "tenants",
+    "jobs",
+]
+
+# ApiLane answers /v1 and /job by itself: what follows it costs an API request nothing.
+MIDDLEWARE = [
+    "jobs_gateway.middleware.RequestId",
+    "jobs_gateway.middleware.ApiLane",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+# Origins whose pages may call the API from a browser, such as https://shop.example.com; none unless given.
+CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
+CORS_EXPOSE_HEADERS = ["ETag", "Link", "X-Request-ID", "Retry-After"]
+CORS_ALLOW_METHODS = ["GET", "HEAD", "OPTIONS"]
+CORS_URLS_REGEX = r"^/(v1/|job$)"
+if CORS_ALLOWED_ORIGINS:
+    INSTALLED_APPS.append("corsheaders")
+    MIDDLEWARE.insert(0, "corsheaders.middleware.CorsMiddleware")
+
+ROOT_URLCONF = "jobs_gateway.urls"
+WSGI_APPLICATION = "jobs_gateway.wsgi.application"
+APPEND_SLASH = True
+
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "jobs_gateway" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+
+def database(url: str) -> dict[str, Any]:
+    """Django's settings for the database at ``url``; PostgreSQL's also as ``postgres://user@/name?host=/socket/dir``."""
+    config: dict[str, Any] = env.db_url_config(url)
+    options: dict[str, Any] = config.setdefault("OPTIONS", {})
+    if config["ENGINE"].endswith("sqlite3"):
+        # Readers and one writer side by side; a writer queues for the lock instead of failing half way.
+        options.update(
+            transaction_mode="IMMEDIATE",
+            timeout=20,
+            init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        )
+        if not Path(config["NAME"]).parent.exists():
+            Path(config["NAME"]).parent.mkdir(parents=True)
+    else:
+        options.update(
+            server_side_binding=True,  # what prepared statements need
+            prepare_threshold=1,  # prepare from the second use on
+            pool={"min_size": 1, "max_size": env.int("DATABASE_POOL_SIZE", default=4), "timeout": 2},
+        )
+        options.setdefault("connect_timeout", 2)  # seconds
+    return config
+
+
+DATABASES = {"default": database(env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'gateway.sqlite3'}"))}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# Seconds a link to a picture lives; at least two thirds of it are left when it is handed out.
+PRESIGN_TTL_SECONDS = env.int("PRESIGN_TTL_SECONDS", default=900)
+
+AWS_STORAGE_BUCKET_NAME = env.str("AWS_STORAGE_BUCKET_NAME", default="")
+if AWS_STORAGE_BUCKET_NAME:
+    ARTIFACT_STORE = {
+        "BACKEND": "jobs.egress.signing.SignedS3Storage",
+        "OPTIONS": {
+            "bucket_name": AWS_STORAGE_BUCKET_NAME,
+            "endpoint_url": env.str("AWS_S3_ENDPOINT_URL", default="") or None,
+            "region_name": env.str("AWS_S3_REGION_NAME", default="us-east-1"),
+            "addressing_style": env.str("AWS_S3_ADDRESSING_STYLE", default="auto"),  # path, virtual or auto
+        },
+    }
+else:
+    ARTIFACT_STORE = {
+        "BACKEND": "jobs.egress.signing.SignedFileSystemStorage",
+        "OPTIONS": {"location": env.str("ARTIFACTS_DIR", default=str(DATA_DIR / "artifacts"))},
+    }
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "artifacts": ARTIFACT_STORE,
+}
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+
+# The Shopify app: session tokens name its key; several secrets, comma separated, while one is rotated out.
+SHOPIFY_API_KEY = env.str("SHOPIFY_API_KEY", default="")
+SHOPIFY_API_SECRETS = env.list("SHOPIFY_API_SECRET", default=[])
+# Seconds a credential that was checked may be believed without asking the database again: how long a revoked token can
+# outlive its revocation. 5 at most.
+TOKEN_CACHE_SECONDS = env.float("TOKEN_CACHE_SECONDS", default=1.0)
+
+# Requests a minute; 0 switches the limit off.
+RATE_LIMIT_PER_TENANT = env.int("RATE_LIMIT_PER_TENANT", default=0)
+RATE_LIMIT_FAILED_PER_ADDRESS = env.int("RATE_LIMIT_FAILED_PER_ADDRESS", default=0)
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.BearerAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["jobs.egress.rendering.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "jobs.egress.rendering.JSONOnly",
+    "DEFAULT_PARSER_CLASSES": [],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "jobs.egress.errors.v1_errors",
+    "UNAUTHENTICATED_USER": None,
+}
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False

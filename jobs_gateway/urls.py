@@ -1,0 +1,5 @@
+"""Every route of the gateway."""
+
+from django.urls import URLPattern, URLResolver
+
+urlpatterns: list[URLPattern | URLResolver] = []

@@ -1,0 +1,83 @@
+"""Who is asking: the tenants of the job store and the tokens they were given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils import timezone
+
+
+def check_storage_prefix(prefix: str) -> None:
+    """A prefix is empty (no prefix check for this tenant) or a relative folder path that ends in ``/``."""
+    if prefix == "":
+        return
+    segments = prefix.split("/")
+    if segments[-1] != "" or "" in segments[:-1] or ".." in segments or "." in segments or "\0" in prefix:
+        raise ValidationError(
+            "A storage prefix is a folder path such as “tenants/acme/”: it ends with “/”, does not start with one, "
+            "and has no empty, “.” or “..” segment.",
+            code="storage_prefix",
+        )
+
+
+class Tenant(models.Model):
+    """A customer of the studio. Its jobs, tokens and pictures belong to it and are shown to nobody else."""
+
+    slug = models.SlugField(max_length=63, unique=True)
+    name = models.CharField(max_length=200, blank=True, default="")
+    shop_domain = models.CharField(
+        max_length=255, unique=True, null=True, blank=True, help_text="Such as acme.myshopify.com, in lower case."
+    )
+    storage_prefix = models.CharField(
+        max_length=255,
+        blank=True,
+        validators=[check_storage_prefix],
+        help_text="The folder in the artifact store that holds this tenant's pictures; tenants/<slug>/ unless given.",
+    )
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["slug"]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An empty prefix switches the prefix check off, so it must be said, never fallen into.
+        if kwargs and "storage_prefix" not in kwargs and kwargs.get("slug"):
+            kwargs["storage_prefix"] = f"tenants/{kwargs['slug']}/"
+        super().__init__(*args, **kwargs)
+
+    def __str__(self) -> str:
+        return self.slug
+
+    def clean(self) -> None:
+        """Refuses a prefix that lies inside another tenant's or holds one: each would sign the other's pictures."""
+        if not self.storage_prefix:
+            return
+        for slug, prefix in Tenant.objects.exclude(pk=self.pk).exclude(storage_prefix="").values_list(
+            "slug", "storage_prefix"
+        ):
+            if prefix.startswith(self.storage_prefix) or self.storage_prefix.startswith(prefix):
+                raise ValidationError(
+                    {"storage_prefix": f"“{self.storage_prefix}” overlaps the prefix “{prefix}” of tenant {slug}."}
+                )
+
+
+class ApiToken(models.Model):
+    """A gateway token of one tenant. The secret is shown once, when it is issued; only its hash is kept."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="tokens")
+    prefix = models.CharField(max_length=16, unique=True, help_text="The part of the token that may be shown.")
+    token_hash = models.CharField(max_length=64, help_text="SHA-256 of the whole token, hexadecimal.")
+    label = models.CharField(max_length=200, blank=True, default="")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"jgw_{self.prefix}_…"
