@@ -148,6 +148,8 @@ def database(url: str) -> dict[str, Any]:
 
 
 DATABASES = {"default": database(env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'gateway.sqlite3'}"))}
+# The database alias that answers /v1 and /job.
+API_DATABASE = "default"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Seconds a link to a picture lives; at least two thirds of it are left when it is handed out.

@@ -1,0 +1,134 @@
+"""Every error an API caller can meet, in one place: its status, its code, and its shape in each dialect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+from django.core.exceptions import DisallowedHost, RequestDataTooBig
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpResponse
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+logger = logging.getLogger("jobs.errors")
+
+# Seconds after which a caller may try again while the database or the artifact store is away.
+RETRY_AFTER_SECONDS = 5
+
+
+class Invalid(Exception):
+    """Bad parameters, all of them at once: dicts of ``loc``, ``msg`` and ``type`` as pydantic names them."""
+
+    def __init__(self, problems: list[dict[str, Any]]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+
+class JobNotFound(exceptions.NotFound):
+    default_code = "JOB_NOT_FOUND"
+    default_detail = "No job with this id. Check the public_id, and that the credential is of the tenant that owns it."
+
+
+class Unavailable(exceptions.APIException):
+    """Something the answer needs is away for now."""
+
+    status_code = 503
+    default_code = "UNAVAILABLE"
+    default_detail = "The job store cannot be reached right now. Try again in a few seconds."
+
+
+class Problem(NamedTuple):
+    """One error, before a dialect gives it its shape."""
+
+    status: int
+    code: str
+    detail: str
+    headers: dict[str, str]
+    invalid: list[dict[str, Any]] | None = None
+
+
+_FIXED = {
+    exceptions.MethodNotAllowed: ("METHOD_NOT_ALLOWED", "This address only answers GET, HEAD and OPTIONS."),
+    exceptions.NotAcceptable: ("NOT_ACCEPTABLE", "Answers are application/json only; send Accept: application/json."),
+}
+
+
+def problem_of(error: Exception) -> Problem:
+    """What to tell the caller about ``error``; one that nobody foresaw is logged with its trace and told as a 500."""
+    headers: dict[str, str] = {}
+    if isinstance(error, Invalid):
+        return Problem(422, "INVALID", "One or more parameters are invalid.", headers, error.problems)
+    if isinstance(error, Http404):
+        return Problem(
+            404, "NOT_FOUND", "There is nothing at this address. See /v1/openapi.json for what there is.", {}
+        )
+    if isinstance(error, DisallowedHost):
+        return Problem(400, "INVALID_HOST", "This gateway does not answer to that Host header.", headers)
+    if isinstance(error, RequestDataTooBig):
+        return Problem(413, "TOO_LARGE", "The request body is larger than the gateway reads.", headers)
+    if isinstance(error, (OperationalError, InterfaceError)):
+        logger.error("The database did not answer: %s", error)
+        error = Unavailable()
+    if isinstance(error, exceptions.APIException):
+        if isinstance(error, Unavailable):
+            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        if challenge := getattr(error, "auth_header", None):
+            headers["WWW-Authenticate"] = challenge
+        if wait := getattr(error, "wait", None):
+            headers["Retry-After"] = str(int(wait))
+        headers.update(getattr(error, "headers", None) or {})
+        code, detail = _FIXED.get(type(error)) or (str(error.get_codes()), str(error.detail))
+        return Problem(error.status_code, code, detail, headers)
+    logger.error("Unforeseen error while answering", exc_info=error)
+    return Problem(
+        500, "INTERNAL", "The gateway met an error of its own; it has been logged under this request id.", {}
+    )
+
+
+class Dialect(NamedTuple):
+    """How one of the two APIs writes an error down."""
+
+    body: Callable[[Problem], dict[str, Any]]
+    status: Callable[[Problem], int]
+
+    def response(self, error: Exception, context: dict[str, Any]) -> Response:
+        """For DRF: what its ``EXCEPTION_HANDLER`` returns."""
+        problem = problem_of(error)
+        if isinstance(error, exceptions.MethodNotAllowed):
+            problem.headers["Allow"] = ", ".join(context["view"].allowed_methods)
+        return Response(self.body(problem), status=self.status(problem), headers=problem.headers)
+
+    def plain_response(self, error: Exception) -> HttpResponse:
+        """For errors before or after a view: the same body without DRF."""
+        problem = problem_of(error)
+        return HttpResponse(
+            orjson.dumps(self.body(problem)),
+            status=self.status(problem),
+            headers=problem.headers,
+            content_type="application/json",
+        )
+
+
+def _v1_body(problem: Problem) -> dict[str, Any]:
+    if problem.invalid is not None:
+        return {"detail": problem.invalid}
+    return {"code": problem.code, "detail": problem.detail}
+
+
+def _fleet_status(problem: Problem) -> int:
+    return 400 if problem.status == 422 else problem.status
+
+
+def _fleet_body(problem: Problem) -> dict[str, Any]:
+    detail = problem.detail
+    if problem.invalid is not None:
+        detail = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in problem.invalid)
+    return {"error": detail, "code": _fleet_status(problem)}
+
+
+V1 = Dialect(_v1_body, lambda problem: problem.status)
+FLEET = Dialect(_fleet_body, _fleet_status)
+v1_errors = V1.response

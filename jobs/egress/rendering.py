@@ -1,0 +1,41 @@
+"""JSON and nothing else: how an answer is negotiated and written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from rest_framework.exceptions import NotAcceptable
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.renderers import BaseRenderer
+
+# What nearly every client sends; anything else is read with Django's own parser.
+_PLAIN_ACCEPTS = frozenset({"", "*/*", "application/json"})
+
+
+class JSONRenderer(BaseRenderer):
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
+        return b"" if data is None else orjson.dumps(data)
+
+
+class JSONOnly(BaseContentNegotiation):
+    """Picks JSON whenever the caller takes it, and raises NotAcceptable when it does not."""
+
+    def select_parser(self, request: Any, parsers: Any) -> Any:
+        return None
+
+    def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> tuple[Any, str]:
+        accept = request.META.get("HTTP_ACCEPT", "")
+        if accept not in _PLAIN_ACCEPTS and not accepts_json(request._request):
+            raise NotAcceptable
+        return renderers[0], "application/json"
+
+
+def accepts_json(request: Any) -> bool:
+    """Whether the most specific entry of ``Accept`` that speaks of JSON gives it a quality above 0."""
+    entry = request.accepted_type("application/json")
+    return entry is not None and entry.quality > 0

@@ -1,0 +1,60 @@
+"""What stands between the server and the views: request ids for all, and a short way for the API."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+
+from django.core.exceptions import DisallowedHost
+from django.http import Http404, HttpRequest, HttpResponseBase
+from django.urls import resolve
+
+from jobs.egress import errors
+
+Handler = Callable[[HttpRequest], HttpResponseBase]
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class RequestId:
+    """``X-Request-ID`` on every response: the caller's own when it is sane, else a new one."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        given = request.META.get("HTTP_X_REQUEST_ID", "")
+        request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request.request_id = request_id  # type: ignore[attr-defined]
+        response = self.get_response(request)
+        response.headers["X-Request-ID"] = request_id
+        return response
+
+
+class ApiLane:
+    """Answers ``/v1`` and ``/job`` without the middleware that only pages need: sessions, messages, CSRF, static files.
+
+    What it leaves out, it stands in for: the host is checked, and every error leaves as JSON in the dialect of its path.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        path = request.path_info
+        if path.startswith(("/v1/", "/job/")) or path in ("/v1", "/job"):
+            return self.answer(request, path)
+        return self.get_response(request)
+
+    def answer(self, request: HttpRequest, path: str) -> HttpResponseBase:
+        dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
+        try:
+            request.get_host()
+            match = resolve(path)
+            request.resolver_match = match
+            return match.func(request, *match.args, **match.kwargs)
+        except (Http404, DisallowedHost) as expected:
+            return dialect.plain_response(expected)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets JSON and the log the trace
+            return dialect.plain_response(error)
