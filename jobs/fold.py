@@ -75,7 +75,7 @@ class TypeAndHost(Protocol):
 
 @dataclass(slots=True)
 class Agent:
-    """One host's share of an operation job; ``state`` is its event of highest rank, the latest where several have it."""
+    """One host's share of an operation job; ``state`` is its event of highest rank, of equals the latest."""
 
     rank: int
     state: FoldEvent
