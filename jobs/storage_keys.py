@@ -1,0 +1,24 @@
+"""The one rule of what an artifact's key may be, on the way in and again when a link is signed."""
+
+from __future__ import annotations
+
+
+def check_storage_key(key: str, prefix: str) -> None:
+    """Raises ValueError with the rule that ``key`` breaks; ``prefix`` is the tenant's, "" for no prefix check.
+
+    The message never holds the key itself, so it may be logged and shown.
+    """
+    if not key:
+        raise ValueError("The storage key is empty.")
+    if "\0" in key:
+        raise ValueError("The storage key holds a NUL character.")
+    if key[0] == "/":
+        raise ValueError("The storage key starts with “/”; keys are relative to the artifact store.")
+    if ".." in key and ".." in key.split("/"):
+        raise ValueError("The storage key has “..” as a segment.")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ValueError("The storage key holds a lone surrogate, which no URL can carry.") from None
+    if not key.startswith(prefix):
+        raise ValueError("The storage key lies outside the tenant's storage prefix.")
