@@ -181,10 +181,12 @@ STATIC_ROOT = DATA_DIR / "static"
 
 # The Shopify app: session tokens name its key; several secrets, comma separated, while one is rotated out.
 SHOPIFY_API_KEY = env.str("SHOPIFY_API_KEY", default="")
-SHOPIFY_API_SECRETS = env.list("SHOPIFY_API_SECRET", default=[])
+SHOPIFY_API_SECRETS = [secret.strip() for secret in env.list("SHOPIFY_API_SECRET", default=[]) if secret.strip()]
 # Seconds a credential that was checked may be believed without asking the database again: how long a revoked token can
 # outlive its revocation. 5 at most.
 TOKEN_CACHE_SECONDS = env.float("TOKEN_CACHE_SECONDS", default=1.0)
+# Whether the time a token was last used is kept, to the hour.
+RECORD_TOKEN_USE = env.bool("RECORD_TOKEN_USE", default=True)
 
 # Requests a minute; 0 switches the limit off.
 RATE_LIMIT_PER_TENANT = env.int("RATE_LIMIT_PER_TENANT", default=0)

@@ -1,4 +1,8 @@
+from typing import Any
+
 from django.apps import AppConfig
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save
 
 
 class TenantsConfig(AppConfig):
@@ -6,3 +10,20 @@ class TenantsConfig(AppConfig):
 
     name = "tenants"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from tenants import checks  # noqa: F401 - registers them
+        from tenants.models import ApiToken, Tenant
+
+        for signal in (post_save, post_delete):
+            for model in (ApiToken, Tenant):
+                signal.connect(forget_callers, sender=model, dispatch_uid=f"forget_callers_{model.__name__}")
+
+
+def forget_callers(using: str, **_: Any) -> None:
+    """A revoked token or a closed tenant is refused at once in this process, wherever the change was made."""
+    from tenants.callers import memory
+
+    memory.forget()
+    # Again when it is committed: until then a request still reads the old row.
+    transaction.on_commit(memory.forget, using=using)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -20,6 +21,10 @@ def check_storage_prefix(prefix: str) -> None:
             "and has no empty, “.” or “..” segment.",
             code="storage_prefix",
         )
+
+
+# A host name as Shopify writes it in session tokens: lower case, no port. Another spelling would never match.
+SHOP_DOMAIN = re.compile(r"(?=.{4,255}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
 
 
 class Tenant(models.Model):
@@ -52,11 +57,18 @@ class Tenant(models.Model):
         return self.slug
 
     def clean(self) -> None:
-        """Refuses a prefix that lies inside another tenant's or holds one: each would sign the other's pictures."""
+        """Refuses a shop domain that no session token can name, and a prefix that overlaps another tenant's.
+
+        Of two tenants with overlapping prefixes, each would sign the other's pictures.
+        """
+        if self.shop_domain and not SHOP_DOMAIN.fullmatch(self.shop_domain):
+            raise ValidationError(
+                {"shop_domain": f"“{self.shop_domain}” is not a host name in lower case, such as acme.myshopify.com."}
+            )
         if not self.storage_prefix:
             return
-        for slug, prefix in Tenant.objects.exclude(pk=self.pk).exclude(storage_prefix="").values_list(
-            "slug", "storage_prefix"
+        for slug, prefix in (
+            Tenant.objects.exclude(pk=self.pk).exclude(storage_prefix="").values_list("slug", "storage_prefix")
         ):
             if prefix.startswith(self.storage_prefix) or self.storage_prefix.startswith(prefix):
                 raise ValidationError(

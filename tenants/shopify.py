@@ -1,0 +1,77 @@
+"""What a Shopify app signs: session tokens, which stand for the tenant of a shop, and the HMAC header."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+from typing import Any
+
+import jwt
+from django.conf import settings
+
+from tenants.callers import Caller, Checked, memory
+from tenants.models import SHOP_DOMAIN, Tenant
+
+LEEWAY_SECONDS = 5
+LONGEST_SESSION_TOKEN = 8192
+# The signature is the 43 characters of an HS256 one, the last of which has two bits to spare: only one spelling counts.
+SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+
+
+def verify(session_token: str) -> Caller | None:
+    """The tenant whose shop the token names; None for a token that is not as CONTRACT.md section 1 says, no such tenant
+    or an inactive one.
+
+    A forged token costs no statement, a good one as much as a gateway token. Raises what the database raises when it is
+    away.
+    """
+    if len(session_token) > LONGEST_SESSION_TOKEN or not SESSION_TOKEN.fullmatch(session_token):
+        return None
+    return memory.caller(session_token, _look_up)
+
+
+def hmac_verifies(header: str, body: bytes) -> bool:
+    """Whether ``header`` is the base64 HMAC-SHA256 of ``body`` under one of the app's secrets; never without a secret."""
+    given = header.encode("latin-1", "replace")
+    verified = False
+    for secret in settings.SHOPIFY_API_SECRETS:
+        # Compared as text, so base64 has one spelling; all secrets are tried, so the time does not tell which one it is.
+        expected = base64.b64encode(hmac.digest(secret.encode(), body, "sha256"))
+        verified |= hmac.compare_digest(expected, given)
+    return verified
+
+
+def _look_up(session_token: str, _digest: bytes) -> Checked | None:
+    claims = _claims(session_token)
+    if claims is None:
+        return None
+    scheme, _, shop_domain = claims["dest"].partition("://")
+    if scheme != "https" or not SHOP_DOMAIN.fullmatch(shop_domain):
+        return None
+    tenant = Tenant.objects.using(settings.API_DATABASE).filter(shop_domain=shop_domain, is_active=True).first()
+    if tenant is None:
+        return None
+    return Checked(Caller(tenant.pk, tenant.slug, tenant.storage_prefix, None), int(claims["exp"]) + LEEWAY_SECONDS)
+
+
+def _claims(session_token: str) -> dict[str, Any] | None:
+    """The claims of a token that one of the app's secrets signed and that is in force now, else None."""
+    if not settings.SHOPIFY_API_KEY:
+        return None
+    for secret in settings.SHOPIFY_API_SECRETS:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                session_token,
+                secret,
+                algorithms=["HS256"],
+                audience=settings.SHOPIFY_API_KEY,
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["exp", "nbf", "aud", "dest"], "strict_aud": True},
+            )
+        except jwt.InvalidSignatureError:
+            continue  # another of the secrets may have signed it
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            return None
+        return claims if isinstance(claims["dest"], str) else None
+    return None
