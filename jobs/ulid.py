@@ -24,6 +24,19 @@ def parse_ulid(text: str) -> ULID:
     return ULID.from_str(canonical)
 
 
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+
+
+def ulid_text(stored: str) -> str:
+    """The ULID, in upper case, of an id as the database spells it: hexadecimal digits, with or without dashes.
+
+    A third of the time that going through ``ULID`` takes, which a page of 50 jobs notices.
+    """
+    n = int(stored.replace("-", ""), 16)
+    return "".join([_PAIRS[n >> shift & 1023] for shift in range(120, -1, -10)])
+
+
 class ULIDField(models.UUIDField):
     """Stores a ULID as its 128 bits: ``uuid`` on PostgreSQL, 32 hexadecimal digits on SQLite. Values are ``ULID``."""
 

@@ -6,12 +6,23 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
+from django.db import models
 from django.http import QueryDict
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from jobs.egress.errors import Invalid
-from jobs.models import JobStatus, JobType
+from jobs.models import JobType
+
+
+class V1Status(models.TextChoices):
+    """The statuses that ``/v1`` knows; FAILURE stands for the store's PARTIAL_FAILURE too."""
+
+    NOT_STARTED = "NOT_STARTED"
+    IN_PROGRESS = "IN_PROGRESS"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+
 
 MAX_OFFSET = 2_147_483_647
 
@@ -79,18 +90,26 @@ class Params(BaseModel):
 
 class ListParams(Params):
     job_type: list[JobType] = []
-    status: JobStatus | None = None
+    status: V1Status | None = None
     created_after: Annotated[datetime, BeforeValidator(instant)] | None = None
     limit: Annotated[int, Integer, Field(ge=1, le=200)] = 50
     offset: Annotated[int, Integer, Field(ge=0, le=MAX_OFFSET)] = 0
+    cursor: str | None = None
 
     @classmethod
     def given(cls, query: QueryDict, name: str) -> Any:
         return query.getlist(name) if name == "job_type" else query[name]
 
+    @property
+    def types(self) -> list[str]:
+        """The types to filter by, each once and in one order; none where that would be all of them."""
+        chosen = sorted({member.value for member in self.job_type})
+        return [] if len(chosen) == len(JobType) else chosen
 
-class NoParams(Params):
-    pass
+    @property
+    def filters(self) -> tuple[object, ...]:
+        """What a cursor of this listing is bound to."""
+        return self.types, self.status and self.status.value, self.created_after
 
 
 class EventsParams(Params):

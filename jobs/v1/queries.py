@@ -2,74 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import orjson
-from django.db.models import OuterRef, QuerySet, TextField, F, DateTimeField
-from ulid import ULID
+from django.db.models import DateTimeField, F, OuterRef, QuerySet, TextField
+from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
 from jobs.egress.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows
 from jobs.models import Artifact, Job, JobEvent, Role, Visibility
 from jobs.ulid import ULIDField
+from jobs.v1.paging import Position
+from jobs.v1.params import ListParams
 
-# The most events one page holds.
+# The most events one page of a timeline holds.
 EVENTS_PAGE = 500
 
 TENANT = Param("tenant")
 ARTIFACT_COLUMNS = ("storage_key", "kind", "role", "label", "meta")
 EVENT_COLUMNS = ("seq", "event_type", "visibility", "stage", "message", "extra", Instant("created_at"))
-JOB_COLUMNS = (Text("public_id"), "job_type", "v1_status", Instant("created_at"))
+SUMMARY_COLUMNS = (Text("public_id"), "job_type", "v1_status", Instant("created_at"))
 
 
-@lru_cache(maxsize=256)
-def job_page(types: int, status: bool, created_after: bool, limit: int, offset: bool) -> Prepared:
-    """A page of workflow jobs, newest first, for one combination of filters."""
-    jobs: QuerySet[Job] = Job.objects.for_tenant(TENANT).workflows().newest_first()
+def job_page(tenant: int, params: ListParams, after: Position | None) -> list[tuple[str, str, str, str]]:
+    """One page of workflow jobs, newest first: rows of ``SUMMARY_COLUMNS``."""
+    values: dict[str, Any] = {
+        "tenant": tenant,
+        "status": params.status,
+        "created_after": params.created_after,
+        "offset": params.offset,
+        **{f"job_type_{n}": job_type for n, job_type in enumerate(params.types)},
+    }
+    if after:
+        values["position_time"], values["position_id"] = after
+    return _job_page(
+        len(params.types),
+        params.status is not None,
+        params.created_after is not None,
+        after is not None,
+        params.limit,
+        params.offset > 0,
+    ).fetch(values)
+
+
+@lru_cache(maxsize=512)
+def _job_page(types: int, status: bool, created_after: bool, position: bool, limit: int, offset: bool) -> Prepared:
+    """The listing for one combination of filters. ``types`` is how many job types are asked for."""
+    jobs: QuerySet[Job, Any] = Job.objects.for_tenant(TENANT).workflows().newest_first()
     if types:
         jobs = jobs.filter(job_type__in=[Param(f"job_type_{n}", TextField()) for n in range(types)])
     if status:
         jobs = jobs.filter(v1_status=Param("status", TextField()))
     if created_after:
         jobs = jobs.filter(created_at__gt=Param("created_after", DateTimeField()))
-    # The limit stands in the text, for the planner to see; the offset, of which there are too many, is a param.
-    return Prepared(jobs.values_list(*JOB_COLUMNS), tail=f" LIMIT {limit}")
+    if position:
+        place = (Param("position_time", DateTimeField()), Param("position_id", ULIDField()))
+        jobs = jobs.filter(TupleLessThan(Tuple("created_at", "public_id"), place))
+    return Prepared(jobs.values_list(*SUMMARY_COLUMNS)[:limit], offset=offset)
 
 
-def artifacts_of_event() -> Any:
-    return json_rows(
-        Artifact.objects.for_tenant(TENANT).filter(event=OuterRef("pk")).order_by("position"), *ARTIFACT_COLUMNS
-    )
-
-
-def public_events() -> QuerySet[JobEvent]:
-    return JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk"), visibility=Visibility.PUBLIC)
-
-
-def one_job() -> QuerySet[Job]:
+def _one_job() -> QuerySet[Job]:
     return Job.objects.for_tenant(TENANT).filter(pk=Param("public_id", ULIDField()))
 
 
-def _detail() -> Prepared:
-    result = json_rows(
-        Artifact.objects.for_tenant(TENANT)
-        .filter(job=OuterRef("pk"), role=Role.FINAL)
-        .order_by(F("event__seq").asc(nulls_last=True), "position"),
-        *ARTIFACT_COLUMNS,
-    )
-    latest = json_rows(public_events().filter(seq=OuterRef("last_public_seq")), *EVENT_COLUMNS, artifacts_of_event())
-    return Prepared(one_job().values_list(JSONRow(*JOB_COLUMNS, "request", result, latest)))
+def _public_events() -> QuerySet[JobEvent]:
+    return JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk"), visibility=Visibility.PUBLIC)
 
 
-def _events() -> Prepared:
-    page = json_rows(
-        public_events().filter(seq__gt=Param("since")).order_by("seq")[:EVENTS_PAGE],
-        *EVENT_COLUMNS,
-        artifacts_of_event(),
-    )
-    return Prepared(one_job().values_list(JSONRow("last_public_seq", page)))
+def _artifacts() -> QuerySet[Artifact]:
+    return Artifact.objects.for_tenant(TENANT)
 
 
-DETAIL = _detail()
-EVENTS = _events()
+_ARTIFACTS_OF_EVENT = json_rows(_artifacts().filter(event=OuterRef("pk")).order_by("position"), *ARTIFACT_COLUMNS)
+_EVENT = (*EVENT_COLUMNS, _ARTIFACTS_OF_EVENT)
+# Those of events by seq and position, then those that no event recorded.
+_RESULT = json_rows(
+    _artifacts()
+    .filter(job=OuterRef("pk"), role=Role.FINAL)
+    .order_by(F("event__seq").asc(nulls_last=True), "position"),
+    *ARTIFACT_COLUMNS,
+)
+_LATEST_EVENT = json_rows(_public_events().filter(seq=OuterRef("last_public_seq")), *_EVENT)
+_EVENTS_PAGE = json_rows(_public_events().filter(seq__gt=Param("since")).order_by("seq")[:EVENTS_PAGE], *_EVENT)
+
+# Each is bound with ``tenant`` and ``public_id``, EVENTS with ``since`` too.
+VERSION = Prepared(_one_job().values_list(Text(JSONRow("version"))))
+DETAIL = Prepared(
+    _one_job().values_list(Text(JSONRow("version", *SUMMARY_COLUMNS, "request", _RESULT, _LATEST_EVENT)))
+)
+EVENTS = Prepared(_one_job().values_list(Text(JSONRow("version", Text("public_id"), "last_public_seq", _EVENTS_PAGE))))

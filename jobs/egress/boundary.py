@@ -1,0 +1,40 @@
+"""Where an answer leaves for a tenant: free-form fields are redacted, storage keys become short-lived links."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework.request import Request
+
+from jobs.egress.redaction import redactor
+from jobs.egress.signing import links
+
+
+class Boundary:
+    """The way out for one request of one tenant."""
+
+    def __init__(self, request: Request) -> None:
+        self.base_url = settings.PUBLIC_BASE_URL or f"{request.scheme}://{request.get_host()}"
+        self.tenant = request.user
+        self.links = links(self.base_url)
+        redact = redactor(self.tenant.storage_prefix, self.base_url)
+        self.text = redact.text
+        self.value = redact.value
+
+    def optional_text(self, text: str | None) -> str | None:
+        return None if text is None else self.text(text)
+
+    def artifacts(self, rows: list[list[Any]]) -> list[dict[str, Any]]:
+        """``ArtifactResponse`` for each row of ``ARTIFACT_COLUMNS``."""
+        url, text, value, optional_text = self.links.url, self.text, self.value, self.optional_text
+        return [
+            {
+                "image_url": url(storage_key),
+                "kind": text(kind),
+                "role": role,
+                "label": optional_text(label),
+                "meta": value(meta),
+            }
+            for storage_key, kind, role, label, meta in rows
+        ]

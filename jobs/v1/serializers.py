@@ -1,0 +1,121 @@
+"""The shapes of ``/v1``.
+
+The declared fields feed the OpenAPI document; ``to_representation`` builds the same dicts straight from a row of
+``jobs.v1.queries``, because walking the fields would take as long again as the whole request. A test holds the two
+together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from jobs.egress.boundary import Boundary
+from jobs.ulid import ulid_text
+from jobs.v1.params import V1Status
+
+
+class RowSerializer(serializers.Serializer[Any]):
+    """Made with ``context={"boundary": …}`` where something free-form or a storage key leaves."""
+
+    @property
+    def boundary(self) -> Boundary:
+        return self.context["boundary"]
+
+
+class ArtifactResponseSerializer(serializers.Serializer[Any]):
+    """Written by ``Boundary.artifacts``: a storage key never gets as far as here."""
+
+    image_url = serializers.CharField(help_text="A short-lived presigned GET link to the picture.")
+    kind = serializers.CharField(help_text="What it shows, such as on_model_render.")
+    role = serializers.CharField(help_text="intermediate or final.")
+    label = serializers.CharField(required=False, allow_null=True)
+    meta = serializers.DictField(required=False, help_text="Particulars of the kind, such as width and height.")
+
+
+class JobEventResponseSerializer(RowSerializer):
+    seq = serializers.IntegerField(help_text="Its place in the job's timeline; what since counts from.")
+    event_type = serializers.CharField(help_text="queued, stage, succeeded or failed; an agent's own on operations.")
+    visibility = serializers.CharField(help_text="Always public here.")
+    stage = serializers.CharField(required=False, allow_null=True)
+    message = serializers.CharField(help_text="One line for a person to read.")
+    artifacts = ArtifactResponseSerializer(many=True, required=False)
+    extra = serializers.DictField(required=False, help_text="Particulars of the event, such as cost or error.")
+    created_at = serializers.DateTimeField()
+
+    def to_representation(self, row: Any) -> dict[str, Any]:
+        out = self.boundary
+        seq, event_type, visibility, stage, message, extra, created_at, artifacts = row
+        return {
+            "seq": seq,
+            "event_type": event_type,
+            "visibility": visibility,
+            "stage": out.optional_text(stage),
+            "message": out.text(message),
+            "artifacts": out.artifacts(artifacts),
+            "extra": out.value(extra),
+            "created_at": created_at,
+        }
+
+
+class JobSummaryResponseSerializer(RowSerializer):
+    public_id = serializers.CharField(help_text="The job's ULID.")
+    job_type = serializers.CharField(help_text="A plain string: new types need no new version of this API.")
+    status = serializers.ChoiceField(choices=V1Status)
+    created_at = serializers.DateTimeField()
+
+    def to_representation(self, row: Any) -> dict[str, Any]:
+        public_id, job_type, status, created_at = row
+        return {"public_id": ulid_text(public_id), "job_type": job_type, "status": status, "created_at": created_at}
+
+
+class JobListResponseSerializer(RowSerializer):
+    jobs = JobSummaryResponseSerializer(many=True, required=False, help_text="One page of jobs, newest first.")
+    limit = serializers.IntegerField(help_text="The page size that was applied.")
+    offset = serializers.IntegerField(help_text="The offset that was applied.")
+    count = serializers.IntegerField(help_text="How many jobs are in this page.")
+
+    def to_representation(self, page: Any) -> dict[str, Any]:
+        rows, params = page
+        summary = JobSummaryResponseSerializer().to_representation
+        return {
+            "jobs": [summary(row) for row in rows],
+            "limit": params.limit,
+            "offset": params.offset,
+            "count": len(rows),
+        }
+
+
+class JobDetailResponseSerializer(JobSummaryResponseSerializer):
+    request = serializers.DictField(required=False, allow_null=True, help_text="What the job was asked to do.")
+    result = ArtifactResponseSerializer(
+        many=True, required=False, help_text="The final artifacts; empty until the job succeeds."
+    )
+    latest_event = JobEventResponseSerializer(required=False, allow_null=True)
+
+    def to_representation(self, row: Any) -> dict[str, Any]:
+        *summary, request, result, latest = row
+        event = JobEventResponseSerializer(context=self.context).to_representation
+        body = super().to_representation(summary)
+        body["request"] = self.boundary.value(request)
+        body["result"] = self.boundary.artifacts(result) if body["status"] == V1Status.SUCCESS else []
+        body["latest_event"] = event(latest[0]) if latest else None
+        return body
+
+
+class JobEventsResponseSerializer(RowSerializer):
+    public_id = serializers.CharField(help_text="The job's ULID.")
+    events = JobEventResponseSerializer(many=True, required=False, help_text="Ascending by seq, at most 500.")
+    latest_seq = serializers.IntegerField(
+        required=False, allow_null=True, help_text="The since to send next; null while there is no public event."
+    )
+
+    def to_representation(self, timeline: Any) -> dict[str, Any]:
+        public_id, last_public_seq, rows = timeline
+        event = JobEventResponseSerializer(context=self.context).to_representation
+        return {
+            "public_id": ulid_text(public_id),
+            "events": [event(row) for row in rows],
+            "latest_seq": rows[-1][0] if rows else last_public_seq or None,
+        }

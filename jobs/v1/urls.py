@@ -1,0 +1,10 @@
+from django.urls import path
+
+from jobs.v1.views import JobViewSet
+
+# A job's id is any text here: what is no ULID is told as an unknown job.
+urlpatterns = [
+    path("jobs", JobViewSet.as_view({"get": "list"}), name="job-list"),
+    path("jobs/<str:public_id>", JobViewSet.as_view({"get": "retrieve"}), name="job-detail"),
+    path("jobs/<str:public_id>/events", JobViewSet.as_view({"get": "events"}), name="job-events"),
+]

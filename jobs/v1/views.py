@@ -1,0 +1,57 @@
+"""The studio dialect over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobs.egress.errors import JobNotFound
+from jobs.egress.prepared import Prepared
+from jobs.egress.views import TenantViewSet
+from jobs.models import Job
+from jobs.ulid import parse_ulid
+from jobs.v1 import paging, queries, serializers
+from jobs.v1.params import EventsParams, ListParams
+
+
+class JobViewSet(TenantViewSet):
+    queryset = Job.all_tenants.none()
+
+    def list(self, request: Request) -> Response:
+        tenant_id, params = request.user.tenant_id, ListParams.read(request.query_params)
+        rows = queries.job_page(tenant_id, params, paging.position_of(params, tenant_id))
+        body = serializers.JobListResponseSerializer().to_representation((rows, params))
+        link = paging.next_link(self.boundary.base_url + request.path, params, tenant_id, rows)
+        validator = self.validator(body)
+        return self.unchanged(validator) or self.answer(body, validator, link)
+
+    def retrieve(self, request: Request, public_id: str) -> Response:
+        return self.one_job(queries.DETAIL, serializers.JobDetailResponseSerializer, public_id)
+
+    def events(self, request: Request, public_id: str) -> Response:
+        # The parameters come before the id, so that a bad one is told for every id alike.
+        since = EventsParams.read(request.query_params).since
+        return self.one_job(queries.EVENTS, serializers.JobEventsResponseSerializer, public_id, since=since)
+
+    def one_job(self, query: Prepared, shape: type[serializers.RowSerializer], public_id: str, **more: int) -> Response:
+        """The answer about one job; a poll that still holds is told from the job's header row alone."""
+        try:
+            key: dict[str, Any] = {"tenant": self.request.user.tenant_id, "public_id": parse_ulid(public_id), **more}
+        except ValueError:
+            raise JobNotFound from None
+        if self.is_poll:
+            (version,) = found(queries.VERSION.fetch_json(key))
+            if unchanged := self.unchanged(self.validator(shape.__name__, version, key)):
+                return unchanged
+        version, *row = found(query.fetch_json(key))
+        body = shape(context={"boundary": self.boundary}).to_representation(row)
+        return self.answer(body, self.validator(shape.__name__, version, key))
+
+
+def found(row: Any) -> Any:
+    """The row, which there is only for a job of the tenant's own. Raises JobNotFound."""
+    if row is None:
+        raise JobNotFound
+    return row
