@@ -1,0 +1,36 @@
+"""``manage.py revoke_token``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from tenants import tokens
+from tenants.models import ApiToken
+
+
+class Command(BaseCommand):
+    help = "Revokes a token: it opens nothing from now on. Revoking it again changes nothing."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        example = f"Example: manage.py {subcommand} jgw_4f7k2m9x0abc"
+        return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("prefix", metavar="PREFIX", help="The token up to its second _, with or without jgw_.")
+
+    def handle(self, *, prefix: str, **options: Any) -> None:
+        # Whoever pastes the whole token in a hurry means its prefix too, and should not see the secret again.
+        prefix = prefix.removeprefix("jgw_").partition("_")[0]
+        try:
+            revoked_now = tokens.revoke(prefix)
+        except ApiToken.DoesNotExist as error:
+            raise CommandError(f"No token with the prefix jgw_{prefix}. Nothing was revoked.") from error
+        if revoked_now:
+            self.stdout.write(
+                f"Revoked jgw_{prefix}. A running gateway refuses it within {settings.TOKEN_CACHE_SECONDS:g} s."
+            )
+        else:
+            self.stdout.write(f"jgw_{prefix} was revoked before; nothing changed.")
