@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from django.db import models
 from django.http import QueryDict
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
-from jobs.egress.errors import Invalid
+from jobs.egress.params import Integer, Offset, Params
 from jobs.models import JobType
 
 
@@ -24,19 +24,7 @@ class V1Status(models.TextChoices):
     FAILURE = "FAILURE"
 
 
-MAX_OFFSET = 2_147_483_647
-
-_INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))?", re.ASCII)
-
-
-def integer(text: str) -> int:
-    """An integer in decimal digits and nothing else; one of any length is read, those beyond 64 bits as ±2**63."""
-    if not _INTEGER.fullmatch(text):
-        raise PydanticKnownError("int_parsing")
-    if len(text) > 20:
-        return -(2**63) if text.startswith("-") else 2**63
-    return int(text)
 
 
 def instant(text: str) -> datetime:
@@ -64,36 +52,12 @@ def instant(text: str) -> datetime:
         return (datetime.min if sign == "+" else datetime.max).replace(tzinfo=UTC)
 
 
-Integer = BeforeValidator(integer)
-
-
-class Params(BaseModel):
-    """Reads a query string: unknown names change nothing, and of a name given twice the last counts."""
-
-    @classmethod
-    def read(cls, query: QueryDict) -> Self:
-        """Raises Invalid (422) that names every bad parameter."""
-        try:
-            return cls.model_validate({name: cls.given(query, name) for name in cls.model_fields if name in query})
-        except ValidationError as error:
-            raise Invalid(
-                [
-                    {"loc": ["query", *problem["loc"]], "msg": problem["msg"], "type": problem["type"]}
-                    for problem in error.errors(include_url=False, include_context=False, include_input=False)
-                ]
-            ) from error
-
-    @classmethod
-    def given(cls, query: QueryDict, name: str) -> Any:
-        return query[name]
-
-
 class ListParams(Params):
     job_type: list[JobType] = []
     status: V1Status | None = None
     created_after: Annotated[datetime, BeforeValidator(instant)] | None = None
     limit: Annotated[int, Integer, Field(ge=1, le=200)] = 50
-    offset: Annotated[int, Integer, Field(ge=0, le=MAX_OFFSET)] = 0
+    offset: Offset = 0
     cursor: str | None = None
 
     @classmethod

@@ -1,0 +1,50 @@
+"""Query parameters, checked by pydantic: what both dialects ask of every one of theirs."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Self
+
+from django.http import QueryDict
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic_core import PydanticKnownError
+
+from jobs.egress.errors import Invalid
+
+MAX_OFFSET = 2_147_483_647
+
+_INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
+
+
+def integer(text: str) -> int:
+    """An integer in decimal digits and nothing else; one of any length is read, those beyond 64 bits as ±2**63."""
+    if not _INTEGER.fullmatch(text):
+        raise PydanticKnownError("int_parsing")
+    if len(text) > 20:
+        return -(2**63) if text.startswith("-") else 2**63
+    return int(text)
+
+
+Integer = BeforeValidator(integer)
+Offset = Annotated[int, Integer, Field(ge=0, le=MAX_OFFSET)]
+
+
+class Params(BaseModel):
+    """Reads a query string: unknown names change nothing, and of a name given twice the last counts."""
+
+    @classmethod
+    def read(cls, query: QueryDict) -> Self:
+        """Raises Invalid (422, on ``/job`` 400) that names every bad parameter."""
+        try:
+            return cls.model_validate({name: cls.given(query, name) for name in cls.model_fields if name in query})
+        except ValidationError as error:
+            raise Invalid(
+                [
+                    {"loc": ["query", *problem["loc"]], "msg": problem["msg"], "type": problem["type"]}
+                    for problem in error.errors(include_url=False, include_context=False, include_input=False)
+                ]
+            ) from error
+
+    @classmethod
+    def given(cls, query: QueryDict, name: str) -> Any:
+        return query[name]
