@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from django.db.models import DateTimeField, F, OuterRef, QuerySet, TextField
+from django.db.models import DateTimeField, OuterRef, QuerySet, TextField
 from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
+from jobs.egress.artifacts import ARTIFACT_COLUMNS, RESULT, TENANT, artifacts
 from jobs.egress.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows
-from jobs.models import Artifact, Job, JobEvent, Role, Visibility
+from jobs.models import Job, JobEvent, Visibility
 from jobs.ulid import ULIDField
 from jobs.v1.paging import Position
 from jobs.v1.params import ListParams
@@ -17,8 +18,6 @@ from jobs.v1.params import ListParams
 # The most events one page of a timeline holds.
 EVENTS_PAGE = 500
 
-TENANT = Param("tenant")
-ARTIFACT_COLUMNS = ("storage_key", "kind", "role", "label", "meta")
 EVENT_COLUMNS = ("seq", "event_type", "visibility", "stage", "message", "extra", Instant("created_at"))
 SUMMARY_COLUMNS = (Text("public_id"), "job_type", "v1_status", Instant("created_at"))
 
@@ -68,25 +67,14 @@ def _public_events() -> QuerySet[JobEvent]:
     return JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk"), visibility=Visibility.PUBLIC)
 
 
-def _artifacts() -> QuerySet[Artifact]:
-    return Artifact.objects.for_tenant(TENANT)
-
-
-_ARTIFACTS_OF_EVENT = json_rows(_artifacts().filter(event=OuterRef("pk")).order_by("position"), *ARTIFACT_COLUMNS)
+_ARTIFACTS_OF_EVENT = json_rows(artifacts().filter(event=OuterRef("pk")).order_by("position"), *ARTIFACT_COLUMNS)
 _EVENT = (*EVENT_COLUMNS, _ARTIFACTS_OF_EVENT)
-# Those of events by seq and position, then those that no event recorded.
-_RESULT = json_rows(
-    _artifacts()
-    .filter(job=OuterRef("pk"), role=Role.FINAL)
-    .order_by(F("event__seq").asc(nulls_last=True), "position"),
-    *ARTIFACT_COLUMNS,
-)
 _LATEST_EVENT = json_rows(_public_events().filter(seq=OuterRef("last_public_seq")), *_EVENT)
 _EVENTS_PAGE = json_rows(_public_events().filter(seq__gt=Param("since")).order_by("seq")[:EVENTS_PAGE], *_EVENT)
 
 # Each is bound with ``tenant`` and ``public_id``, EVENTS with ``since`` too.
 VERSION = Prepared(_one_job().values_list(Text(JSONRow("version"))))
 DETAIL = Prepared(
-    _one_job().values_list(Text(JSONRow("version", *SUMMARY_COLUMNS, "request", _RESULT, _LATEST_EVENT)))
+    _one_job().values_list(Text(JSONRow("version", *SUMMARY_COLUMNS, "request", RESULT, _LATEST_EVENT)))
 )
 EVENTS = Prepared(_one_job().values_list(Text(JSONRow("version", Text("public_id"), "last_public_seq", _EVENTS_PAGE))))

@@ -1,0 +1,25 @@
+"""Artifacts as both dialects read them: in the columns that ``Boundary.artifacts`` takes."""
+
+from __future__ import annotations
+
+from django.db.models import F, OuterRef, QuerySet
+
+from jobs.egress.prepared import Param, json_rows
+from jobs.models import Artifact, Role
+
+TENANT = Param("tenant")
+ARTIFACT_COLUMNS = ("storage_key", "kind", "role", "label", "meta")
+
+
+def artifacts() -> QuerySet[Artifact]:
+    """The artifacts of the tenant that the statement is bound to."""
+    return Artifact.objects.for_tenant(TENANT)
+
+
+# A job's result: the final artifacts of its events by seq and position, then those that no event recorded.
+RESULT = json_rows(
+    artifacts()
+    .filter(job=OuterRef("pk"), role=Role.FINAL)
+    .order_by(F("event__seq").asc(nulls_last=True), "position"),
+    *ARTIFACT_COLUMNS,
+)
