@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
+from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.expressions import Case, Value, When
+from django.utils import timezone
 from ulid import ULID
 
 from jobs.ulid import ULIDField
@@ -138,6 +140,13 @@ class Job(models.Model):
                 name="job_v1_type_status",
                 condition=Q(is_workflow=True),
             ),
+            # The console's list of all tenants' jobs, and its years, months and days.
+            models.Index(F("created_at").desc(), F("public_id").desc(), name="job_console"),
+            # The console's list by status, and its stuck jobs. (Not by updated_at: an index on that column would make
+            # every event rewrite the job's entry in all indexes, where now a stage rewrites none.)
+            models.Index("status", F("created_at").desc(), F("public_id").desc(), name="job_console_status"),
+            # The console's list by type.
+            models.Index("job_type", F("created_at").desc(), F("public_id").desc(), name="job_console_type"),
         ]
 
     def __str__(self) -> str:
@@ -167,6 +176,10 @@ class JobEvent(models.Model):
             models.UniqueConstraint(fields=["job", "seq"], name="event_seq_once"),
             models.CheckConstraint(condition=Q(seq__gt=0), name="event_seq_positive"),
             models.CheckConstraint(condition=Q(visibility__in=Visibility.values), name="event_visibility_known"),
+        ]
+        indexes = [
+            # The console's failures of the last 24 hours.
+            models.Index("created_at", name="event_failed", condition=Q(event_type="failed")),
         ]
 
     def __str__(self) -> str:
@@ -229,3 +242,43 @@ class JobCounts(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tenant_id}"
+
+
+class AuditAction(models.TextChoices):
+    JOB_VIEWED = "job_viewed", "viewed a job"
+    TOKEN_ISSUED = "token_issued", "issued a token"
+    TOKEN_REVOKED = "token_revoked", "revoked a token"
+    TENANT_ADDED = "tenant_added", "added a tenant"
+    TENANT_CHANGED = "tenant_changed", "changed a tenant"
+
+
+class AuditEntry(models.Model):
+    """Who did or looked at what in the support console, and when. It is written with the act and never changed.
+
+    What it names is kept as text, so that it outlives a job, a token or a tenant that is erased.
+    """
+
+    at = models.DateTimeField(default=timezone.now, editable=False)
+    # A user who leaves is deactivated, not deleted: what they did stays theirs.
+    actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_index=False)
+    action = models.CharField(max_length=16, choices=AuditAction)
+    tenant_slug = models.CharField("tenant", max_length=63)
+    subject = models.CharField(max_length=64, blank=True, help_text="A job's id, or the part of a token that is shown.")
+    ticket = models.CharField(max_length=64, blank=True, help_text="The ticket it was done for, if one was named.")
+
+    class Meta:
+        verbose_name_plural = "audit entries"
+        indexes = [
+            # The console's list of entries, newest first, and its years, months and days.
+            models.Index(F("at").desc(), F("id").desc(), name="audit_newest"),
+            # … by action
+            models.Index("action", F("at").desc(), F("id").desc(), name="audit_action"),
+            # … of a user, of a tenant, of a job or token, for a ticket: what its search asks for
+            models.Index("actor", F("at").desc(), F("id").desc(), name="audit_actor"),
+            models.Index("tenant_slug", F("at").desc(), F("id").desc(), name="audit_tenant"),
+            models.Index("subject", F("at").desc(), F("id").desc(), name="audit_subject"),
+            models.Index("ticket", F("at").desc(), F("id").desc(), name="audit_ticket", condition=~Q(ticket="")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.actor} {self.get_action_display()}: {self.subject or self.tenant_slug}"

@@ -90,6 +90,7 @@ class ApiToken(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        permissions = [("revoke_apitoken", "Can revoke api token")]
 
     def __str__(self) -> str:
         return f"jgw_{self.prefix}_…"
