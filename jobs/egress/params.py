@@ -17,12 +17,13 @@ _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
 
 def integer(text: str) -> int:
-    """An integer in decimal digits and nothing else; one of any length is read, those beyond 64 bits as ±2**63."""
+    """An integer in decimal digits and nothing else; one of any length is read, those of more than 18 digits as ±10**18."""
     if not _INTEGER.fullmatch(text):
         raise PydanticKnownError("int_parsing")
-    if len(text) > 20:
-        return -(2**63) if text.startswith("-") else 2**63
-    return int(text)
+    digits = text.lstrip("+-").lstrip("0") or "0"
+    # int() refuses thousands of digits, and no column holds as many as these.
+    magnitude = int(digits) if len(digits) <= 18 else 10**18
+    return -magnitude if text.startswith("-") else magnitude
 
 
 Integer = BeforeValidator(integer)

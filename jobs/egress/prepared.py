@@ -15,6 +15,9 @@ from django.db import connections, models
 from django.db.models import Expression, Func, Subquery
 from django.db.models.sql.compiler import SQLCompiler
 
+# Local to the transaction, so that no connection carries a tenant back into the pool.
+_SET_TENANT = "SELECT set_config('app.tenant', %s, true)"
+
 
 class Param(Expression):
     """A value that is not known yet: bound by ``name`` each time a ``Prepared`` runs."""
@@ -104,7 +107,11 @@ class Prepared:
         self._compiled: dict[str, tuple[str, list[Any]]] = {}
 
     def fetch(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """The rows, as the driver gives them. One statement."""
+        """The rows, as the driver gives them. One statement, in one round trip.
+
+        On PostgreSQL the round trip also tells row security whose rows these may be: what one pipeline sends is one
+        transaction, and the setting ends with it. ``values`` names the ``tenant``.
+        """
         connection = connections[settings.API_DATABASE]
         sql, template = self._compiled.get(connection.vendor) or self._compile(connection)
         params = [
@@ -112,8 +119,13 @@ class Prepared:
             for part in template
         ]
         with connection.cursor() as cursor:
-            cursor.execute(sql, params)
-            return cursor.fetchall()
+            if connection.vendor == "postgresql":
+                with connection.wrap_database_errors, connection.connection.pipeline():
+                    connection.connection.execute(_SET_TENANT, [str(values["tenant"])])
+                    cursor.execute(sql, params)
+            else:
+                cursor.execute(sql, params)
+            return cursor.fetchall()  # after the pipeline: inside it, a fetch is a round trip of its own
 
     def fetch_json(self, values: Mapping[str, Any]) -> Any:
         """The JSON document of the one row, whose single column is a :class:`JSONRow`; None for no row."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from django.db import models
 from django.http import QueryDict
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from jobs.egress.params import Integer, Offset, Params
@@ -76,5 +76,9 @@ class ListParams(Params):
         return self.types, self.status and self.status.value, self.created_after
 
 
+MAX_SEQ = 2_147_483_647
+
+
 class EventsParams(Params):
-    since: Annotated[int, Integer] = 0
+    # Any integer is a cursor: one below 0 is before every event, one beyond what a seq can be is after every event.
+    since: Annotated[int, Integer, AfterValidator(lambda since: min(max(since, 0), MAX_SEQ))] = 0

@@ -74,7 +74,5 @@ _EVENTS_PAGE = json_rows(_public_events().filter(seq__gt=Param("since")).order_b
 
 # Each is bound with ``tenant`` and ``public_id``, EVENTS with ``since`` too.
 VERSION = Prepared(_one_job().values_list(Text(JSONRow("version"))))
-DETAIL = Prepared(
-    _one_job().values_list(Text(JSONRow("version", *SUMMARY_COLUMNS, "request", RESULT, _LATEST_EVENT)))
-)
+DETAIL = Prepared(_one_job().values_list(Text(JSONRow("version", *SUMMARY_COLUMNS, "request", RESULT, _LATEST_EVENT))))
 EVENTS = Prepared(_one_job().values_list(Text(JSONRow("version", Text("public_id"), "last_public_seq", _EVENTS_PAGE))))
