@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
-env.read_env(BASE_DIR / ".env")
+# A file of NAME=value lines; the environment wins over it.
+env.read_env(env.str("ENV_FILE", default=str(BASE_DIR / ".env")))
 
 # Where the embedded default keeps its database, pictures and secret key.
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
@@ -58,7 +60,7 @@ SECRET_KEY_FALLBACKS = env.list("DJANGO_SECRET_KEY_FALLBACKS", default=[])
 DEBUG = env.bool("DJANGO_DEBUG", default=False)
 ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 # Addresses or networks of the proxies in front; only their X-Forwarded-For counts.
-TRUSTED_PROXIES = env.list("TRUSTED_PROXIES", default=[])
+TRUSTED_PROXIES = [ip_network(text.strip()) for text in env.list("TRUSTED_PROXIES", default=[])]
 # The address callers know the gateway by, such as https://jobs.example.com; else that of the request.
 PUBLIC_BASE_URL = env.str("PUBLIC_BASE_URL", default="").rstrip("/")
 
@@ -191,6 +193,24 @@ RECORD_TOKEN_USE = env.bool("RECORD_TOKEN_USE", default=True)
 # Requests a minute; 0 switches the limit off.
 RATE_LIMIT_PER_TENANT = env.int("RATE_LIMIT_PER_TENANT", default=0)
 RATE_LIMIT_FAILED_PER_ADDRESS = env.int("RATE_LIMIT_FAILED_PER_ADDRESS", default=0)
+
+
+def cache(url: str) -> dict[str, Any]:
+    """Django's settings for the cache at ``url``; one that hangs is given up within two seconds."""
+    config: dict[str, Any] = env.cache_url_config(url.replace("valkey", "redis", 1) if url[:6] == "valkey" else url)
+    if config["BACKEND"] == "django.core.cache.backends.redis.RedisCache":
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        # A second try for a connection that died idle; seconds.
+        given_up = {"socket_connect_timeout": 0.4, "socket_timeout": 0.4, "retry": Retry(NoBackoff(), 1)}
+        config["OPTIONS"] = {**given_up, **config.get("OPTIONS", {})}
+    return config
+
+
+# Where the limits are counted: redis:// or valkey://. The default counts in each process for itself, and holds enough
+# that nobody is forgotten before their minute is over.
+CACHES = {"default": cache(env.str("CACHE_URL", default="locmemcache://?max_entries=100000"))}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.BearerAuthentication"],

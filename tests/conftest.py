@@ -1,0 +1,216 @@
+"""Where the tests run (SQLite or PostgreSQL, nothing of the developer's), and the cast: acme and globex."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.conf import settings as django_settings
+
+from tests import servers
+
+if TYPE_CHECKING:
+    from django.core.files.storage import Storage
+    from django.test import Client
+    from pytest_django.fixtures import SettingsWrapper
+
+    from jobs.models import Job
+    from tenants.models import Tenant
+
+ROOT = Path(__file__).resolve().parent.parent
+TEST_DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
+
+# --- Before Django reads its settings -----------------------------------------------------------------------------
+# pytest-django would read them before this file when the name of the module came from pyproject.toml.
+
+running = contextlib.ExitStack()
+
+
+def set_the_stage() -> None:
+    """An environment that holds what the tests say and nothing else of what the settings, boto3 or psycopg read."""
+    if django_settings.configured or "DJANGO_SETTINGS_MODULE" in os.environ:
+        raise pytest.UsageError("Unset DJANGO_SETTINGS_MODULE: the tests bring their own environment.")
+    read_by_settings = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', (ROOT / "jobs_gateway" / "settings.py").read_text()))
+    for name in list(os.environ):
+        if name in read_by_settings or name.startswith(("AWS_", "PG")):
+            del os.environ[name]
+    folder = Path(tempfile.mkdtemp(prefix="jgw-tests-"))
+    running.callback(shutil.rmtree, folder, ignore_errors=True)
+    if TEST_DATABASE == "postgresql":
+        postgresql = running.enter_context(servers.postgresql())
+        # An owner as in production: no superuser, who would walk past every permission.
+        postgresql.psql("CREATE ROLE gateway LOGIN CREATEDB CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
+        os.environ["DATABASE_URL"] = postgresql.url("gateway", user="gateway")
+        os.environ["DATABASE_POOL_SIZE"] = "20"  # more than any test has threads
+        running.postgresql = postgresql  # type: ignore[attr-defined]
+    elif TEST_DATABASE == "sqlite":
+        os.environ["DATABASE_URL"] = f"sqlite:///{folder / 'gateway.sqlite3'}"
+    else:
+        raise pytest.UsageError(f"TEST_DATABASE is sqlite or postgresql, not {TEST_DATABASE!r}.")
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "jobs_gateway.settings",
+        "ENV_FILE": os.devnull,
+        "DATA_DIR": str(folder),
+        "DJANGO_SECRET_KEY": "tests-only-" + "0123456789abcdef" * 4,
+        "DJANGO_ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],testserver",
+        # boto3 looks for credentials on the network and in the developer's home unless told not to.
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    (folder / "static").mkdir()  # whitenoise warns about a folder that is not there
+    assert django_settings.DATABASES  # read here and now: pytest-django sets up Django only where that was done
+
+
+set_the_stage()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the long tests too (make test-full)")
+
+
+def pytest_unconfigure() -> None:
+    running.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    other = {"sqlite": "postgresql", "postgresql": "sqlite"}[TEST_DATABASE]
+    unwanted = {other} if config.getoption("--full") else {other, "full"}
+    left_out = [item for item in items if unwanted & {mark.name for mark in item.iter_markers()}]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """SQLite's test database is a file: threads of one process cannot share one in memory as they would a real one."""
+    if TEST_DATABASE == "sqlite":
+        default = django_settings.DATABASES["default"]
+        default["TEST"] = {"NAME": str(Path(default["NAME"]).with_name("test.sqlite3"))}
+
+
+# --- Servers and stores -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> servers.PostgreSQL:
+    """The server that the PostgreSQL round runs on; ``url(user="postgres")`` is its superuser."""
+    server: servers.PostgreSQL = running.postgresql  # type: ignore[attr-defined]
+    return server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[servers.S3]:
+    with servers.s3("artifacts") as server:
+        yield server
+
+
+@pytest.fixture
+def s3_store(s3_server: servers.S3, settings: SettingsWrapper, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """The artifact store, in the bucket ``artifacts`` of a real S3 server."""
+    for name, value in s3_server.environment("artifacts").items():
+        monkeypatch.setenv(name, value)
+    return artifact_store(
+        settings,
+        "jobs.egress.signing.SignedS3Storage",
+        bucket_name="artifacts",
+        endpoint_url=s3_server.endpoint_url,
+        region_name=s3_server.region,
+        addressing_style="path",
+    )
+
+
+@pytest.fixture
+def local_store(settings: SettingsWrapper, tmp_path: Path) -> Storage:
+    """The artifact store, in a folder of this test's."""
+    return artifact_store(settings, "jobs.egress.signing.SignedFileSystemStorage", location=str(tmp_path / "artifacts"))
+
+
+def artifact_store(settings: SettingsWrapper, backend: str, **options: Any) -> Storage:
+    from django.core.files.storage import storages
+
+    settings.STORAGES = settings.STORAGES | {"artifacts": {"BACKEND": backend, "OPTIONS": options}}
+    return storages["artifacts"]
+
+
+# --- The cast -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def acme(db: None) -> Tenant:
+    from tenants.models import Tenant
+
+    return Tenant.objects.create(slug="acme", name="Acme", shop_domain="acme.myshopify.com")
+
+
+@pytest.fixture
+def globex(db: None) -> Tenant:
+    from tenants.models import Tenant
+
+    return Tenant.objects.create(slug="globex", name="Globex", shop_domain="globex.myshopify.com")
+
+
+@pytest.fixture
+def acme_token(acme: Tenant) -> str:
+    from tenants import tokens
+
+    return tokens.issue(acme, label="tests")
+
+
+@pytest.fixture
+def acme_client(acme_token: str) -> Client:
+    return client_with(acme_token)
+
+
+@pytest.fixture
+def globex_client(globex: Tenant) -> Client:
+    from tenants import tokens
+
+    return client_with(tokens.issue(globex, label="tests"))
+
+
+@pytest.fixture
+def anonymous_client() -> Client:
+    from django.test import Client
+
+    return Client()
+
+
+def client_with(token: str) -> Client:
+    from django.test import Client
+
+    return Client(headers={"Authorization": f"Bearer {token}"})
+
+
+@pytest.fixture
+def job_of(db: None) -> Callable[..., Job]:
+    """``job_of(acme, job_type=…, events=[…])`` loads one interchange record, a second younger than the one before."""
+    from ulid import ULID
+
+    from jobs.ingest import bulk
+    from jobs.models import Job
+
+    seconds = itertools.count()
+
+    def load(tenant: Tenant, **overrides: Any) -> Job:
+        created_at = datetime(2026, 4, 15, 12, tzinfo=UTC) + timedelta(seconds=next(seconds))
+        record = {
+            "public_id": str(ULID.from_datetime(created_at)),
+            "tenant": tenant.slug,
+            "job_type": "MODEL_GENERATOR",
+            "created_at": created_at.isoformat().replace("+00:00", "Z"),
+        } | overrides
+        bulk.load_record(record)
+        return Job.all_tenants.get(pk=ULID.from_str(record["public_id"]))
+
+    return load

