@@ -160,7 +160,7 @@ PRESIGN_TTL_SECONDS = env.int("PRESIGN_TTL_SECONDS", default=900)
 AWS_STORAGE_BUCKET_NAME = env.str("AWS_STORAGE_BUCKET_NAME", default="")
 if AWS_STORAGE_BUCKET_NAME:
     ARTIFACT_STORE = {
-        "BACKEND": "jobs.egress.signing.SignedS3Storage",
+        "BACKEND": "jobs.egress.s3.SignedS3Storage",
         "OPTIONS": {
             "bucket_name": AWS_STORAGE_BUCKET_NAME,
             "endpoint_url": env.str("AWS_S3_ENDPOINT_URL", default="") or None,
@@ -170,7 +170,7 @@ if AWS_STORAGE_BUCKET_NAME:
     }
 else:
     ARTIFACT_STORE = {
-        "BACKEND": "jobs.egress.signing.SignedFileSystemStorage",
+        "BACKEND": "jobs.egress.local.SignedFileSystemStorage",
         "OPTIONS": {"location": env.str("ARTIFACTS_DIR", default=str(DATA_DIR / "artifacts"))},
     }
 STORAGES = {

@@ -1,0 +1,74 @@
+"""Artifacts in a folder of this machine, behind signed, expiring links that the gateway answers itself."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import time
+from functools import lru_cache
+from urllib.parse import quote
+
+from django.conf import settings
+from django.core.files.storage import FileSystemStorage
+from django.core.signing import b64_encode
+from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.deconstruct import deconstructible
+
+from jobs.egress.signing import Links, signing_times
+
+_QUERY = re.compile(r"expires=([1-9][0-9]{0,11})&signature=([A-Za-z0-9_-]{43})")
+
+
+class LocalSigner:
+    """Signs links below ``root`` ("https://jobs.example.com/artifacts/") that stop at one time, with one secret."""
+
+    __slots__ = ("_expires_at", "_key", "_root")
+
+    def __init__(self, root: str, secret: str, expires_at: int) -> None:
+        self._root = root
+        self._expires_at = expires_at
+        self._key = salted_hmac("jobs.egress.local", str(expires_at), secret, algorithm="sha256").digest()
+
+    def signature(self, storage_key: str) -> str:
+        return b64_encode(hmac.digest(self._key, storage_key.encode(errors="surrogatepass"), "sha256")).decode()
+
+    def url(self, storage_key: str) -> str:
+        path = quote(storage_key, safe="/~")
+        return f"{self._root}{path}?expires={self._expires_at}&signature={self.signature(storage_key)}"
+
+
+def expiry_of_link(storage_key: str, query: str) -> int | None:
+    """When a link with this key and query string stops, in seconds since 1970; None unless the gateway made it so.
+
+    Also holds for links made with one of ``SECRET_KEY_FALLBACKS``. The query is taken as it was written: another
+    order, another spelling or one parameter more, and it is not what was signed.
+    """
+    match = _QUERY.fullmatch(query)
+    if match is None:
+        return None
+    expires_at, signature = int(match[1]), match[2]
+    for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+        if constant_time_compare(LocalSigner("", secret, expires_at).signature(storage_key), signature):
+            return expires_at
+    return None
+
+
+@lru_cache(maxsize=64)
+def _links(root: str, secret: str, expires_at: int) -> Links:
+    return Links(LocalSigner(root, secret, expires_at).url, expires_at)
+
+
+@deconstructible(path="jobs.egress.local.SignedFileSystemStorage")
+class SignedFileSystemStorage(FileSystemStorage):
+    """The embedded default's artifact store: a folder, and nothing else to install or start."""
+
+    store_bases: tuple[str, ...] = ()  # reached under the gateway's own addresses only, which redaction knows
+
+    def links(self, base_url: str) -> Links:
+        """Links of the current window below ``PUBLIC_BASE_URL``, else ``base_url``; 2 µs."""
+        _, expires_at = signing_times(time.time(), settings.PRESIGN_TTL_SECONDS)
+        return _links(f"{settings.PUBLIC_BASE_URL or base_url.rstrip('/')}/artifacts/", settings.SECRET_KEY, expires_at)
+
+    def url(self, name: str | None) -> str:
+        """The link as an API answer has it, from the root of the gateway where ``PUBLIC_BASE_URL`` is not set."""
+        return self.links("").url(name or "")

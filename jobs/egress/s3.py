@@ -1,0 +1,97 @@
+"""Artifacts in a bucket of S3 or of anything that speaks it, behind presigned links."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from functools import cached_property, lru_cache
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from botocore.exceptions import BotoCoreError
+from django.conf import settings
+from storages.backends.s3 import S3Storage
+
+from jobs.egress.signing import CannotSign, Links, signing_times
+from jobs.egress.sigv4 import Credentials, Presigner
+
+
+@lru_cache(maxsize=8)
+def _links(root: str, region: str, credentials: Credentials, signed_at: int, expires_at: int) -> Links:
+    return Links(Presigner(root, region, credentials, signed_at, expires_at).url, expires_at)
+
+
+class SignedS3Storage(S3Storage):
+    """django-storages' S3, with links of its own making: the same through a window, in 4 µs instead of boto3's 260.
+
+    Credentials are those django-storages finds: settings, environment, then boto3's chain, refreshed as they expire.
+    """
+
+    _credentials: Any = None
+
+    def get_default_settings(self) -> dict[str, Any]:
+        defaults = {**super().get_default_settings(), "signature_version": "s3v4", "file_overwrite": False}
+        if os.environ.get("AWS_CREDENTIAL_EXPIRATION"):
+            # django-storages takes keys from the environment without their expiry; boto3's own chain reads both.
+            defaults.update(access_key=None, secret_key=None, security_token=None)
+        return defaults
+
+    @cached_property
+    def _address(self) -> tuple[str, str]:
+        """The bucket's URL and the region to sign for, as botocore settles them from endpoint, region and bucket."""
+        client = self._create_session().client(
+            "s3",
+            region_name=self.region_name,
+            use_ssl=self.use_ssl,
+            endpoint_url=self.endpoint_url,
+            config=self.client_config,
+            aws_access_key_id="address",  # nothing is sent; this URL only shows where others lead
+            aws_secret_access_key="address",  # noqa: S106
+        )
+        url = client.generate_presigned_url("get_object", Params={"Bucket": self.bucket_name, "Key": "-"})
+        root, _, query = url.partition("-?")
+        return root, parse_qs(query)["X-Amz-Credential"][0].split("/")[2]
+
+    @cached_property
+    def store_bases(self) -> tuple[str, ...]:
+        """Of the endpoint, any URL; of AWS, which serves everybody, those of the bucket, whatever the region."""
+        bucket = self.bucket_name
+        bases = (f"https://{bucket}.s3*.amazonaws.com*/", f"https://s3*.amazonaws.com*/{bucket}/")
+        root = urlsplit(self._address[0])
+        if re.search(r"\.amazonaws\.com(\.cn)?$", root.hostname or ""):
+            return bases
+        host, path = root.netloc.removeprefix(f"{bucket}."), root.path.removesuffix(f"{bucket}/")
+        return (*bases, f"{root.scheme}://{host}{path}", f"{root.scheme}://{bucket}.{host}{path}")
+
+    def links(self, base_url: str) -> Links:
+        """Links of the current window and credentials; ``base_url`` plays no part. 3 µs. Raises CannotSign."""
+        credentials, expiry = self._credentials_now()
+        now = time.time()
+        signed_at, expires_at = signing_times(now, settings.PRESIGN_TTL_SECONDS)
+        if expiry is not None and expiry < expires_at:
+            expires_at = int(expiry)
+            if expires_at <= now:
+                raise CannotSign("The temporary credentials of the artifact store have expired.")
+        return _links(*self._address, credentials, signed_at, expires_at)
+
+    def url(self, name: str) -> str:
+        """The link as an API answer has it."""
+        return self.links("").url(name)
+
+    def _credentials_now(self) -> tuple[Credentials, float | None]:
+        """What to sign with now and, of temporary credentials, when they expire; refreshed when they are about to."""
+        try:
+            if self._credentials is None:
+                self._credentials = self._create_session().get_credentials()
+            if self._credentials is None:
+                raise CannotSign(
+                    "There are no credentials for the artifact store. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                    "or give this machine a role."
+                )
+            frozen = self._credentials.get_frozen_credentials()
+        except (BotoCoreError, RuntimeError) as error:  # RuntimeError: what was refreshed is still expired
+            raise CannotSign("The credentials of the artifact store cannot be loaded or refreshed.") from error
+        # botocore has no public name for it; credentials that do not expire have none at all.
+        expiry = getattr(self._credentials, "_expiry_time", None)
+        return Credentials(frozen.access_key, frozen.secret_key, frozen.token), expiry and expiry.timestamp()
