@@ -11,6 +11,7 @@ from rest_framework.request import Request
 
 from tenants import shopify, tokens
 from tenants.callers import Caller
+from tenants.throttling import count_failure, count_request
 
 __all__ = ["BearerAuthentication", "Caller", "InvalidHmac", "Unauthenticated"]
 
@@ -36,15 +37,19 @@ class BearerAuthentication(BaseAuthentication):
     """Gateway tokens and Shopify session tokens; ``request.user`` becomes the :class:`Caller`.
 
     Costs nothing but a hash while the credential was checked in the last ``TOKEN_CACHE_SECONDS``, else one statement.
+    Counts against the rate limits, where there are any, and raises what they raise.
     """
 
     def authenticate(self, request: Request) -> tuple[Caller, None]:
         http = request._request
         caller = _caller(http.META.get("HTTP_AUTHORIZATION", ""))
         if caller is None:
+            count_failure(http)
             raise Unauthenticated
+        count_request(http, caller)
         hmac_header = http.META.get("HTTP_X_SHOPIFY_HMAC_SHA256")
         if hmac_header is not None and not _hmac_verifies(hmac_header, http):
+            count_failure(http)
             raise InvalidHmac
         return caller, None
 

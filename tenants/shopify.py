@@ -32,11 +32,11 @@ def verify(session_token: str) -> Caller | None:
 
 
 def hmac_verifies(header: str, body: bytes) -> bool:
-    """Whether ``header`` is the base64 HMAC-SHA256 of ``body`` under one of the app's secrets; never without a secret."""
+    """Whether ``header`` is the base64 HMAC-SHA256 of ``body`` under one of the app's secrets; without one, never."""
     given = header.encode("latin-1", "replace")
     verified = False
     for secret in settings.SHOPIFY_API_SECRETS:
-        # Compared as text, so base64 has one spelling; all secrets are tried, so the time does not tell which one it is.
+        # Compared as text, so that base64 has one spelling; all are tried, so that the time does not tell which it is.
         expected = base64.b64encode(hmac.digest(secret.encode(), body, "sha256"))
         verified |= hmac.compare_digest(expected, given)
     return verified

@@ -1,0 +1,154 @@
+"""Rate limits: requests a minute of a tenant, failed credentials a minute of an address. A limit of 0 costs nothing.
+
+Counted in Django's cache by ``add`` and ``incr``, which are one step each, in fixed windows: of any number of parallel
+requests exactly the limit pass in a window. Whoever fills two windows from both sides of their border has twice the
+limit in a short time, and no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from time import monotonic, time
+from typing import NamedTuple
+from zlib import crc32
+
+from django.conf import settings
+from django.core.cache import cache
+from django.http import HttpRequest
+from rest_framework import exceptions
+
+from tenants.callers import Caller
+
+logger = logging.getLogger(__name__)
+
+WINDOW_SECONDS = 60
+# How long a cache that failed is left alone: one request in a second pays for its time-out, not each.
+REST_SECONDS = 1.0
+# More proxies than any gateway stands behind; what is beyond them is not looked at.
+MOST_HOPS = 20
+
+
+class RateLimited(exceptions.APIException):
+    """Over a limit; ``wait`` seconds until its window ends."""
+
+    status_code = 429
+    default_code = "RATE_LIMITED"
+
+    def __init__(self, detail: str, wait: int) -> None:
+        super().__init__(f"{detail} Try again in {wait} seconds.")
+        self.wait = wait
+
+
+class LimitsUnavailable(exceptions.APIException):
+    """The cache is away, so nobody can say whether the caller is within the limits: no open door."""
+
+    status_code = 503
+    default_code = "UNAVAILABLE"
+    default_detail = "The gateway cannot count requests right now. Try again in a few seconds."
+    wait = math.ceil(REST_SECONDS)
+
+
+class Rate(NamedTuple):
+    """Where a caller stands in the window of one limit."""
+
+    policy: str
+    limit: int
+    used: int
+    seconds_left: int
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """As draft-ietf-httpapi-ratelimit-headers writes them."""
+        return {
+            "RateLimit-Policy": f'"{self.policy}";q={self.limit};w={WINDOW_SECONDS}',
+            "RateLimit": f'"{self.policy}";r={max(0, self.limit - self.used)};t={self.seconds_left}',
+        }
+
+
+def count_request(request: HttpRequest, caller: Caller) -> None:
+    """One more request of the caller's tenant. Raises RateLimited over its limit, LimitsUnavailable without a cache."""
+    if settings.RATE_LIMIT_PER_TENANT:
+        rate = _count(request, "tenant", str(caller.tenant_id), settings.RATE_LIMIT_PER_TENANT)
+        if rate.used > rate.limit:
+            raise RateLimited(f"More than {rate.limit} requests of this tenant in a minute.", rate.seconds_left)
+
+
+def count_failure(request: HttpRequest) -> None:
+    """One more failed credential from the client's address. Raises as :func:`count_request` does.
+
+    Only failures are refused over the limit: a good credential opens from any address, for many may share one.
+    """
+    if settings.RATE_LIMIT_FAILED_PER_ADDRESS:
+        rate = _count(request, "failed", client_address(request), settings.RATE_LIMIT_FAILED_PER_ADDRESS)
+        if rate.used > rate.limit:
+            raise RateLimited(f"More than {rate.limit} failed credentials from here in a minute.", rate.seconds_left)
+
+
+def client_address(request: HttpRequest) -> str:
+    """Who sent the request: the last hop that is none of ``TRUSTED_PROXIES``; an IPv6 one as its /64, one customer's.
+
+    ``X-Forwarded-For`` is walked from its right end, where our own proxies wrote, and believed as far as they vouch.
+    """
+    hops = request.META.get("HTTP_X_FORWARDED_FOR", "").rsplit(",", MOST_HOPS)
+    client = None
+    for hop in (request.META.get("REMOTE_ADDR", ""), *reversed(hops)):
+        address = _address(hop)
+        if address is None:
+            break
+        client = address
+        if not any(address in network for network in settings.TRUSTED_PROXIES):
+            break
+    if isinstance(client, IPv6Address):
+        return str(ip_network((client.packed, 64), strict=False).network_address)
+    return str(client)
+
+
+_ADDRESS_AND_PORT = re.compile(r"\[([^\]]+)\](?::\d+)?|([\d.]+):\d+")
+
+
+def _address(hop: str) -> IPv4Address | IPv6Address | None:
+    hop = hop.strip()
+    if with_port := _ADDRESS_AND_PORT.fullmatch(hop):  # some proxies write the port too
+        hop = with_port[1] or with_port[2]
+    try:
+        address = ip_address(hop)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _count(request: HttpRequest, policy: str, who: str, limit: int) -> Rate:
+    # Windows start at another second for each, so that not all who wait come back at once.
+    now = time() + crc32(who.encode()) % WINDOW_SECONDS
+    window, seconds_in = divmod(now, WINDOW_SECONDS)
+    used = _counter.increment(f"rate:{policy}:{who}:{int(window)}")
+    rate = Rate(policy, limit, used, math.ceil(WINDOW_SECONDS - seconds_in))
+    request.rate = rate  # type: ignore[attr-defined]  # the headers of the answer, whatever it becomes
+    return rate
+
+
+class _Counter:
+    """Django's cache, left alone for a moment after it failed."""
+
+    def __init__(self) -> None:
+        self._resting_until = 0.0
+
+    def increment(self, key: str) -> int:
+        if monotonic() < self._resting_until:
+            raise LimitsUnavailable
+        try:
+            try:
+                return cache.incr(key)
+            except ValueError:  # the first of its window; the key outlives it, so that it cannot run out in between
+                cache.add(key, 0, timeout=2 * WINDOW_SECONDS)
+                return cache.incr(key)
+        except Exception as error:  # every cache has exceptions of its own
+            self._resting_until = monotonic() + REST_SECONDS
+            logger.error("The cache that counts requests did not answer: %s", error)
+            raise LimitsUnavailable from error
+
+
+_counter = _Counter()
