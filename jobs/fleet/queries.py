@@ -1,0 +1,108 @@
+"""What ``/job`` reads, in the scope of one tenant: two prepared statements at the most, whatever the page holds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from django.db.models import DateTimeField, OuterRef, TextField
+from django.db.models.fields.tuple_lookups import Tuple, TupleLessThanOrEqual
+
+from jobs.egress.artifacts import RESULT, TENANT
+from jobs.egress.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows
+from jobs.fleet.params import FLEET_STATUS, STORED_STATUS, FleetListParams
+from jobs.fold import FoldEvent
+from jobs.models import Job, JobCounts, JobEvent, JobQuerySet
+from jobs.ulid import ULIDField
+
+
+class FleetJob(NamedTuple):
+    """One job with all its events by ``seq``, internal ones included, and the rows of its final artifacts."""
+
+    hex_id: str
+    job_type: str
+    status: str
+    created: str
+    request: Any
+    events: list[FoldEvent]
+    artifacts: list[list[Any]]
+
+
+class FleetPage(NamedTuple):
+    """One page of jobs, newest first, and how many jobs the tenant has in each status of this dialect."""
+
+    status_counts: dict[str, int]
+    jobs: list[FleetJob]
+
+
+def job_page(tenant: int, params: FleetListParams) -> FleetPage:
+    """Jobs and counts of one moment: a single statement reads both.
+
+    A second one is made before it to find where a page with an offset begins, from the index alone, or instead of it
+    to count, where there is no such page.
+    """
+    values = {
+        "tenant": tenant,
+        "status": params.status and STORED_STATUS[params.status],
+        "offset": params.offset,
+    }
+    filtered = params.status is not None
+    rows: list[tuple[Any, ...]] = []
+    if not params.offset:
+        rows = _page(filtered, False, params.limit).fetch(values)
+    elif beginning := _beginning(filtered).fetch(values):
+        time, public_id = map(str, beginning[0])
+        values["beginning_time"] = datetime.fromisoformat(time).replace(tzinfo=UTC)
+        values["beginning_id"] = UUID(public_id)
+        rows = _page(filtered, True, params.limit).fetch(values)
+    documents = [orjson.loads(document) for (document,) in rows]
+    counts = documents[0][0] if documents else _COUNTS.fetch(values)
+    return FleetPage(_counts_by_status(counts), [_job(*columns) for _, *columns in documents])
+
+
+def _counts_by_status(rows: list[Any]) -> dict[str, int]:
+    # A tenant whose first job is still to come has no row.
+    return dict(zip(FLEET_STATUS.values(), rows[0] if rows else [0] * len(FLEET_STATUS), strict=True))
+
+
+def _job(hex_id: str, job_type: str, status: str, created: str, request: Any, events: Any, artifacts: Any) -> FleetJob:
+    for event in events:
+        event[-1] = datetime.fromisoformat(event[-1])
+    return FleetJob(hex_id, job_type, status, created, request, list(map(FoldEvent._make, events)), artifacts)
+
+
+def _jobs(filtered: bool) -> JobQuerySet:
+    jobs: JobQuerySet = Job.objects.for_tenant(TENANT).newest_first()
+    return jobs.filter(status=Param("status", TextField())) if filtered else jobs
+
+
+@lru_cache(maxsize=2)
+def _beginning(filtered: bool) -> Prepared:
+    """Where the page at ``offset`` begins. Only its key is read: an offset is paid for by the row."""
+    return Prepared(_jobs(filtered).values_list("created_at", "public_id")[:1], offset=True)
+
+
+@lru_cache(maxsize=400)
+def _page(filtered: bool, from_beginning: bool, limit: int) -> Prepared:
+    jobs = _jobs(filtered)
+    if from_beginning:
+        beginning = (Param("beginning_time", DateTimeField()), Param("beginning_id", ULIDField()))
+        jobs = jobs.filter(TupleLessThanOrEqual(Tuple("created_at", "public_id"), beginning))
+    columns = (Text("public_id"), "job_type", "status", Instant("created_at"), "request", _EVENTS, RESULT)
+    return Prepared(jobs.values_list(Text(JSONRow(json_rows(_counts(), *_COUNT_COLUMNS), *columns)))[:limit])
+
+
+def _counts() -> Any:
+    return JobCounts.objects.for_tenant(TENANT)
+
+
+_COUNT_COLUMNS = tuple(status.lower() for status in FLEET_STATUS)
+_COUNTS = Prepared(_counts().values_list(*_COUNT_COLUMNS))
+_EVENTS = json_rows(
+    JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk")).order_by("seq"),
+    *FoldEvent._fields[:-1],
+    Instant("created_at"),
+)

@@ -1,0 +1,152 @@
+"""The shapes of ``/job``.
+
+The declared fields feed the OpenAPI document; ``to_representation`` builds the same dicts from the fold's outcome. A
+test holds the two together.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from rest_framework import serializers
+
+from jobs.egress.boundary import Boundary
+from jobs.fleet.params import FLEET_STATUS, FleetListParams
+from jobs.fleet.queries import FleetJob, FleetPage
+from jobs.fold import Agent, FoldEvent, Outcome, fold, go_duration
+from jobs.models import JobStatus
+
+# A workflow job's own event types in the words of this dialect; agents use them already.
+EVENT_NAMES = {"queued": "submitted", "stage": "started", "succeeded": "completed"}
+
+
+class AgentResponseSerializer(serializers.Serializer[Any]):
+    status = serializers.CharField(required=False, help_text="completed or failed.")
+    data = serializers.JSONField(required=False, allow_null=True, help_text="What the agent answered.")
+    changed = serializers.BooleanField(required=False, allow_null=True, help_text="Whether the agent changed its host.")
+    error = serializers.CharField(required=False, help_text="Left out where there is none.")
+    hostname = serializers.CharField(required=False)
+
+
+class AgentStateSerializer(serializers.Serializer[Any]):
+    status = serializers.CharField(required=False, help_text="submitted, acknowledged, started, completed or failed.")
+    error = serializers.CharField(required=False, help_text="Left out where there is none.")
+    duration = serializers.CharField(
+        required=False, help_text="From first start to last end, such as 250ms, 3.512s or 1m3.5s; 0s until both are."
+    )
+
+
+class TimelineEventSerializer(serializers.Serializer[Any]):
+    timestamp = serializers.CharField(required=False, help_text="RFC 3339, in UTC.")
+    event = serializers.CharField(
+        required=False, help_text="submitted, acknowledged, started, completed, failed or retried."
+    )
+    hostname = serializers.CharField(required=False, help_text="The agent, or _api for the gateway itself.")
+    message = serializers.CharField(required=False)
+    error = serializers.CharField(required=False, help_text="Left out where there is none.")
+
+
+class FleetJobResponseSerializer(serializers.Serializer[Any]):
+    """Made with ``context={"boundary": …}``."""
+
+    id = serializers.UUIDField(required=False, help_text="The 128 bits of the job's ULID.")
+    status = serializers.CharField(
+        required=False, help_text="submitted, processing, completed, failed or partial_failure."
+    )
+    created = serializers.CharField(required=False, help_text="RFC 3339, in UTC.")
+    operation = serializers.DictField(
+        required=False, help_text="What was asked for; of a workflow job its type and data."
+    )
+    result = serializers.JSONField(
+        required=False, allow_null=True, help_text="The latest answer; of a workflow job its final artifacts."
+    )
+    changed = serializers.BooleanField(
+        required=False, allow_null=True, help_text="Whether any agent changed something; null until the job completes."
+    )
+    error = serializers.CharField(required=False, help_text="The latest error, left out where there is none.")
+    hostname = serializers.CharField(required=False, help_text="The agent that ended last.")
+    updated_at = serializers.CharField(required=False, help_text="RFC 3339, in UTC: the time of the latest event.")
+    responses = serializers.DictField(
+        child=AgentResponseSerializer(), required=False, help_text="By hostname, of jobs with several agents."
+    )
+    agent_states = serializers.DictField(
+        child=AgentStateSerializer(), required=False, help_text="By hostname, of jobs with several agents."
+    )
+    timeline = TimelineEventSerializer(many=True, required=False, help_text="The public events, the oldest first.")
+
+    def to_representation(self, job: FleetJob) -> dict[str, Any]:
+        outcome = fold(job.events, job.status)
+        agents = outcome.agents if outcome.is_broadcast else {}
+        out: Boundary = self.context["boundary"]
+        body = {
+            "id": str(uuid.UUID(job.hex_id)),
+            "status": FLEET_STATUS[job.status],
+            "created": job.created,
+            "operation": operation(out, job, outcome),
+            "result": result(out, job, outcome),
+            "changed": outcome.changed,
+            "updated_at": outcome.updated_at or job.created,
+            "responses": out.value({host: response(host, agent) for host, agent in agents.items() if agent.has_ended}),
+            "agent_states": out.value({host: state(agent) for host, agent in agents.items()}),
+            "timeline": [timeline_event(out, event) for event in outcome.timeline],
+        }
+        if outcome.error:
+            body["error"] = out.text(outcome.error)
+        if outcome.hostname:
+            body["hostname"] = out.text(outcome.hostname)
+        return body
+
+
+class FleetJobListResponseSerializer(serializers.Serializer[Any]):
+    """Made with ``context={"boundary": …}``."""
+
+    total_items = serializers.IntegerField(required=False, help_text="How many jobs match the filter.")
+    status_counts = serializers.DictField(
+        child=serializers.IntegerField(), required=False, help_text="All the tenant's jobs by status."
+    )
+    items = FleetJobResponseSerializer(many=True, required=False, help_text="One page of jobs, newest first.")
+
+    def to_representation(self, listing: tuple[FleetPage, FleetListParams]) -> dict[str, Any]:
+        page, params = listing
+        job = FleetJobResponseSerializer(context=self.context).to_representation
+        counts = page.status_counts
+        return {
+            "total_items": counts[params.status] if params.status else sum(counts.values()),
+            "status_counts": counts,
+            "items": [job(row) for row in page.jobs],
+        }
+
+
+def operation(out: Boundary, job: FleetJob, outcome: Outcome) -> dict[str, Any]:
+    request = out.value(job.request)
+    return request or {} if outcome.is_operation else {"type": job.job_type, "data": request}
+
+
+def result(out: Boundary, job: FleetJob, outcome: Outcome) -> Any:
+    if outcome.is_operation:
+        return out.value(outcome.result)
+    return out.artifacts(job.artifacts) if job.status == JobStatus.SUCCESS else None
+
+
+def response(host: str, agent: Agent) -> dict[str, Any]:
+    told = {"status": agent.status, "data": agent.data, "changed": agent.changed, "hostname": host}
+    return told | {"error": agent.error} if agent.error else told
+
+
+def state(agent: Agent) -> dict[str, Any]:
+    told = {"status": agent.status, "duration": go_duration(agent.duration)}
+    return told | {"error": agent.error} if agent.error else told
+
+
+def timeline_event(out: Boundary, event: FoldEvent) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "timestamp": event.created_at,
+        "event": EVENT_NAMES.get(event.event_type, event.event_type),
+        "message": out.text(event.message),
+    }
+    if event.hostname:
+        told["hostname"] = out.text(event.hostname)
+    if event.error:
+        told["error"] = out.text(event.error)
+    return told

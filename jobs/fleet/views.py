@@ -1,0 +1,24 @@
+"""The fleet dialect over HTTP."""
+
+from __future__ import annotations
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobs.egress import errors
+from jobs.egress.views import TenantViewSet
+from jobs.fleet import queries
+from jobs.fleet.params import FleetListParams
+from jobs.fleet.serializers import FleetJobListResponseSerializer
+from jobs.models import Job
+
+
+class FleetJobViewSet(TenantViewSet):
+    queryset = Job.all_tenants.none()
+    dialect = errors.FLEET
+
+    def list(self, request: Request) -> Response:
+        params = FleetListParams.read(request.query_params)
+        page = queries.job_page(request.user.tenant_id, params)
+        shape = FleetJobListResponseSerializer(context={"boundary": self.boundary})
+        return Response(shape.to_representation((page, params)))
