@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Self
 
 from django.conf import settings
@@ -57,6 +58,16 @@ class JobQuerySet(models.QuerySet["Job"]):
     def newest_first(self) -> Self:
         # The id breaks ties, so that pages never overlap.
         return self.order_by("-created_at", "-public_id")
+
+    def failed_since(self, since: datetime) -> Self:
+        """Jobs that have failed, by an event after ``since``."""
+        failing = JobEvent.all_tenants.filter(event_type="failed", created_at__gt=since)
+        return self.filter(v1_status=JobStatus.FAILURE, pk__in=failing.values("job"))
+
+    def silent_since(self, since: datetime) -> Self:
+        """Jobs in progress with no event after ``since``."""
+        # A job is not younger than its last event; said too, because that is what the index is by.
+        return self.filter(status=JobStatus.IN_PROGRESS, created_at__lte=since, updated_at__lte=since)
 
 
 class Job(models.Model):
@@ -156,8 +167,11 @@ class Job(models.Model):
 class JobEvent(models.Model):
     """One line of a job's timeline. Events are only ever appended; ``seq`` is the cursor readers keep."""
 
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events", db_index=False)
-    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    # One constraint in the database holds job and tenant together, see migration 0003: hence none of each alone.
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events", db_index=False, db_constraint=False)
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False
+    )
     seq = models.PositiveIntegerField()
     event_type = models.CharField(max_length=50)
     visibility = models.CharField(max_length=8, choices=Visibility, default=Visibility.PUBLIC)
@@ -189,8 +203,11 @@ class JobEvent(models.Model):
 class Artifact(models.Model):
     """A file a job made: a key in the artifact store and what it is. Its event is null when none recorded it."""
 
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="artifacts", db_index=False)
-    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    # One constraint in the database holds job and tenant together, as for events: hence none of each alone.
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="artifacts", db_index=False, db_constraint=False)
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False
+    )
     event = models.ForeignKey(
         JobEvent, on_delete=models.CASCADE, related_name="artifacts", null=True, blank=True, db_index=False
     )
