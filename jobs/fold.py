@@ -150,6 +150,17 @@ def is_operation(events: Iterable[TypeAndHost]) -> bool:
     return any(event.hostname for event in events)
 
 
+def settles(events: Iterable[TypeAndHost]) -> bool:
+    """Whether the events leave no other status to be given: one of them ends the job, or ends it for an agent."""
+    events = list(events)
+    if is_operation(events):
+        return any(
+            AGENT_RANKS.get(event.event_type, 0) >= FAILED and event.hostname and event.hostname != GATEWAY
+            for event in events
+        )
+    return any(event.event_type in WORKFLOW_TERMINAL for event in events)
+
+
 def fold(events: Sequence[FoldEvent], stored_status: str | None = None) -> Outcome:
     """The outcome of the job whose events these are: all of them, by ``seq``.
 
@@ -160,9 +171,7 @@ def fold(events: Sequence[FoldEvent], stored_status: str | None = None) -> Outco
         status=stored_status or "",
         is_operation=operation,
         # The sort is stable and the events come by seq, so that seq settles equal times.
-        timeline=sorted(
-            [event for event in events if event.visibility == "public"], key=_created_at
-        ),
+        timeline=sorted([event for event in events if event.visibility == "public"], key=_created_at),
         updated_at=events[-1].created_at if events else None,
         agents={},
     )
@@ -193,15 +202,9 @@ def _decimal(value: int, unit: int) -> str:
 
 
 def _workflow_status(events: Iterable[TypeAndHost]) -> str:
-    ranked = (
-        WORKFLOW_RANKS.get(event.event_type, (0, "NOT_STARTED")) for event in events
-    )
+    ranked = (WORKFLOW_RANKS.get(event.event_type, (0, "NOT_STARTED")) for event in events)
     # The first of the highest: a second terminal event is refused on the way in, and would not count here.
-    return max(
-        ranked,
-        key=lambda rank_and_status: rank_and_status[0],
-        default=(0, "NOT_STARTED"),
-    )[1]
+    return max(ranked, key=lambda rank_and_status: rank_and_status[0], default=(0, "NOT_STARTED"))[1]
 
 
 def _operation_status(ranks: Collection[int]) -> str:
@@ -223,28 +226,18 @@ def _fold_workflow(outcome: Outcome, events: Sequence[FoldEvent]) -> None:
 
 def _fold_operation(outcome: Outcome, events: Sequence[FoldEvent]) -> None:
     agents = _agents(events)
-    outcome.status = outcome.status or _operation_status(
-        [agent.rank for agent in agents.values()]
-    )
+    outcome.status = outcome.status or _operation_status([agent.rank for agent in agents.values()])
     outcome.is_broadcast = len(agents) > 1
     outcome.agents = {host: agent for host, agent in agents.items() if agent.is_named}
 
     ends = [agent.last_end for agent in outcome.agents.values() if agent.last_end]
     outcome.hostname = max(ends, key=_seq).hostname if ends else None
     if outcome.status in ("SUCCESS", "PARTIAL_FAILURE"):
-        completed = [
-            agent.state for agent in agents.values() if agent.rank == COMPLETED
-        ]
-        outcome.result = (
-            max(completed, key=_seq).extra.get("data") if completed else None
-        )
+        completed = [agent.state for agent in agents.values() if agent.rank == COMPLETED]
+        outcome.result = max(completed, key=_seq).extra.get("data") if completed else None
         outcome.changed = any(event.changed for event in completed)
     if outcome.status in ("FAILURE", "PARTIAL_FAILURE"):
-        failed = [
-            agent.state
-            for agent in agents.values()
-            if agent.rank == FAILED and agent.state.is_public
-        ]
+        failed = [agent.state for agent in agents.values() if agent.rank == FAILED and agent.state.is_public]
         outcome.error = max(failed, key=_seq).error if failed else None
 
 

@@ -97,7 +97,7 @@ def django_db_modify_db_settings() -> None:
     """SQLite's test database is a file: threads of one process cannot share one in memory as they would a real one."""
     if TEST_DATABASE == "sqlite":
         default = django_settings.DATABASES["default"]
-        default["TEST"] = {"NAME": str(Path(default["NAME"]).with_name("test.sqlite3"))}
+        default.setdefault("TEST", {})["NAME"] = str(Path(default["NAME"]).with_name("test.sqlite3"))
 
 
 # --- Servers and stores -------------------------------------------------------------------------------------------
