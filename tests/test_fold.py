@@ -18,14 +18,7 @@ from jobs.models import JobStatus
 NOON = datetime(2026, 4, 15, 12, tzinfo=UTC)
 
 
-def event(
-    seq: int,
-    event_type: str,
-    hostname: str | None = None,
-    *,
-    after: float = 0,
-    **given: Any,
-) -> FoldEvent:
+def event(seq: int, event_type: str, hostname: str | None = None, *, after: float = 0, **given: Any) -> FoldEvent:
     """An event ``after`` seconds past noon; unless said otherwise public and without a message."""
     return FoldEvent(
         seq=seq,
@@ -52,9 +45,7 @@ def story(*told: tuple[Any, ...]) -> list[FoldEvent]:
 
 def test_a_job_without_events_is_not_started():
     assert fold_status([]) == JobStatus.NOT_STARTED
-    assert fold([]) == Outcome(
-        "NOT_STARTED", is_operation=False, timeline=[], updated_at=None, agents={}
-    )
+    assert fold([]) == Outcome("NOT_STARTED", is_operation=False, timeline=[], updated_at=None, agents={})
 
 
 @pytest.mark.parametrize(
@@ -75,35 +66,17 @@ def test_a_workflow_job_has_the_status_of_its_highest_event(types, status):
 
 
 def test_an_internal_event_moves_a_workflow_job_too():
-    assert (
-        fold_status([event(1, "queued"), event(2, "stage", visibility="internal")])
-        == JobStatus.IN_PROGRESS
-    )
+    assert fold_status([event(1, "queued"), event(2, "stage", visibility="internal")]) == JobStatus.IN_PROGRESS
 
 
 def test_a_failed_workflow_job_gives_the_message_of_its_failure():
-    outcome = fold(
-        [event(1, "queued"), event(2, "failed", message="The picture is empty")]
-    )
-    assert (outcome.status, outcome.error) == (
-        JobStatus.FAILURE,
-        "The picture is empty",
-    )
+    outcome = fold([event(1, "queued"), event(2, "failed", message="The picture is empty")])
+    assert (outcome.status, outcome.error) == (JobStatus.FAILURE, "The picture is empty")
 
 
 def test_the_message_of_an_internal_failure_stays_inside():
-    outcome = fold(
-        [
-            event(
-                1, "failed", message="worker-7 ran out of memory", visibility="internal"
-            )
-        ]
-    )
-    assert (outcome.status, outcome.error, outcome.timeline) == (
-        JobStatus.FAILURE,
-        None,
-        [],
-    )
+    outcome = fold([event(1, "failed", message="worker-7 ran out of memory", visibility="internal")])
+    assert (outcome.status, outcome.error, outcome.timeline) == (JobStatus.FAILURE, None, [])
 
 
 # --- the operation job ---
@@ -125,10 +98,7 @@ def test_a_job_is_an_operation_as_soon_as_an_event_names_a_host():
         ([("submitted", "web-01"), ("submitted", "web-02")], JobStatus.NOT_STARTED),
         ([("submitted", "web-01"), ("acknowledged", "web-01")], JobStatus.IN_PROGRESS),
         ([("acknowledged", "web-01"), ("submitted", "web-02")], JobStatus.IN_PROGRESS),
-        (
-            [("submitted", "web-01"), ("submitted", "web-02"), ("completed", "web-01")],
-            JobStatus.IN_PROGRESS,
-        ),
+        ([("submitted", "web-01"), ("submitted", "web-02"), ("completed", "web-01")], JobStatus.IN_PROGRESS),
         ([("completed", "web-01")], JobStatus.SUCCESS),
         ([("failed", "web-01")], JobStatus.FAILURE),
         ([("failed", "web-01"), ("completed", "web-01")], JobStatus.SUCCESS),
@@ -136,10 +106,7 @@ def test_a_job_is_an_operation_as_soon_as_an_event_names_a_host():
         ([("completed", "web-01"), ("submitted", "web-01")], JobStatus.SUCCESS),
         ([("completed", "web-01"), ("failed", "web-02")], JobStatus.PARTIAL_FAILURE),
         ([("failed", "web-01"), ("retried", "_api")], JobStatus.FAILURE),
-        (
-            [("failed", "web-01"), ("retried", "_api"), ("started", "web-01")],
-            JobStatus.FAILURE,
-        ),
+        ([("failed", "web-01"), ("retried", "_api"), ("started", "web-01")], JobStatus.FAILURE),
         ([("completed", "web-01"), ("started", "web-02")], JobStatus.IN_PROGRESS),
         ([("completed", "web-01"), ("submitted", "web-02")], JobStatus.IN_PROGRESS),
         ([("succeeded", "web-01")], JobStatus.NOT_STARTED),
@@ -150,14 +117,7 @@ def test_an_operation_job_has_the_status_that_its_agents_amount_to(told, status)
 
 
 def test_the_latest_ending_agent_is_the_host_of_the_job():
-    outcome = fold(
-        story(
-            ("completed", "web-01"),
-            ("failed", "web-02"),
-            ("completed", "_api"),
-            ("started", "web-03"),
-        )
-    )
+    outcome = fold(story(("completed", "web-01"), ("failed", "web-02"), ("completed", "_api"), ("started", "web-03")))
     assert outcome.hostname == "web-02"
     assert fold(story(("started", "web-01"))).hostname is None
 
@@ -173,15 +133,8 @@ def test_a_mixed_broadcast_gives_the_latest_result_and_the_latest_error():
         )
     )
     assert outcome.status == JobStatus.PARTIAL_FAILURE
-    assert (outcome.result, outcome.changed, outcome.error) == (
-        {"free": 4},
-        True,
-        "no route",
-    )
-    assert {
-        host: (agent.status, agent.data, agent.changed, agent.error)
-        for host, agent in outcome.agents.items()
-    } == {
+    assert (outcome.result, outcome.changed, outcome.error) == ({"free": 4}, True, "no route")
+    assert {host: (agent.status, agent.data, agent.changed, agent.error) for host, agent in outcome.agents.items()} == {
         "web-01": ("completed", {"free": 1}, True, None),
         "web-02": ("failed", None, None, "disk full"),
         "web-03": ("failed", None, None, "no route"),
@@ -190,13 +143,7 @@ def test_a_mixed_broadcast_gives_the_latest_result_and_the_latest_error():
 
 
 def test_a_job_that_is_still_running_has_neither_result_nor_error():
-    outcome = fold(
-        story(
-            ("completed", "a", {"data": 1}),
-            ("failed", "b", {"error": "x"}),
-            ("started", "c"),
-        )
-    )
+    outcome = fold(story(("completed", "a", {"data": 1}), ("failed", "b", {"error": "x"}), ("started", "c")))
     assert (outcome.result, outcome.changed, outcome.error) == (None, None, None)
 
 
@@ -205,37 +152,17 @@ def test_an_agent_that_says_nothing_of_changes_changed_nothing():
 
 
 def test_what_an_agent_says_inside_is_counted_and_not_quoted():
-    inside = {
-        "visibility": "internal",
-        "error": "stack trace",
-        "data": {"core": "dump"},
-    }
-    outcome = fold(
-        story(
-            ("submitted", "web-01"),
-            ("failed", "web-01", inside),
-            ("failed", "ghost", inside),
-        )
-    )
-    assert (outcome.status, outcome.error, outcome.hostname) == (
-        JobStatus.FAILURE,
-        None,
-        "web-01",
-    )
+    inside = {"visibility": "internal", "error": "stack trace", "data": {"core": "dump"}}
+    outcome = fold(story(("submitted", "web-01"), ("failed", "web-01", inside), ("failed", "ghost", inside)))
+    assert (outcome.status, outcome.error, outcome.hostname) == (JobStatus.FAILURE, None, "web-01")
     assert outcome.is_broadcast
-    assert [
-        (host, agent.status, agent.data, agent.error)
-        for host, agent in outcome.agents.items()
-    ] == [("web-01", "failed", None, None)]
+    assert [(host, agent.status, agent.data, agent.error) for host, agent in outcome.agents.items()] == [
+        ("web-01", "failed", None, None)
+    ]
 
 
 def test_a_result_may_come_from_an_internal_event():
-    assert (
-        fold(
-            story(("completed", "web-01", {"visibility": "internal", "data": 7}))
-        ).result
-        == 7
-    )
+    assert fold(story(("completed", "web-01", {"visibility": "internal", "data": 7}))).result == 7
 
 
 def test_an_error_that_is_no_text_is_nothing_to_say():
@@ -315,15 +242,7 @@ def plain(events: Sequence[FoldEvent]) -> dict[str, Any]:
     hosts = sorted({e.hostname for e in events if e.hostname} - {"_api"})
     hosts = [host for host in hosts if said(events, host, *RANKS)]
     state = {
-        host: latest(
-            said(
-                events,
-                host,
-                max(
-                    (e.event_type for e in said(events, host, *RANKS)), key=RANKS.index
-                ),
-            )
-        )
+        host: latest(said(events, host, max((e.event_type for e in said(events, host, *RANKS)), key=RANKS.index)))
         for host in hosts
     }
     states = {e.event_type for e in state.values()}
@@ -339,62 +258,31 @@ def plain(events: Sequence[FoldEvent]) -> dict[str, Any]:
         status = "PARTIAL_FAILURE"
 
     # An agent that only internal events name is counted, not named.
-    shown = [
-        host
-        for host in hosts
-        if any(e.visibility == "public" for e in said(events, host, *RANKS))
-    ]
+    shown = [host for host in hosts if any(e.visibility == "public" for e in said(events, host, *RANKS))]
     ends = [e for host in shown for e in said(events, host, "completed", "failed")]
     done = [e for host in hosts for e in said(events, host, "completed")]
-    broken = [
-        e
-        for e in state.values()
-        if e.event_type == "failed" and e.visibility == "public"
-    ]
+    broken = [e for e in state.values() if e.event_type == "failed" and e.visibility == "public"]
 
     def told(e: FoldEvent, name: str) -> Any:
         return e.extra.get(name) if e.visibility == "public" else None
 
     def lasted(host: str) -> timedelta:
-        started, ended = (
-            said(events, host, "started"),
-            said(events, host, "completed", "failed"),
-        )
-        return (
-            latest(ended).created_at - started[0].created_at
-            if started and ended
-            else timedelta(0)
-        )
+        started, ended = (said(events, host, "started"), said(events, host, "completed", "failed"))
+        return latest(ended).created_at - started[0].created_at if started and ended else timedelta(0)
 
-    good, bad = (
-        status in ("SUCCESS", "PARTIAL_FAILURE"),
-        status in ("FAILURE", "PARTIAL_FAILURE"),
-    )
+    good, bad = (status in ("SUCCESS", "PARTIAL_FAILURE"), status in ("FAILURE", "PARTIAL_FAILURE"))
     return {
         "status": status,
         "hostname": latest(ends).hostname if ends else None,
         "result": latest(done).extra.get("data") if good else None,
-        "changed": any(
-            e.extra.get("changed")
-            for e in state.values()
-            if e.event_type == "completed"
-        )
-        if good
-        else None,
+        "changed": any(e.extra.get("changed") for e in state.values() if e.event_type == "completed") if good else None,
         "error": latest(broken).extra.get("error") if bad and broken else None,
         "agents": {
-            host: (
-                state[host].event_type,
-                *(told(state[host], n) for n in ("data", "changed", "error")),
-                lasted(host),
-            )
+            host: (state[host].event_type, *(told(state[host], n) for n in ("data", "changed", "error")), lasted(host))
             for host in shown
         },
         "many": len(hosts) > 1,
-        "timeline": sorted(
-            (e for e in events if e.visibility == "public"),
-            key=lambda e: (e.created_at, e.seq),
-        ),
+        "timeline": sorted((e for e in events if e.visibility == "public"), key=lambda e: (e.created_at, e.seq)),
         "updated_at": latest(events).created_at,
     }
 
@@ -402,11 +290,7 @@ def plain(events: Sequence[FoldEvent]) -> dict[str, Any]:
 HOSTS = st.sampled_from(["_api", "web-01", "web-02", "web-03", "web-04"])
 EXTRAS = st.fixed_dictionaries(
     {},
-    optional={
-        "data": st.integers(0, 9),
-        "changed": st.booleans(),
-        "error": st.sampled_from(["disk full", "no route"]),
-    },
+    optional={"data": st.integers(0, 9), "changed": st.booleans(), "error": st.sampled_from(["disk full", "no route"])},
 )
 LINES = st.tuples(
     st.sampled_from([*RANKS, *RANKS[2:], "retried", "note"]),
@@ -417,9 +301,7 @@ LINES = st.tuples(
 )
 
 
-def interleaved(
-    lines: list[tuple[str, str, dict[str, Any], str, int]],
-) -> list[FoldEvent]:
+def interleaved(lines: list[tuple[str, str, dict[str, Any], str, int]]) -> list[FoldEvent]:
     return [
         event(seq, kind, host, after=millis / 1000, visibility=visibility, **extra)
         for seq, (kind, host, extra, visibility, millis) in enumerate(lines, 1)
@@ -427,14 +309,7 @@ def interleaved(
 
 
 @given(st.lists(LINES, min_size=1, max_size=24).map(interleaved))
-@example(
-    interleaved(
-        [
-            ("failed", "web-01", {"error": "x"}, "public", 0),
-            ("completed", "web-01", {}, "internal", 9),
-        ]
-    )
-)
+@example(interleaved([("failed", "web-01", {"error": "x"}, "public", 0), ("completed", "web-01", {}, "internal", 9)]))
 def test_any_interleaving_of_agents_folds_as_the_contract_says(events):
     outcome = fold(events)
     assert {
@@ -454,42 +329,22 @@ def test_any_interleaving_of_agents_folds_as_the_contract_says(events):
     assert outcome.is_operation
 
 
-@given(
-    st.lists(LINES, min_size=1, max_size=24).map(interleaved),
-    st.randoms(use_true_random=False),
-)
+@given(st.lists(LINES, min_size=1, max_size=24).map(interleaved), st.randoms(use_true_random=False))
 def test_a_status_is_the_same_in_whatever_order_events_are_told(events, random):
     shuffled = random.sample(events, len(events))
     assert fold_status(shuffled) == fold_status(events) == fold(events).status
 
 
-@given(
-    st.lists(st.sampled_from(["queued", "stage", "note", "retried"])),
-    st.sampled_from(["succeeded", "failed"]),
-)
+@given(st.lists(st.sampled_from(["queued", "stage", "note", "retried"])), st.sampled_from(["succeeded", "failed"]))
 def test_a_terminal_event_ends_a_workflow_job_wherever_it_stands(types, terminal):
     ended = "SUCCESS" if terminal == "succeeded" else "FAILURE"
     for place in range(len(types) + 1):
-        assert (
-            fold_status(
-                story(
-                    *(
-                        (kind, None)
-                        for kind in [*types[:place], terminal, *types[place:]]
-                    )
-                )
-            )
-            == ended
-        )
+        assert fold_status(story(*((kind, None) for kind in [*types[:place], terminal, *types[place:]]))) == ended
 
 
 def test_a_page_of_a_hundred_broadcasts_over_two_hundred_agents_folds_in_a_blink():
     page = story(
-        *(
-            (kind, f"web-{n:03}")
-            for kind in ("submitted", "acknowledged", "started", "completed")
-            for n in range(200)
-        )
+        *((kind, f"web-{n:03}") for kind in ("submitted", "acknowledged", "started", "completed") for n in range(200))
     )
     started = process_time()
     for _ in range(100):
