@@ -1,7 +1,13 @@
-"""Every route of the gateway. What begins with ``/v1`` or ``/job`` is answered by ``jobs_gateway.middleware.ApiLane``."""
+"""Every route of the gateway. ``jobs_gateway.middleware.ApiLane`` answers those that begin with ``/v1`` or ``/job``."""
 
-from django.urls import URLPattern, URLResolver, include, path
+from django.contrib import admin
+from django.urls import URLPattern, URLResolver, include, path, re_path
+
+from jobs.egress.downloads import download
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("v1/", include("jobs.v1.urls")),
+    # A key may hold any character, line breaks too.
+    re_path(r"^artifacts/(?P<key>(?s:.+))\Z", download, name="artifact"),
+    path("admin/", admin.site.urls),
 ]

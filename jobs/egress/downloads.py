@@ -1,0 +1,88 @@
+"""``/artifacts/<key>``: where links to local files lead."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+from django.core.files.storage import storages
+from django.http import FileResponse, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.cache import get_conditional_response
+from django.utils.http import http_date
+from django.views.decorators.http import require_safe
+
+from jobs.egress.local import SignedFileSystemStorage, expiry_of_link
+
+# What a browser may show. Anything else is a download: a page, or a drawing with a script in it, must not run here.
+IMAGE_TYPES = {
+    ".avif": "image/avif",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+}
+
+
+@require_safe
+def download(request: HttpRequest, key: str) -> HttpResponseBase:
+    """The file behind a link: 403 unless the link is unaltered and alive, 404 when there is no such file (any more)."""
+    store = storages["artifacts"]
+    if not isinstance(store, SignedFileSystemStorage):
+        return _refusal(404, "The pictures are kept elsewhere.")
+    seconds_left = (expiry_of_link(key, request.META.get("QUERY_STRING", "")) or 0) - time.time()
+    if seconds_left <= 0:
+        return _refusal(403, "This link was altered or has expired. Ask the API again for a new one.")
+    try:
+        file = _open(store.location, key)
+    except OSError:
+        return _refusal(404, "The file behind this link is gone.")
+    found = os.fstat(file.fileno())
+    etag, changed_at = f'"{found.st_mtime_ns:x}-{found.st_size:x}"', int(found.st_mtime)
+    response = get_conditional_response(request, etag, changed_at)
+    if response is None:
+        response = _answer(file, PurePosixPath(key).suffix.lower())
+    else:
+        file.close()
+    response.headers["ETag"] = etag
+    response.headers["Last-Modified"] = http_date(changed_at)
+    response.headers["Cache-Control"] = f"private, max-age={int(seconds_left)}"
+    return _contained(response)
+
+
+def _open(folder: str, key: str) -> BinaryIO:
+    """Raises OSError for what is no regular file, or lies outside ``folder`` once symbolic links are followed."""
+    root = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(root, key), strict=True)  # noqa: PTH118 - a key is text; Path would tidy it
+    if not path.startswith(f"{root}/"):
+        raise FileNotFoundError(path)
+    # Without blocking, or a named pipe would hold the worker until somebody writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(path)
+    return os.fdopen(descriptor, "rb")
+
+
+def _answer(file: BinaryIO, extension: str) -> HttpResponseBase:
+    # Opened by number, the file has no name that FileResponse could put into a header.
+    if content_type := IMAGE_TYPES.get(extension):
+        return FileResponse(file, content_type=content_type)
+    headers = {"Content-Disposition": "attachment"}
+    return FileResponse(file, content_type="application/octet-stream", headers=headers)
+
+
+def _refusal(status: int, text: str) -> HttpResponseBase:
+    headers = {"Cache-Control": "no-store"}
+    return _contained(HttpResponse(f"{text}\n", "text/plain; charset=utf-8", status, headers=headers))
+
+
+def _contained(response: HttpResponseBase) -> HttpResponseBase:
+    """Whatever the file holds, a browser neither guesses at its type nor runs anything in it."""
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    return response
