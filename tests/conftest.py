@@ -123,7 +123,7 @@ def s3_store(s3_server: servers.S3, settings: SettingsWrapper, monkeypatch: pyte
         monkeypatch.setenv(name, value)
     return artifact_store(
         settings,
-        "jobs.egress.signing.SignedS3Storage",
+        "jobs.egress.s3.SignedS3Storage",
         bucket_name="artifacts",
         endpoint_url=s3_server.endpoint_url,
         region_name=s3_server.region,
@@ -134,7 +134,7 @@ def s3_store(s3_server: servers.S3, settings: SettingsWrapper, monkeypatch: pyte
 @pytest.fixture
 def local_store(settings: SettingsWrapper, tmp_path: Path) -> Storage:
     """The artifact store, in a folder of this test's."""
-    return artifact_store(settings, "jobs.egress.signing.SignedFileSystemStorage", location=str(tmp_path / "artifacts"))
+    return artifact_store(settings, "jobs.egress.local.SignedFileSystemStorage", location=str(tmp_path / "artifacts"))
 
 
 def artifact_store(settings: SettingsWrapper, backend: str, **options: Any) -> Storage:
