@@ -6,8 +6,7 @@ import re
 import uuid
 from collections.abc import Callable
 
-from django.core.exceptions import DisallowedHost
-from django.http import Http404, HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import resolve
 
 from jobs.egress import errors
@@ -48,13 +47,13 @@ class ApiLane:
         return self.get_response(request)
 
     def answer(self, request: HttpRequest, path: str) -> HttpResponseBase:
-        dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
         try:
             request.get_host()
             match = resolve(path)
             request.resolver_match = match
-            return match.func(request, *match.args, **match.kwargs)
-        except (Http404, DisallowedHost) as expected:
-            return dialect.plain_response(expected)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets JSON and the log the trace
-            return dialect.plain_response(error)
+            response = match.func(request, *match.args, **match.kwargs).render()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets JSON and the log gets the trace
+            dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
+            response = dialect.plain_response(error)
+        response.headers["Content-Length"] = str(len(response.content))
+        return response

@@ -98,12 +98,13 @@ def json_rows(queryset: models.QuerySet[Any], *columns: Any) -> JSONRows:
 class Prepared:
     """A queryset with ``Param``\\ s in it, compiled on first use for each kind of database.
 
-    ``paged`` adds ``LIMIT`` and ``OFFSET`` as the params ``limit`` and ``offset``.
+    ``offset`` adds ``OFFSET`` as the param ``offset``: a limit belongs in the text, where the planner sees it, but
+    there are too many offsets for a statement each.
     """
 
-    def __init__(self, queryset: models.QuerySet[Any], *, tail: str = "") -> None:
+    def __init__(self, queryset: models.QuerySet[Any], *, offset: bool = False) -> None:
         self.queryset = queryset
-        self.tail = tail
+        self.offset = offset
         self._compiled: dict[str, tuple[str, list[Any]]] = {}
 
     def fetch(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
