@@ -1,0 +1,266 @@
+"""No reference to the artifact store leaves in a string, whatever stands around it (CONTRACT section 5)."""
+
+from __future__ import annotations
+
+import json
+import time
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jobs.egress.redaction import Redactor, redactor
+
+PREFIX = "tenants/acme/"
+BASES = (
+    "https://pix.s3*.amazonaws.com*/",
+    "https://s3*.amazonaws.com*/pix/",
+    "http://minio.internal:9000/",
+    "http://pix.minio.internal:9000/",
+    "https://jobs.example.com/artifacts/",
+)
+acmes = Redactor(PREFIX, BASES)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "s3://pix/tenants/acme/front.png",
+        "S3://pix/front.png",
+        "tenants/acme/front.png",
+        "tenants/acme/",
+        "https://pix.s3.amazonaws.com/front.png?X-Amz-Signature=0",
+        "https://pix.s3.eu-central-1.amazonaws.com/front.png",
+        "https://pix.s3-eu-west-1.amazonaws.com/front.png",
+        "https://pix.s3.dualstack.us-east-1.amazonaws.com/front.png",
+        "https://pix.s3-accelerate.amazonaws.com/front.png",
+        "https://pix.s3.cn-north-1.amazonaws.com.cn/front.png",
+        "https://s3.eu-central-1.amazonaws.com/pix/front.png",
+        "https://s3.amazonaws.com:443/pix/front.png",
+        "HTTPS://PIX.S3.AMAZONAWS.COM/front.png",
+        "//pix.s3.amazonaws.com/front.png",
+        "pix.s3.amazonaws.com/front.png",
+        "http://minio.internal:9000/pix/front.png",
+        "https://minio.internal:9000/other/front.png",
+        "http://pix.minio.internal:9000/front.png",
+        "https://jobs.example.com/artifacts/front.png?expires=1&signature=0",
+        "http://jobs.example.com:80/artifacts/front.png",
+        "//jobs.example.com/artifacts/front.png",
+        "https://jobs.example.com./artifacts/front.png",
+        "s3:\\/\\/pix\\/front.png",
+        "tenants\\/acme\\/front.png",
+        "tenants\\u002facme\\u002Ffront.png",
+        "https:\\/\\/jobs.example.com\\/artifacts\\/front.png",
+        quote("s3://pix/front.png", safe=""),
+        quote("tenants/acme/front.png", safe=""),
+        quote(quote("tenants/acme/front.png", safe=""), safe=""),
+        quote("https://jobs.example.com/artifacts/front.png", safe=""),
+        "tenants%2facme%2ffront.png",
+    ],
+)
+def test_a_reference_is_redacted_wherever_it_starts(reference):
+    assert acmes.text(reference) == "[redacted]"
+    assert acmes.text(f"wrote {reference} and more") == "wrote [redacted]"
+    assert acmes.text(f"wrote:{reference}\nand more") == "wrote:[redacted]"
+
+
+@pytest.mark.parametrize(
+    "innocent",
+    [
+        "",
+        "studio, soft light, 3/4 view, 50% grey",
+        "https://example.com/images/front.png",
+        "https://example.com/artifacts/front.png",
+        "https://jobs.example.com/docs",
+        "https://jobs.example.com:8443/artifacts/front.png",
+        "https://s3.amazonaws.com/somebody-elses/front.png",
+        "http://minio.internal:9001/console/",
+        "minio.internal is slow today",
+        "s3 and S3:",
+        "tenants/globex and tenants/acmes/",
+        "C:\\tenants\\acme\\front.png",
+        "[redacted]",
+    ],
+)
+def test_what_is_no_reference_stays_the_very_same_object(innocent):
+    assert acmes.text(innocent) is innocent
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ('wrote "s3://pix/a b.png" twice', 'wrote "[redacted]" twice'),
+        ('wrote "to s3://pix/a b.png" twice', 'wrote "to [redacted]" twice'),
+        ("wrote 's3://pix/a b.png' twice", "wrote '[redacted]' twice"),
+        ("wrote `s3://pix/a b.png` twice", "wrote `[redacted]` twice"),
+        ("{'key': 'tenants/acme/a.png', 'n': 2}", "{'key': '[redacted]', 'n': 2}"),
+        ('{"a": "tenants/acme/a.png", "b": "s3://pix/b", "n": 2}', '{"a": "[redacted]", "b": "[redacted]", "n": 2}'),
+        # No quotation is open: it goes on to the end, spaces, quotes and all.
+        ('said "done" s3://pix/a "b" c.png', 'said "done" [redacted]'),
+        ("it's s3://pix/a' b", "it's [redacted]"),
+        # Opened and never closed.
+        ("'s3://pix/a b.png", "'[redacted]"),
+        ('"s3://pix/a b.png', '"[redacted]'),
+        ("\"only ' 's3://pix/a b.png\" twice", "\"only ' '[redacted]\" twice"),
+        # JSON within a string of JSON ends at its own level; the backslash of a closing quote stays.
+        (r'{"said": "{\"key\": \"s3://pix/a\", \"n\": 2}"}', r'{"said": "{\"key\": \"[redacted]\", \"n\": 2}"}'),
+        (r"{\"key\": \"s3://pix/a\", \"n\": 2}", r"{\"key\": \"[redacted]\", \"n\": 2}"),
+        # A quote within a key is escaped, and so does not close.
+        (r'{"key": "s3://pix/a\"b.png", "n": 2}', r'{"key": "[redacted]", "n": 2}'),
+    ],
+)
+def test_the_section_ends_at_the_quote_that_closes_it(text, redacted):
+    assert acmes.text(text) == redacted
+    assert acmes.text(redacted) is redacted
+
+
+def test_values_that_hold_no_reference_come_back_as_the_same_objects():
+    for value in ({}, [], None, True, 7, 0.5, {"prompt": "soft light", "sizes": [1, [2, {"unit": "px"}]]}, ["a/b"]):
+        assert acmes.value(value) is value
+
+
+def test_member_names_are_redacted_and_values_at_any_depth():
+    value = {"s3://pix/a": {"list": [1, ["tenants/acme/b", None]]}, "untouched": {"n": 1}}
+    assert acmes.value(value) == {"[redacted]": {"list": [1, ["[redacted]", None]]}, "untouched": {"n": 1}}
+
+
+def test_names_that_collide_are_numbered_in_an_order_of_their_own():
+    first = {"s3://b": 2, "s3://a": 1, "tenants/acme/c": 3}
+    second = {"tenants/acme/c": 3, "s3://a": 1, "s3://b": 2}
+    assert acmes.value(first) == acmes.value(second) == {"[redacted]": 1, "[redacted] 2": 2, "[redacted] 3": 3}
+    assert list(acmes.value(first)) == ["[redacted] 2", "[redacted]", "[redacted] 3"]
+
+
+def test_names_that_were_there_all_along_keep_their_place():
+    value = {"s3://a": 1, "[redacted]": 2, "s3://b": 3, "[redacted] 2": 4}
+    assert acmes.value(value) == {"[redacted] 3": 1, "[redacted]": 2, "[redacted] 4": 3, "[redacted] 2": 4}
+    assert acmes.value({'"s3://a" x': 1, '"s3://b" x': 2}) == {'"[redacted]" x': 1, '"[redacted]" x 2': 2}
+
+
+def test_an_empty_prefix_redacts_no_keys_but_still_the_stores_urls():
+    anyones = Redactor("", BASES)
+    assert anyones.text("tenants/acme/front.png") == "tenants/acme/front.png"
+    assert anyones.text("at s3://pix/front.png") == "at [redacted]"
+
+
+@pytest.mark.parametrize("prefix", ["kunden/straße/", "客/", "tenants/a b+c&d/", "flat-", 'q"uote/', "dollar$/^("])
+def test_any_prefix_is_recognised_as_it_stands_in_a_url_and_in_json(prefix):
+    redact = Redactor(prefix, BASES).text
+    key = f"{prefix}front.png"
+    for spelling in (key, quote(key), quote(key, safe=""), json.dumps(key)[1:-1], json.dumps(json.dumps(key))[3:-3]):
+        assert redact(f"wrote {spelling}") == "wrote [redacted]"
+
+
+def test_the_gateways_own_addresses_are_the_stores_too(local_store, settings):
+    settings.PUBLIC_BASE_URL = "https://jobs.example.com"
+    redact = redactor(PREFIX, "http://testserver").text
+    assert redact("see https://jobs.example.com/artifacts/x") == "see [redacted]"
+    assert redact("see http://testserver/artifacts/x") == "see [redacted]"
+    assert redact("see http://elsewhere/artifacts/x") == "see http://elsewhere/artifacts/x"
+    assert redactor(PREFIX, "http://testserver") is redactor(PREFIX, "http://testserver")
+
+
+def test_the_bucket_is_recognised_at_its_endpoint_and_at_aws(settings):
+    options = {"bucket_name": "pix", "endpoint_url": "http://minio.internal:9000", "region_name": "us-east-1"}
+    store = {"BACKEND": "jobs.egress.s3.SignedS3Storage", "OPTIONS": options}
+    settings.STORAGES = settings.STORAGES | {"artifacts": store}
+    redact = redactor(PREFIX, "http://testserver").text
+    for url in ("http://minio.internal:9000/pix/x", "//pix.minio.internal:9000/x", "https://pix.s3.amazonaws.com/x"):
+        assert redact(f"see {url}") == "see [redacted]"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["\\", "%25", "%", "/", "s3:", "'s3://", '"s3://"', '\\"', "\"'s3://", "http://", "s3.", "tenants", "\\u002f", "'"],
+)
+def test_text_made_to_be_slow_is_not(pattern):
+    text = "tenants s3 minio.internal " + pattern * (200_000 // len(pattern))
+    started = time.perf_counter()
+    acmes.text(text)
+    assert time.perf_counter() - started < 2  # about 0.1 on an idle machine; quadratic would take minutes
+
+
+# --- Generated ----------------------------------------------------------------------------------------------------
+
+plain = st.text(st.characters(codec="utf-8"), max_size=12)
+file_names = st.text(st.characters(codec="utf-8", exclude_characters="\"'`\\"), min_size=1, max_size=20)
+leads = st.sampled_from(
+    (
+        "s3://pix/",
+        "S3://other/",
+        PREFIX,
+        "https://pix.s3.eu-central-1.amazonaws.com/",
+        "https://s3.amazonaws.com/pix/",
+        "http://minio.internal:9000/pix/",
+        "https://jobs.example.com/artifacts/",
+        "//jobs.example.com/artifacts/",
+    )
+)
+SECRET = "0secret0"  # in every reference and nowhere else: where it shows, a reference left
+
+
+@st.composite
+def references(draw):
+    reference = draw(leads) + SECRET + draw(file_names)
+    return quote(reference, safe="") if draw(st.booleans()) else reference
+
+
+@st.composite
+def strings(draw):
+    """Text with references in it, bare, quoted, or in JSON that is itself a string."""
+    around = st.sampled_from(
+        ("{}", '"{}"', "'{}'", "`{}`", "{} ", " {}\n", 'a "{}" b', 'a "b {} c" d', "json", "json2")
+    )
+    text = draw(plain.filter(lambda text: not set(text) & set("\"'`")))
+    for _ in range(draw(st.integers(0, 3))):
+        reference, how = draw(references()), draw(around)
+        if how.startswith("json"):
+            reference = json.dumps({"key": reference, "n": [reference]})
+            text += json.dumps(reference) if how == "json2" else reference
+        else:
+            text += how.replace("{}", reference)
+    return text
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | strings() | plain,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(strings() | plain, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def shape(value):
+    """Everything about a JSON value but its strings."""
+    if isinstance(value, dict):
+        return [shape(member) for member in value.values()]
+    if isinstance(value, list):
+        return ["list", *map(shape, value)]
+    return str if isinstance(value, str) else value
+
+
+@settings(max_examples=1000, deadline=None)
+@given(values)
+@example({"s3://0secret0": {"[redacted]": ["'tenants/acme/0secret0'"]}})
+def test_no_reference_leaves_and_nothing_else_is_lost(value):
+    clean = acmes.value(value)
+    assert SECRET not in json.dumps(clean, ensure_ascii=False)
+    assert shape(clean) == shape(value)
+    assert acmes.value(clean) is clean
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(), st.text())
+def test_any_text_passes_and_what_was_redacted_once_stays(before, after):
+    for text in (before, f"{before}s3://{after}", f'"{before}"tenants/acme/{after}"'):
+        clean = acmes.text(text)
+        assert acmes.text(clean) == clean
+        assert "s3://" not in clean
+        assert PREFIX not in clean
+
+
+def test_values_as_deep_as_json_gets_pass():
+    value = "s3://pix/a"
+    for _ in range(125):
+        value = {"in": [value]}
+    assert json.dumps(acmes.value(value)) == json.dumps(value).replace("s3://pix/a", "[redacted]")
