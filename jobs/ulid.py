@@ -41,6 +41,10 @@ class ULIDField(models.UUIDField):
     """Stores a ULID as its 128 bits: ``uuid`` on PostgreSQL, 32 hexadecimal digits on SQLite. Values are ``ULID``."""
 
     description = "A ULID"
+    # For django-stubs: what may be assigned and looked up, and what is read.
+    _pyi_private_set_type: ULID | str  # type: ignore[assignment]
+    _pyi_private_get_type: ULID  # type: ignore[assignment]
+    _pyi_lookup_exact_type: ULID | str  # type: ignore[assignment]
 
     def to_python(self, value: Any) -> ULID | None:
         if value is None or isinstance(value, ULID):

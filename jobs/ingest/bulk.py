@@ -138,7 +138,7 @@ def _load(batch: Sequence[Line]) -> Loaded:
             record = line.content
             if record.tenant not in tenants:
                 raise Rejected(Reason.TENANT, f"tenant: there is none with the slug “{record.tenant}”")
-            check_keys(record, tenants[record.tenant].storage_prefix)
+            check_keys(record.all_artifacts(), tenants[record.tenant].storage_prefix)
             stored = now.get(record.public_id)
             after = merge(stored, record)
         except Rejected as error:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import isfinite
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
@@ -102,6 +102,10 @@ class Record(NamedTuple):
     @property
     def last_seq(self) -> int:
         return self.events[-1].seq if self.events else 0
+
+    def all_artifacts(self) -> Iterator[ArtifactLine]:
+        """Those of the events by seq, then those that no event recorded."""
+        return chain(chain.from_iterable(event.artifacts for event in self.events), self.artifacts)
 
 
 def parse(line: bytes) -> Record:
@@ -224,9 +228,9 @@ def instant(value: Any, name: str) -> datetime:
 
 
 _RECORD_REQUIRED = frozenset({"public_id", "tenant", "job_type", "created_at"})
-_RECORD_DEFAULTS = {"status": None, "request": None, "events": (), "artifacts": ()}
+_RECORD_DEFAULTS: dict[str, Any] = {"status": None, "request": None, "events": (), "artifacts": ()}
 _EVENT_REQUIRED = frozenset({"seq", "event_type", "created_at"})
-_EVENT_DEFAULTS = {
+_EVENT_DEFAULTS: dict[str, Any] = {
     "visibility": Visibility.PUBLIC.value,
     "stage": None,
     "message": "",
@@ -235,7 +239,7 @@ _EVENT_DEFAULTS = {
     "artifacts": (),
 }
 _ARTIFACT_REQUIRED = frozenset({"storage_key", "kind", "role"})
-_ARTIFACT_DEFAULTS = {"label": None, "meta": {}}
+_ARTIFACT_DEFAULTS: dict[str, Any] = {"label": None, "meta": {}}
 
 
 def _members(value: Any, required: frozenset[str], defaults: dict[str, Any]) -> dict[str, Any]:

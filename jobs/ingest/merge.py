@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from jobs.fold import WORKFLOW_TERMINAL, fold_status, is_operation, settles
@@ -31,15 +31,13 @@ def merge(stored: Record | None, record: Record) -> Record:
     return stored if artifacts == stored.artifacts else stored._replace(artifacts=artifacts)
 
 
-def check_keys(record: Record, prefix: str) -> None:
+def check_keys(artifacts: Iterable[ArtifactLine], prefix: str) -> None:
     """Raises Rejected for a storage key that may not be of the tenant with ``prefix``."""
-    places = [("artifacts", record.artifacts), *((f"events: seq {each.seq}", each.artifacts) for each in record.events)]
-    for place, artifacts in places:
-        for artifact in artifacts:
-            try:
-                check_storage_key(artifact.storage_key, prefix)
-            except ValueError as error:
-                raise Rejected(Reason.STORAGE_KEY, f"{place}: {error}") from None
+    for index, artifact in enumerate(artifacts):
+        try:
+            check_storage_key(artifact.storage_key, prefix)
+        except ValueError as error:
+            raise Rejected(Reason.STORAGE_KEY, f"artifacts[{index}]: {error}") from None
 
 
 def settled(events: Sequence[EventLine], given: str | None, stored: str | None = None) -> str:
