@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 from jobs.egress.boundary import Boundary
@@ -21,6 +22,7 @@ from jobs.models import JobStatus
 EVENT_NAMES = {"queued": "submitted", "stage": "started", "succeeded": "completed"}
 
 
+@extend_schema_serializer(description="What one agent answered, once it ended.")
 class AgentResponseSerializer(serializers.Serializer[Any]):
     status = serializers.CharField(required=False, help_text="completed or failed.")
     data = serializers.JSONField(required=False, allow_null=True, help_text="What the agent answered.")
@@ -29,6 +31,7 @@ class AgentResponseSerializer(serializers.Serializer[Any]):
     hostname = serializers.CharField(required=False)
 
 
+@extend_schema_serializer(description="How far one agent is.")
 class AgentStateSerializer(serializers.Serializer[Any]):
     status = serializers.CharField(required=False, help_text="submitted, acknowledged, started, completed or failed.")
     error = serializers.CharField(required=False, help_text="Left out where there is none.")
@@ -37,6 +40,7 @@ class AgentStateSerializer(serializers.Serializer[Any]):
     )
 
 
+@extend_schema_serializer(description="One line of a job's timeline.")
 class TimelineEventSerializer(serializers.Serializer[Any]):
     timestamp = serializers.CharField(required=False, help_text="RFC 3339, in UTC.")
     event = serializers.CharField(
@@ -47,6 +51,7 @@ class TimelineEventSerializer(serializers.Serializer[Any]):
     error = serializers.CharField(required=False, help_text="Left out where there is none.")
 
 
+@extend_schema_serializer(description="A job as fleet tooling sees it.")
 class FleetJobResponseSerializer(serializers.Serializer[Any]):
     """Made with ``context={"boundary": …}``."""
 
@@ -98,6 +103,7 @@ class FleetJobResponseSerializer(serializers.Serializer[Any]):
         return body
 
 
+@extend_schema_serializer(description="One page of a tenant's jobs, with counts.", many=False)
 class FleetJobListResponseSerializer(serializers.Serializer[Any]):
     """Made with ``context={"boundary": …}``."""
 

@@ -7,7 +7,7 @@ from rest_framework.response import Response
 
 from jobs.egress import errors
 from jobs.egress.views import TenantViewSet
-from jobs.fleet import queries
+from jobs.fleet import queries, schema
 from jobs.fleet.params import FleetListParams
 from jobs.fleet.serializers import FleetJobListResponseSerializer
 from jobs.models import Job
@@ -17,6 +17,7 @@ class FleetJobViewSet(TenantViewSet):
     queryset = Job.all_tenants.none()
     dialect = errors.FLEET
 
+    @schema.list_jobs
     def list(self, request: Request) -> Response:
         params = FleetListParams.read(request.query_params)
         page = queries.job_page(request.user.tenant_id, params)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 from jobs.egress.boundary import Boundary
@@ -24,6 +25,7 @@ class RowSerializer(serializers.Serializer[Any]):
         return self.context["boundary"]
 
 
+@extend_schema_serializer(description="A picture that a job made.")
 class ArtifactResponseSerializer(serializers.Serializer[Any]):
     """Written by ``Boundary.artifacts``: a storage key never gets as far as here."""
 
@@ -34,6 +36,7 @@ class ArtifactResponseSerializer(serializers.Serializer[Any]):
     meta = serializers.DictField(required=False, help_text="Particulars of the kind, such as width and height.")
 
 
+@extend_schema_serializer(description="One line of a job's timeline.")
 class JobEventResponseSerializer(RowSerializer):
     seq = serializers.IntegerField(help_text="Its place in the job's timeline; what since counts from.")
     event_type = serializers.CharField(help_text="queued, stage, succeeded or failed; an agent's own on operations.")
@@ -59,10 +62,11 @@ class JobEventResponseSerializer(RowSerializer):
         }
 
 
+@extend_schema_serializer(description="A job's header.")
 class JobSummaryResponseSerializer(RowSerializer):
     public_id = serializers.CharField(help_text="The job's ULID.")
     job_type = serializers.CharField(help_text="A plain string: new types need no new version of this API.")
-    status = serializers.ChoiceField(choices=V1Status)
+    status = serializers.ChoiceField(choices=V1Status.choices)
     created_at = serializers.DateTimeField()
 
     def to_representation(self, row: Any) -> dict[str, Any]:
@@ -70,6 +74,7 @@ class JobSummaryResponseSerializer(RowSerializer):
         return {"public_id": ulid_text(public_id), "job_type": job_type, "status": status, "created_at": created_at}
 
 
+@extend_schema_serializer(description="One page of a tenant's jobs.", many=False)
 class JobListResponseSerializer(RowSerializer):
     jobs = JobSummaryResponseSerializer(many=True, required=False, help_text="One page of jobs, newest first.")
     limit = serializers.IntegerField(help_text="The page size that was applied.")
@@ -87,6 +92,7 @@ class JobListResponseSerializer(RowSerializer):
         }
 
 
+@extend_schema_serializer(description="A job, with its final pictures and its latest public event.")
 class JobDetailResponseSerializer(JobSummaryResponseSerializer):
     request = serializers.DictField(required=False, allow_null=True, help_text="What the job was asked to do.")
     result = ArtifactResponseSerializer(
@@ -104,6 +110,7 @@ class JobDetailResponseSerializer(JobSummaryResponseSerializer):
         return body
 
 
+@extend_schema_serializer(description="One page of a job's timeline.")
 class JobEventsResponseSerializer(RowSerializer):
     public_id = serializers.CharField(help_text="The job's ULID.")
     events = JobEventResponseSerializer(many=True, required=False, help_text="Ascending by seq, at most 500.")

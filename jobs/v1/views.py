@@ -12,13 +12,14 @@ from jobs.egress.prepared import Prepared
 from jobs.egress.views import TenantViewSet
 from jobs.models import Job
 from jobs.ulid import parse_ulid
-from jobs.v1 import paging, queries, serializers
+from jobs.v1 import paging, queries, schema, serializers
 from jobs.v1.params import EventsParams, ListParams
 
 
 class JobViewSet(TenantViewSet):
     queryset = Job.all_tenants.none()
 
+    @schema.list_jobs
     def list(self, request: Request) -> Response:
         tenant_id, params = request.user.tenant_id, ListParams.read(request.query_params)
         rows = queries.job_page(tenant_id, params, paging.position_of(params, tenant_id))
@@ -27,9 +28,11 @@ class JobViewSet(TenantViewSet):
         validator = self.validator(body)
         return self.unchanged(validator) or self.answer(body, validator, link)
 
+    @schema.get_job
     def retrieve(self, request: Request, public_id: str) -> Response:
         return self.one_job(queries.DETAIL, serializers.JobDetailResponseSerializer, public_id)
 
+    @schema.list_job_events
     def events(self, request: Request, public_id: str) -> Response:
         # The parameters come before the id, so that a bad one is told for every id alike.
         since = EventsParams.read(request.query_params).since

@@ -1,0 +1,137 @@
+"""What the OpenAPI document says of ``/job``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
+from rest_framework import exceptions, serializers
+
+from jobs.egress.errors import FLEET, Invalid, Unavailable
+from jobs.egress.params import MAX_OFFSET
+from jobs.egress.schema import COMMON_HEADERS, SHOPIFY_HMAC, query, refusal
+from jobs.fleet.params import FleetStatus
+from jobs.fleet.serializers import FleetJobListResponseSerializer
+from tenants.authentication import InvalidHmac, Unauthenticated
+from tenants.throttling import RateLimited
+
+
+class FleetErrorResponseSerializer(serializers.Serializer[Any]):
+    error = serializers.CharField(required=False, help_text="What is wrong and what to do.")
+    code = serializers.IntegerField(required=False, help_text="The status of the response.")
+
+
+def error(description: str, *errors: Exception) -> OpenApiResponse:
+    return refusal(FLEET, FleetErrorResponseSerializer, description, *errors)
+
+
+# What limit=500 is told.
+INVALID = Invalid([{"loc": ["query", "limit"], "msg": "Input should be less than or equal to 100"}])
+A_PAGE = OpenApiExample(
+    "An operation on two agents",
+    description="The answer to `GET /job?limit=1&status=partial_failure`.",
+    value={
+        "total_items": 1,
+        "status_counts": {"submitted": 2, "processing": 1, "completed": 30, "failed": 3, "partial_failure": 1},
+        "items": [
+            {
+                "id": "01968c92-1eab-4d0d-340f-83c9a3a3e2b7",
+                "status": "partial_failure",
+                "created": "2026-04-15T12:00:00Z",
+                "operation": {"type": "node.hostname.update", "data": {"domain": "example.net"}},
+                "result": {"hostname": "web-01.example.net"},
+                "changed": True,
+                "updated_at": "2026-04-15T12:00:04.512000Z",
+                "responses": {
+                    "web-01": {
+                        "status": "completed",
+                        "data": {"hostname": "web-01.example.net"},
+                        "changed": True,
+                        "hostname": "web-01",
+                    },
+                    "web-02": {
+                        "status": "failed",
+                        "data": None,
+                        "changed": None,
+                        "hostname": "web-02",
+                        "error": "permission denied",
+                    },
+                },
+                "agent_states": {
+                    "web-01": {"status": "completed", "duration": "3.512s"},
+                    "web-02": {"status": "failed", "duration": "250ms", "error": "permission denied"},
+                },
+                "timeline": [
+                    {
+                        "timestamp": "2026-04-15T12:00:00Z",
+                        "event": "submitted",
+                        "message": "Sent to two agents",
+                        "hostname": "_api",
+                    },
+                    {
+                        "timestamp": "2026-04-15T12:00:01Z",
+                        "event": "started",
+                        "message": "Started",
+                        "hostname": "web-01",
+                    },
+                    {
+                        "timestamp": "2026-04-15T12:00:01Z",
+                        "event": "started",
+                        "message": "Started",
+                        "hostname": "web-02",
+                    },
+                    {
+                        "timestamp": "2026-04-15T12:00:01.250000Z",
+                        "event": "failed",
+                        "message": "Could not set the host's name",
+                        "hostname": "web-02",
+                        "error": "permission denied",
+                    },
+                    {
+                        "timestamp": "2026-04-15T12:00:04.512000Z",
+                        "event": "completed",
+                        "message": "Done",
+                        "hostname": "web-01",
+                    },
+                ],
+                "error": "permission denied",
+                "hostname": "web-01",
+            }
+        ],
+    },
+)
+
+list_jobs = extend_schema(
+    operation_id="listFleetJobs",
+    tags=["fleet"],
+    summary="List jobs",
+    description=(
+        "All the tenant's jobs of every type, the newest first, with how many there are in each status. A job whose "
+        "events name hosts is an operation; its status is folded from what each of its agents reported. Every other "
+        "job is a workflow, told in the same words. `responses` and `agent_states` have members only where a job has "
+        "more than one agent."
+    ),
+    parameters=[
+        query("status", {"type": "string", "enum": FleetStatus.values}, "Only jobs with this status."),
+        query(
+            "limit",
+            {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
+            "The most jobs in one page.",
+        ),
+        query(
+            "offset",
+            {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET, "default": 0},
+            "How many jobs to skip. Its cost grows with its size.",
+        ),
+        SHOPIFY_HMAC,
+        *COMMON_HEADERS,
+    ],
+    responses={
+        200: OpenApiResponse(FleetJobListResponseSerializer, "A page of jobs with counts", [A_PAGE]),
+        400: error("A parameter is invalid", INVALID),
+        401: error("No valid credential", Unauthenticated(), InvalidHmac()),
+        406: error("JSON is not accepted", exceptions.NotAcceptable()),
+        429: error("Too many requests", RateLimited("More than 600 requests of this tenant in a minute.", 21)),
+        503: error("The job store is away for the moment", Unavailable()),
+    },
+)

@@ -1,0 +1,176 @@
+"""What the OpenAPI document says of ``/v1``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import (
+    OpenApiExample,
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+    extend_schema_field,
+)
+from rest_framework import exceptions, serializers
+
+from jobs.egress.errors import V1, JobNotFound, Unavailable
+from jobs.egress.params import MAX_OFFSET
+from jobs.egress.schema import COMMON_HEADERS, SHOPIFY_HMAC, nullable, query, refusal, response_header
+from jobs.v1 import examples
+from jobs.v1.serializers import (
+    JobDetailResponseSerializer,
+    JobEventsResponseSerializer,
+    JobListResponseSerializer,
+)
+from tenants.authentication import InvalidHmac, Unauthenticated
+from tenants.throttling import RateLimited
+
+
+class ErrorResponseSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField(help_text="For programs, such as JOB_NOT_FOUND.")
+    detail = serializers.CharField(help_text="For people: what is wrong and what to do.")
+
+
+@extend_schema_field({"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}})
+class Location(serializers.ListField):
+    pass
+
+
+class ValidationErrorSerializer(serializers.Serializer[Any]):
+    loc = Location(help_text='Where: "query", the parameter\'s name, and the index of an item in a list.')
+    msg = serializers.CharField(help_text="What is wrong, for people.")
+    type = serializers.CharField(help_text="What is wrong, for programs, such as int_parsing or less_than_equal.")
+
+
+class HTTPValidationErrorSerializer(serializers.Serializer[Any]):
+    detail = ValidationErrorSerializer(many=True, required=False, help_text="Every bad parameter.")
+
+
+PUBLIC_ID = OpenApiParameter(
+    "public_id",
+    {"type": "string"},
+    OpenApiParameter.PATH,
+    description="The job's ULID: 26 characters, such as `01JADE5XAMPK9M0Q7RS3T4V5W6`, in upper or lower case.",
+)
+IF_NONE_MATCH = OpenApiParameter(
+    "If-None-Match",
+    nullable({"type": "string"}),
+    OpenApiParameter.HEADER,
+    description="The `ETag` of an earlier answer to the same request; `304` if it still holds.",
+)
+POLLING = [
+    SHOPIFY_HMAC,
+    IF_NONE_MATCH,
+    *COMMON_HEADERS,
+    response_header(
+        "ETag",
+        "Stands for this answer. It changes with the job, and when its links are renewed; it does not depend on the "
+        "token.",
+        200,
+        304,
+    ),
+    response_header(
+        "Cache-Control", "`private, no-cache`: keep it, and ask with `If-None-Match` before using it.", 200
+    ),
+]
+
+
+def v1_responses(shape: Any, description: str, example: OpenApiExample, *, of_one_job: bool = True) -> dict[int, Any]:
+    def error(told: str, *errors: Exception) -> OpenApiResponse:
+        return refusal(V1, ErrorResponseSerializer, told, *errors)
+
+    responses = {
+        200: OpenApiResponse(shape, description, [example]),
+        304: OpenApiResponse(None, "Nothing changed since the answer that `If-None-Match` names"),
+        401: error("No valid credential", Unauthenticated(), InvalidHmac()),
+        404: error("Unknown job or another tenant's", JobNotFound()),
+        406: error("JSON is not accepted", exceptions.NotAcceptable()),
+        422: refusal(V1, HTTPValidationErrorSerializer, "A parameter is invalid", examples.INVALID),
+        429: error("Too many requests", RateLimited("More than 600 requests of this tenant in a minute.", 21)),
+        503: error("The job store is away for the moment", Unavailable()),
+    }
+    if not of_one_job:
+        del responses[404]
+    return responses
+
+
+list_jobs = extend_schema(
+    operation_id="listJobs",
+    tags=["jobs"],
+    summary="List this tenant's jobs",
+    description=(
+        "Headers of the tenant's workflow jobs, the newest first: by `created_at`, then by `public_id`, both "
+        "descending. Without `job_type` these are jobs of all eight workflow types; jobs of other types are never "
+        "listed here.\n\n"
+        "A full page carries a `Link` header with the address of the next one. It goes on from the last job of "
+        "this page, at the same cost however deep you are, and new jobs do not shift it. `offset` is for small "
+        "jumps."
+    ),
+    parameters=[
+        query(
+            "job_type",
+            nullable({"type": "array", "items": {"$ref": "#/components/schemas/CtmJobType"}}),
+            "Only jobs of this type. Repeat it for more than one: `job_type=A&job_type=B`.",
+            style="form",
+            explode=True,
+        ),
+        query("status", nullable({"$ref": "#/components/schemas/JobStatus"}), "Only jobs with this status."),
+        query(
+            "created_after",
+            nullable({"type": "string", "format": "date-time"}),
+            "Only jobs created after this instant, which is excluded. RFC 3339, such as `2026-04-15T12:00:00Z`; "
+            "without an offset it is UTC.",
+        ),
+        query(
+            "limit",
+            nullable({"type": "integer", "minimum": 1, "maximum": 200}),
+            "The most jobs in one page; 50 when it is left out.",
+        ),
+        query(
+            "offset",
+            nullable({"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}),
+            "How many jobs to skip; 0 when it is left out. Its cost grows with its size.",
+        ),
+        query(
+            "cursor",
+            nullable({"type": "string"}),
+            "Where to go on, out of the `Link` header of an earlier page. Send the same filters with it.",
+        ),
+        *POLLING,
+        response_header("Link", 'On a full page: `<address of the next page>; rel="next"`.', 200),
+    ],
+    responses=v1_responses(JobListResponseSerializer, "One page of job headers", examples.LIST, of_one_job=False),
+)
+get_job = extend_schema(
+    operation_id="getJob",
+    tags=["jobs"],
+    summary="Get one job's detail",
+    description=(
+        "A job of any type: its header, what it was asked to do, its final pictures and its latest public event. "
+        "`result` is empty until `status` is `SUCCESS`."
+    ),
+    parameters=[PUBLIC_ID, *POLLING],
+    responses=v1_responses(JobDetailResponseSerializer, "The job", examples.DETAIL),
+)
+list_job_events = extend_schema(
+    operation_id="listJobEvents",
+    tags=["jobs"],
+    summary="Get a job's public event timeline",
+    description=(
+        "The job's public events after `since`, in order, at most 500 of them, each with its pictures.\n\n"
+        "Send `latest_seq` as the next `since`: whoever does so from the start sees every public event exactly "
+        "once and in order, also while the job is still writing. Numbers may be missing in between; nothing was "
+        "lost there."
+    ),
+    parameters=[
+        PUBLIC_ID,
+        query(
+            "since",
+            nullable({"type": "integer"}),
+            "Only events with a higher `seq`. The start when it is left out or below 0; a number beyond the last "
+            "event gives an empty page.",
+        ),
+        *POLLING,
+    ],
+    responses=v1_responses(JobEventsResponseSerializer, "Events after the cursor", examples.EVENTS),
+)

@@ -1,0 +1,100 @@
+"""The OpenAPI document as a whole, and its address; each dialect's ``schema.py`` describes its own operations."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.generators import SchemaGenerator
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from jobs.egress.conditional import etag, holds
+from jobs.models import JobType
+
+# Parameters by their name, responses by their status.
+SHARED = {
+    "parameters": {
+        "public_id": "PublicId",
+        "X-Shopify-Hmac-Sha256": "ShopifyHmac",
+        "If-None-Match": "IfNoneMatch",
+    },
+    "responses": {
+        "304": "NotModified",
+        "401": "Unauthenticated",
+        "404": "JobNotFound",
+        "406": "NotAcceptable",
+        "422": "Invalid",
+        "429": "RateLimited",
+        "503": "Unavailable",
+    },
+}
+
+
+class BearerScheme(OpenApiAuthenticationExtension):
+    target_class = "tenants.authentication.BearerAuthentication"
+    name = "bearerAuth"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        return {"type": "http", "scheme": "bearer", "description": "A gateway token or a Shopify session token."}
+
+
+def as_published(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """Postprocessing hook: the same document in the words of the published contract."""
+    result["security"] = [{BearerScheme.name: []}]
+    components = result["components"]
+    components["schemas"]["CtmJobType"] = {"type": "string", "enum": JobType.values}
+    for operation in (operation for path in result["paths"].values() for operation in path.values()):
+        operation["parameters"] = [
+            shared(components, "parameters", parameter["name"], {"required": False, **parameter})
+            for parameter in operation["parameters"]
+        ]
+        for status, response in operation["responses"].items():
+            operation["responses"][status] = shared(components, "responses", status, response)
+    for schema in components["schemas"].values():
+        for name, told in schema.get("properties", {}).items():
+            schema["properties"][name] = null_as_alternative(told)
+    return result
+
+
+def shared(components: dict[str, Any], kind: str, key: str, part: dict[str, Any]) -> dict[str, Any]:
+    """A reference to the component that ``part`` is; ``part`` itself where it is one operation's own."""
+    name = SHARED[kind].get(key)
+    if name is None or components.setdefault(kind, {}).setdefault(name, part) != part:
+        return part
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def null_as_alternative(schema: dict[str, Any]) -> dict[str, Any]:
+    """``anyOf`` with null, where drf-spectacular writes two types or ``oneOf``; anything at all may be null anyway."""
+    description = {"description": schema.pop("description")} if "description" in schema else {}
+    match schema:
+        case {"type": [kind, "null"]}:
+            schema = {"anyOf": [schema | {"type": kind}, {"type": "null"}]}
+        case {"oneOf": [told, {"type": "null"}]}:
+            schema = {"anyOf": [told, {"type": "null"}]} if told else {}
+    return schema | description
+
+
+@cache
+def document() -> tuple[dict[str, Any], str]:
+    """The document and its ``ETag``; made once a process, in a tenth of a second."""
+    made = SchemaGenerator().get_schema(public=True)
+    return made, etag(made)
+
+
+class OpenApiView(APIView):
+    """For anyone, so that tools can read it before they have a token."""
+
+    authentication_classes = permission_classes = ()
+    http_method_names = ["get", "head", "options"]
+    schema = None  # no operation of the API
+
+    def get(self, request: Request) -> Response:
+        body, validator = document()
+        headers = {"ETag": validator, "Cache-Control": "public, max-age=300"}
+        if holds(request.headers.get("If-None-Match", ""), validator):
+            return Response(status=304, headers=headers)
+        return Response(body, headers=headers)
