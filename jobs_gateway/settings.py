@@ -223,6 +223,24 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
 }
 
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Jobs Gateway",
+    "VERSION": "1.0.0",  # the contract's, not the software's
+    "DESCRIPTION": (BASE_DIR / "jobs_gateway" / "openapi.md").read_text(),
+    "TAGS": [
+        {"name": "jobs", "description": "Image workflows: their progress and their pictures."},
+        {"name": "fleet", "description": "All jobs, operations on one or many agents included, with counts."},
+    ],
+    "OAS_VERSION": "3.1.0",
+    "ENUM_NAME_OVERRIDES": {"JobStatus": "jobs.v1.params.V1Status"},
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "GENERIC_ADDITIONAL_PROPERTIES": "bool",
+    "DISABLE_DOCSTRING_DESCRIPTIONS": True,  # they are for those who change the code
+    "SORT_OPERATIONS": False,
+    "SORT_OPERATION_PARAMETERS": False,
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "jobs_gateway.openapi.as_published"],
+}
+
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True

@@ -4,9 +4,12 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from jobs.egress.downloads import download
+from jobs_gateway.openapi import OpenApiView
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("v1/openapi.json", OpenApiView.as_view(), name="openapi"),
     path("v1/", include("jobs.v1.urls")),
+    path("", include("jobs.fleet.urls")),
     # A key may hold any character, line breaks too.
     re_path(r"^artifacts/(?P<key>(?s:.+))\Z", download, name="artifact"),
     path("admin/", admin.site.urls),
