@@ -113,14 +113,15 @@ APPEND_SLASH = True
 TEMPLATES: list[dict[str, Any]] = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "jobs_gateway" / "templates"],
+        "DIRS": [BASE_DIR / "jobs_gateway" / "templates", BASE_DIR / "jobs" / "admin" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-            ]
+            ],
+            "libraries": {"console": "jobs.admin.tags"},
         },
     }
 ]
@@ -150,8 +151,15 @@ def database(url: str) -> dict[str, Any]:
 
 
 DATABASES = {"default": database(env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'gateway.sqlite3'}"))}
-# The database alias that answers /v1 and /job.
+# The database alias that answers /v1 and /job: by a role of its own, which row security binds, where one is given.
 API_DATABASE = "default"
+if env.str("DATABASE_API_URL", default=""):
+    API_DATABASE = "api"
+    DATABASES["api"] = database(env.str("DATABASE_API_URL")) | {"TEST": {"MIRROR": "default"}}
+# Refuse to serve where row security does not bind the API's role.
+REQUIRE_ROW_SECURITY = env.bool("REQUIRE_ROW_SECURITY", default=False)
+# Milliseconds after which PostgreSQL cancels a read of the API.
+STATEMENT_TIMEOUT_MS = env.int("STATEMENT_TIMEOUT_MS", default=1500)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Seconds a link to a picture lives; at least two thirds of it are left when it is handed out.
@@ -175,11 +183,19 @@ else:
     }
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     "artifacts": ARTIFACT_STORE,
 }
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "jobs" / "admin" / "static"]
+# Served from where they lie, so that pages work with nothing collected first.
+WHITENOISE_USE_FINDERS = True
+
+# Seconds without an event after which the console calls a job in progress stuck.
+CONSOLE_STUCK_AFTER_SECONDS = env.int("CONSOLE_STUCK_AFTER_SECONDS", default=3600)
+# Seconds between two looks of an open job page at a job in progress.
+CONSOLE_REFRESH_SECONDS = env.float("CONSOLE_REFRESH_SECONDS", default=3.0)
 
 # The Shopify app: session tokens name its key; several secrets, comma separated, while one is rotated out.
 SHOPIFY_API_KEY = env.str("SHOPIFY_API_KEY", default="")

@@ -6,3 +6,7 @@ from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "jobs_gateway.settings")
 application = get_wsgi_application()
+
+from jobs.egress import row_security  # noqa: E402 - once the models are loaded
+
+row_security.check_before_serving()

@@ -16,7 +16,7 @@ from django.db.models import Expression, Func, Subquery
 from django.db.models.sql.compiler import SQLCompiler
 
 # Local to the transaction, so that no connection carries a tenant back into the pool.
-_SET_TENANT = "SELECT set_config('app.tenant', %s, true)"
+_SETTINGS = "SELECT set_config('app.tenant', %s, true), set_config('statement_timeout', %s, true)"
 
 
 class Param(Expression):
@@ -122,7 +122,7 @@ class Prepared:
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 with connection.wrap_database_errors, connection.connection.pipeline():
-                    connection.connection.execute(_SET_TENANT, [str(values["tenant"])])
+                    connection.connection.execute(_SETTINGS, [str(values["tenant"]), str(settings.STATEMENT_TIMEOUT_MS)])
                     cursor.execute(sql, params)
             else:
                 cursor.execute(sql, params)

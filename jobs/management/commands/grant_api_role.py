@@ -1,0 +1,50 @@
+"""``grant_api_role NAME``: the role that answers the API, which owns nothing and reads what row security shows it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connection, transaction
+from psycopg import sql
+
+# All that an answer is made of. Tenants and tokens, too: a credential is looked up before its tenant is known.
+READS = ("tenants_tenant", "tenants_apitoken", "jobs_job", "jobs_jobevent", "jobs_artifact", "jobs_jobcounts")
+
+
+class Command(BaseCommand):
+    help = (
+        "Lets a PostgreSQL role read what the API answers from, bound by row security. A role that is missing is made, "
+        "able to log in, without a password. Running it again changes nothing."
+    )
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
+        example = (
+            "Example:\n  manage.py grant_api_role gateway_api\n"
+            "  DATABASE_API_URL=postgres://gateway_api:PASSWORD@db/jobs REQUIRE_ROW_SECURITY=1 make serve"
+        )
+        return super().create_parser(
+            *args, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+        )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("name", help="The role, such as gateway_api.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if connection.vendor != "postgresql":
+            raise CommandError("Only PostgreSQL has roles and row security; DATABASE_URL names another database.")
+        role = sql.Identifier(options["name"])
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = %s", [options["name"]])
+            found = cursor.fetchone()
+            if found and found[0]:
+                raise CommandError(f"{options['name']} is a superuser or bypasses row security; name another role.")
+            if not found:
+                cursor.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+            cursor.execute("SELECT current_schema()")
+            schema = sql.Identifier(cursor.fetchone()[0])
+            cursor.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, role))
+            tables = sql.SQL(", ").join(map(sql.Identifier, READS))
+            cursor.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(tables, role))
+        self.stdout.write(f"{options['name']} may read {', '.join(READS)}, each tenant's rows alone.")
