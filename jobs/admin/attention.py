@@ -1,0 +1,88 @@
+"""What the home page asks about: jobs that failed lately, and jobs that are stuck."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, Min
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import urlencode
+
+from jobs.models import Job, JobQuerySet
+
+# Rows a table on the home page has; the list they link to has the rest.
+MOST_ROWS = 12
+LATELY = timedelta(hours=24)
+
+
+def failed_lately(jobs: JobQuerySet) -> JobQuerySet:
+    return jobs.failed_since(timezone.now() - LATELY)
+
+
+def stuck(jobs: JobQuerySet) -> JobQuerySet:
+    return jobs.silent_since(stuck_since())
+
+
+def stuck_since() -> datetime:
+    """A job in progress that has not been heard of since then is stuck."""
+    return timezone.now() - timedelta(seconds=settings.CONSOLE_STUCK_AFTER_SECONDS)
+
+
+def job_list(**filters: str) -> str:
+    """The address of the job list with these filters on."""
+    return f"{reverse('admin:jobs_job_changelist')}?{urlencode(filters)}"
+
+
+def failures_by_tenant_and_type() -> dict[str, Any]:
+    """The groups with the most failures first; one statement, over the failures of a day."""
+    groups = list(
+        failed_lately(Job.all_tenants.all())
+        .values("tenant__slug", "job_type")
+        .annotate(jobs=Count("pk"))
+        .order_by("-jobs", "tenant__slug", "job_type")
+        .values_list("tenant__slug", "job_type", "jobs")
+    )
+    most = groups[0][2] if groups else 0
+    return {
+        "rows": [
+            {
+                "tenant": slug,
+                "job_type": job_type,
+                "jobs": jobs,
+                # The bar, in hundredths of the longest, and what is left beside it.
+                "share": (share := max(1, round(100 * jobs / most))),
+                "rest": 100 - share,
+                "link": job_list(attention="failed", tenant=slug, job_type=job_type),
+            }
+            for slug, job_type, jobs in groups[:MOST_ROWS]
+        ],
+        "total": sum(jobs for *_, jobs in groups),
+        "tenants": len({slug for slug, *_ in groups}),
+        "left_out": max(0, len(groups) - MOST_ROWS),
+        "link": job_list(attention="failed"),
+    }
+
+
+def stuck_by_tenant() -> dict[str, Any]:
+    """The tenants with the most stuck jobs first; one statement, over the jobs in progress."""
+    groups = list(
+        stuck(Job.all_tenants.all())
+        .values("tenant__slug")
+        .annotate(jobs=Count("pk"), oldest=Min("updated_at"))
+        .order_by("-jobs", "tenant__slug")
+        .values_list("tenant__slug", "jobs", "oldest")
+    )
+    return {
+        "rows": [
+            {"tenant": slug, "jobs": jobs, "oldest": oldest, "link": job_list(attention="stuck", tenant=slug)}
+            for slug, jobs, oldest in groups[:MOST_ROWS]
+        ],
+        "total": sum(jobs for _, jobs, _ in groups),
+        "left_out": max(0, len(groups) - MOST_ROWS),
+        "since": stuck_since(),
+        "after": timedelta(seconds=settings.CONSOLE_STUCK_AFTER_SECONDS),
+        "link": job_list(attention="stuck"),
+    }

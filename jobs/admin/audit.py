@@ -1,0 +1,96 @@
+"""Who did what in the console: the entries, their list, and the ticket that the next ones are written for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.utils.html import format_html
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
+
+from jobs.admin.identity import whole_id
+from jobs.admin.listing import ChoiceFilter, LookOnly
+from jobs.models import AuditAction, AuditEntry
+from tenants.models import Tenant
+
+
+def record(request: HttpRequest, action: AuditAction, tenant: Tenant, subject: str = "") -> None:
+    """Writes that the signed-in user did ``action``, for the ticket they named, if any."""
+    AuditEntry.objects.create(
+        actor=request.user,
+        action=action,
+        tenant_slug=tenant.slug,
+        subject=subject,
+        ticket=request.session.get("ticket", ""),
+    )
+
+
+class TicketForm(forms.Form):
+    ticket = forms.CharField(max_length=64, required=False)
+
+
+class ActionFilter(ChoiceFilter):
+    title = "action"
+    parameter_name = "action"
+    options = AuditAction.choices
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(LookOnly):
+    date_hierarchy = "at"
+    ordering = ("-at", "-id")
+    list_display = ("at", "actor", "what", "tenant_slug", "subject_link", "ticket")
+    list_display_links = None
+    list_filter = (ActionFilter,)
+    filter_parameters = frozenset({"action"})
+    list_select_related = ("actor",)
+    search_fields = ("subject",)
+    search_help_text = "A whole job id, token prefix, ticket, tenant slug or user name."
+    fields = ("at", "actor", "action", "tenant_slug", "subject", "ticket")
+
+    @admin.display(description="action")
+    def what(self, entry: AuditEntry) -> str:
+        return entry.get_action_display()
+
+    @admin.display(description="job or token")
+    def subject_link(self, entry: AuditEntry) -> str | SafeString:
+        if entry.action != AuditAction.JOB_VIEWED:
+            return entry.subject
+        return format_html('<a href="{}">{}</a>', reverse("admin:jobs_job_change", args=[entry.subject]), entry.subject)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[AuditEntry], search_term: str
+    ) -> tuple[QuerySet[AuditEntry], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        job_id = whole_id(term)
+        return queryset.filter(
+            Q(subject=str(job_id) if job_id else term) | Q(ticket=term) | Q(tenant_slug=term) | Q(actor__username=term)
+        ), False
+
+    def get_urls(self) -> list[URLPattern]:
+        ticket = path("ticket/", self.admin_site.admin_view(self.ticket_view), name="console_ticket")
+        return [ticket, *super().get_urls()]
+
+    @method_decorator(require_POST)
+    def ticket_view(self, request: HttpRequest) -> HttpResponse:
+        """From here on the signed-in user works on this ticket; on none, when it is empty."""
+        form = TicketForm(request.POST)
+        if form.is_valid():
+            request.session["ticket"] = form.cleaned_data["ticket"]
+        else:
+            messages.error(request, "A ticket reference has at most 64 characters.")
+        back = request.POST.get("next", "")
+        is_ours = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())
+        return HttpResponseRedirect(back if is_ours else reverse("admin:index"))
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {"title": "Audit entries", **(extra_context or {})})

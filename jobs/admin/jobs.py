@@ -1,0 +1,260 @@
+"""Jobs: their list, and the page of one. Nothing here changes a job."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied
+from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import JSONObject
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from jobs.admin import attention
+from jobs.admin.answers import as_tenant
+from jobs.admin.audit import record
+from jobs.admin.identity import tenant_ids, whole_id
+from jobs.admin.listing import ChoiceFilter, LookOnly
+from jobs.admin.timeline import JobView
+from jobs.admin.words import ago, badge, lasted
+from jobs.egress.redaction import redactor
+from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
+
+ENDED = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
+
+
+class TenantFilter(admin.ListFilter):
+    """A slug typed into a box that suggests tenants as one types; never a list of them all."""
+
+    title = "tenant"
+    parameter_name = "tenant"
+    template = "admin/jobs/job/tenant_filter.html"
+
+    def __init__(self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)
+        self.slug = params.pop(self.parameter_name, [""])[-1].strip()
+        self.used_parameters = {self.parameter_name: self.slug} if self.slug else {}
+
+    def has_output(self) -> bool:
+        return True
+
+    def expected_parameters(self) -> list[str]:
+        return [self.parameter_name]
+
+    def choices(self, changelist: ChangeList) -> list[dict[str, Any]]:
+        others = {name: value for name, value in changelist.params.items() if name != self.parameter_name}
+        without = changelist.get_query_string(remove=[self.parameter_name])
+        return [{"slug": self.slug, "others": others, "without": without}]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        # By id, so that the indexes that begin with the tenant serve.
+        return queryset.filter(tenant__in=tenant_ids(self.slug)) if self.slug else queryset
+
+
+class StatusFilter(ChoiceFilter):
+    title = "status"
+    parameter_name = "status"
+    options = JobStatus.choices
+
+
+class TypeFilter(ChoiceFilter):
+    """The workflow types; an address may name any other type too, as the home page does."""
+
+    title = "type"
+    parameter_name = "job_type"
+    options = [(value, value.replace("_", " ").capitalize()) for value in JobType.values]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        value = self.value()
+        return [*self.options, *([] if value is None or value in JobType.values else [(value, value)])]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        value = self.value()
+        if value is None:
+            return queryset
+        if value in JobType.values:
+            # Said twice, for the indexes of one tenant's workflow types are made for workflow types only.
+            return queryset.filter(job_type=value, is_workflow=True)
+        return queryset.none() if "\0" in value else queryset.filter(job_type=value)
+
+
+class AttentionFilter(ChoiceFilter):
+    title = "attention"
+    parameter_name = "attention"
+    options = [("failed", "Failed in the last 24 hours"), ("stuck", "Stuck in progress")]
+
+    def chosen(self, queryset: JobQuerySet, value: str) -> JobQuerySet:
+        return attention.failed_lately(queryset) if value == "failed" else attention.stuck(queryset)
+
+
+class JobList(ChangeList):
+    """A page of jobs, each with what its last event said."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        base_url = settings.PUBLIC_BASE_URL or f"{request.scheme}://{request.get_host()}"
+        self.result_list = list(self.result_list)
+        for job in self.result_list:
+            if job.said:
+                text = redactor(job.tenant.storage_prefix, base_url).text
+                job.said = {name: text(value or "") for name, value in job.said.items()}
+
+
+@admin.register(Job)
+class JobAdmin(LookOnly):
+    date_hierarchy = "created_at"
+    ordering = ("-created_at", "-public_id")
+    list_display = ("state", "public_id", "tenant_link", "job_type", "age", "duration", "last_event")
+    list_display_links = ("public_id",)
+    list_filter = (TenantFilter, AttentionFilter, StatusFilter, TypeFilter)
+    filter_parameters = frozenset({"tenant", "attention", "status", "job_type"})
+    list_select_related = ("tenant",)
+    search_fields = ("public_id",)
+    search_help_text = "A whole job id (ULID or UUID), a tenant's slug or its shop domain."
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return JobList
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
+        last = JobEvent.all_tenants.filter(job=OuterRef("pk"), seq=OuterRef("last_seq"))
+        said = JSONObject(event_type="event_type", stage="stage", message="message", hostname="hostname")
+        return Job.all_tenants.defer("request").annotate(said=Subquery(last.values(said=said)))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
+    ) -> tuple[QuerySet[Job], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        if job_id := whole_id(term):
+            return queryset.filter(pk=job_id), False
+        return queryset.filter(tenant__in=tenant_ids(term)), False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list; a search for the id of a job goes straight to its page."""
+        job_id = whole_id(request.GET.get("q", "").strip())
+        if job_id and self.has_view_permission(request) and Job.all_tenants.filter(pk=job_id).exists():
+            return HttpResponseRedirect(reverse("admin:jobs_job_change", args=[job_id]))
+        return super().changelist_view(request, extra_context)
+
+    @admin.display(description="status")
+    def state(self, job: Job) -> SafeString:
+        return badge(job.status)
+
+    @admin.display(description="tenant")
+    def tenant_link(self, job: Job) -> SafeString:
+        return format_html(
+            '<a href="{}">{}</a>', reverse("admin:tenants_tenant_change", args=[job.tenant_id]), job.tenant.slug
+        )
+
+    @admin.display(description="created")
+    def age(self, job: Job) -> SafeString:
+        return ago(job.created_at)
+
+    @admin.display(description="duration")
+    def duration(self, job: Job) -> str:
+        return lasted(took(job)) if job.status != JobStatus.NOT_STARTED else "–"
+
+    @admin.display(description="last event")
+    def last_event(self, job: Job) -> SafeString | str:
+        if not job.said:  # type: ignore[attr-defined]
+            return "–"
+        said = job.said  # type: ignore[attr-defined]
+        detail = " · ".join(filter(None, (said["hostname"], said["stage"], Truncator(said["message"]).chars(90))))
+        return format_html('<span class="event-type">{}</span> {}', said["event_type"], detail)
+
+    def get_urls(self) -> list[URLPattern]:
+        timeline = path(
+            "<path:object_id>/timeline/", self.admin_site.admin_view(self.timeline_view), name="jobs_job_timeline"
+        )
+        return [timeline, *super().get_urls()]
+
+    @method_decorator(never_cache)
+    @method_decorator(require_safe)
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The page of a job. Whoever opens it leaves an audit entry."""
+        job = self._job(request, object_id)
+        if job is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        record(request, AuditAction.JOB_VIEWED, job.tenant, str(job.public_id))
+        address = reverse("admin:jobs_job_change", args=[job.public_id])
+        older, newer = neighbours(job)
+        context = {
+            **self.admin_site.each_context(request),
+            **self._live_context(request, job),
+            "title": f"Job {job.public_id}",
+            "opts": self.opts,
+            "uuid": job.public_id.to_uuid(),
+            "older": older,
+            "newer": newer,
+            "address": request.build_absolute_uri(address),
+            "curl": curl(request, f"/v1/jobs/{job.public_id}"),
+            "refresh_seconds": settings.CONSOLE_REFRESH_SECONDS,
+        }
+        return TemplateResponse(request, "admin/jobs/job/page.html", context)
+
+    @method_decorator(never_cache)
+    @method_decorator(require_safe)
+    def timeline_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """What changes on an open page while its job goes on; 204 when nothing did since ``version``."""
+        job = self._job(request, object_id)
+        if job is None:
+            return HttpResponse(status=404)
+        if request.GET.get("version") == JobView(job, request).version:
+            return HttpResponse(status=204)
+        return TemplateResponse(request, "admin/jobs/job/live.html", self._live_context(request, job))
+
+    def _job(self, request: HttpRequest, object_id: str) -> Job | None:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        job_id = whole_id(unquote(object_id))
+        return Job.all_tenants.select_related("tenant").filter(pk=job_id).first() if job_id else None
+
+    def _live_context(self, request: HttpRequest, job: Job) -> dict[str, Any]:
+        after_seq = request.GET.get("after_seq", "")
+        view = JobView(job, request, int(after_seq) if after_seq.isdecimal() else 0)
+        paths = (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events")
+        return {
+            "job": job,
+            "view": view,
+            "took": took(job),
+            "answers": [as_tenant(job.tenant, each, request) for each in paths],
+        }
+
+
+def took(job: Job) -> timedelta:
+    """From a job's creation to its last event once it has ended; till now before."""
+    return (job.updated_at if job.status in ENDED else timezone.now()) - job.created_at
+
+
+def neighbours(job: Job) -> tuple[Job | None, Job | None]:
+    """The tenant's jobs right before and right after this one; a step on the index each."""
+    jobs = Job.all_tenants.filter(tenant=job.tenant_id).only("public_id", "created_at")
+    # The outer bound alone lets the index start at the job; the inner one settles ties.
+    before = Q(created_at__lt=job.created_at) | Q(public_id__lt=job.public_id)
+    after = Q(created_at__gt=job.created_at) | Q(public_id__gt=job.public_id)
+    older = jobs.filter(before, created_at__lte=job.created_at).newest_first().first()
+    newer = jobs.filter(after, created_at__gte=job.created_at).newest_first().reverse().first()
+    return older, newer
+
+
+def curl(request: HttpRequest, path: str) -> str:
+    """A command that asks the API what the tenant asks; the token comes from the caller's own environment."""
+    base_url = settings.PUBLIC_BASE_URL or f"{request.scheme}://{request.get_host()}"
+    return f'curl -sS -H "Authorization: Bearer $JGW_TOKEN" {shlex.quote(base_url + path)}'

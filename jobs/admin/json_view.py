@@ -1,0 +1,47 @@
+"""JSON as folded, highlighted HTML. Everything in it is text to the page, whatever a caller put there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
+
+# Levels that are drawn open.
+OPEN_LEVELS = 2
+
+
+def folded(value: Any, open_levels: int = OPEN_LEVELS) -> SafeString:
+    """``value``, any JSON value, with its objects and lists as ``<details>``, the outer levels open."""
+    return mark_safe(f'<div class="json">{_drawn(value, open_levels)}</div>')  # noqa: S308 - _drawn escapes
+
+
+def _drawn(value: Any, open_levels: int) -> str:
+    if isinstance(value, dict) and value:
+        members = "".join(
+            f'<li><span class="json-name">{escape(json.dumps(name, ensure_ascii=False))}</span>: '
+            f"{_drawn(member, open_levels - 1)}</li>"
+            for name, member in value.items()
+        )
+        return _fold("{", "}", members, len(value), open_levels)
+    if isinstance(value, list) and value:
+        items = "".join(f"<li>{_drawn(item, open_levels - 1)}</li>" for item in value)
+        return _fold("[", "]", items, len(value), open_levels)
+    return f'<span class="json-{_kind(value)}">{escape(json.dumps(value, ensure_ascii=False))}</span>'
+
+
+def _fold(opening: str, closing: str, inner: str, count: int, open_levels: int) -> str:
+    is_open = " open" if open_levels > 0 else ""
+    return (
+        f"<details{is_open}><summary>{opening}<span> {count} … {closing}</span></summary>"
+        f"<ul>{inner}</ul>{closing}</details>"
+    )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "text"
+    if value is None or isinstance(value, bool):
+        return "word"
+    return "number" if isinstance(value, (int, float)) else "empty"

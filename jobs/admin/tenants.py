@@ -1,0 +1,243 @@
+"""Tenants and their tokens: the page of a tenant, issuing and revoking."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.views.decorators.cache import never_cache
+
+from jobs.admin.audit import record
+from jobs.admin.charts import by_day, by_status
+from jobs.admin.listing import ConsoleAdmin, LookOnly
+from jobs.admin.words import ago
+from jobs.models import AuditAction
+from tenants import tokens
+from tenants.models import ApiToken, Tenant
+
+
+def is_superuser(request: HttpRequest) -> bool:
+    return bool(request.user.is_active and request.user.is_superuser)
+
+
+def token_state(token: ApiToken) -> str:
+    """active, expired or revoked."""
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at <= timezone.now() else "active"
+
+
+class TenantForm(forms.ModelForm):
+    """An empty storage prefix would switch the prefix check off: here it means the usual folder."""
+
+    class Meta:
+        model = Tenant
+        fields: ClassVar = ["slug", "name", "shop_domain", "storage_prefix", "is_active"]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if "storage_prefix" in self.fields and not cleaned.get("storage_prefix") and cleaned.get("slug"):
+            cleaned["storage_prefix"] = f"tenants/{cleaned['slug']}/"
+        return cleaned
+
+
+class TokenForm(forms.Form):
+    label = forms.CharField(max_length=200, required=False, help_text="What it is for, such as “storefront”.")
+    expires_at = forms.DateTimeField(
+        required=False,
+        label="Expires at (UTC)",
+        help_text="Left empty, it lives until it is revoked.",
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+        input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
+    )
+
+    def clean_expires_at(self) -> datetime | None:
+        expires_at: datetime | None = self.cleaned_data["expires_at"]
+        if expires_at is not None and expires_at <= timezone.now():
+            raise forms.ValidationError("This is in the past: the token would open nothing.")
+        return expires_at
+
+
+@admin.register(Tenant)
+class TenantAdmin(ConsoleAdmin):
+    """Support looks; superusers add tenants, rename them, and switch them off and on. ``erase_tenant`` deletes."""
+
+    form = TenantForm
+    ordering = ("slug",)
+    list_display = ("slug", "name", "shop_domain", "is_active", "created")
+    search_fields = ("slug", "shop_domain", "name")
+    search_help_text = "Part of a slug, a shop domain or a name."
+    change_form_template = "admin/tenants/tenant/page.html"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return is_superuser(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return is_superuser(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    @admin.display(description="created")
+    def created(self, tenant: Tenant) -> SafeString:
+        return ago(tenant.created_at)
+
+    def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> list[str]:
+        if obj is None:
+            return ["slug", "name", "shop_domain", "storage_prefix", "is_active"]
+        return ["slug", "name", "shop_domain", "is_active", "created_at"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> list[str]:
+        # Addresses, folders and interchange records name a tenant by its slug: it stays.
+        return ["slug", "created_at"] if obj else []
+
+    def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        record(request, AuditAction.TENANT_CHANGED if change else AuditAction.TENANT_ADDED, obj)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        tenant = self.get_object(request, unquote(object_id))
+        if tenant is not None and self.has_view_permission(request, tenant):
+            extra_context = {
+                "title": tenant.name or tenant.slug,
+                "subtitle": None,
+                "tenant": tenant,
+                "statuses": by_status(tenant),
+                "days": by_day(tenant),
+                "tokens": [(token, token_state(token)) for token in tenant.tokens.all()],
+                "may_revoke": request.user.has_perm("tenants.revoke_apitoken"),
+                "may_issue": is_superuser(request),
+                **(extra_context or {}),
+            }
+        return super().change_view(request, object_id, form_url, extra_context)
+
+    def get_urls(self) -> list[URLPattern]:
+        issue = path(
+            "<int:tenant_id>/issue-token/", self.admin_site.admin_view(self.issue_view), name="tenants_tenant_issue"
+        )
+        return [issue, *super().get_urls()]
+
+    # The answer holds a secret: no cache keeps it, and there is no address that shows it again.
+    @method_decorator(never_cache)
+    def issue_view(self, request: HttpRequest, tenant_id: int) -> HttpResponse:
+        if not is_superuser(request):
+            raise PermissionDenied
+        tenant = get_object_or_404(Tenant, pk=tenant_id)
+        form = TokenForm(request.POST or None)
+        token = ""
+        if request.method == "POST" and form.is_valid():
+            with transaction.atomic():
+                token = tokens.issue(tenant, form.cleaned_data["label"], form.cleaned_data["expires_at"])
+                record(request, AuditAction.TOKEN_ISSUED, tenant, token.split("_")[1])
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": f"Issue a token to {tenant.slug}",
+            "tenant": tenant,
+            "form": form,
+            "token": token,
+        }
+        return TemplateResponse(request, "admin/tenants/apitoken/issue.html", context)
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(LookOnly):
+    """Tokens are issued on their tenant's page, and revoked here."""
+
+    ordering = ("-created_at", "-pk")
+    list_display = ("shown", "tenant", "label", "state", "created", "used", "expires")
+    list_select_related = ("tenant",)
+    search_fields = ("prefix",)
+    search_help_text = "A whole token prefix, or a tenant's slug."
+    fields = ("tenant", "prefix", "label", "created_at", "last_used_at", "expires_at", "revoked_at")
+    change_form_template = "admin/tenants/apitoken/page.html"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ApiToken]:
+        return super().get_queryset(request).defer("token_hash")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[ApiToken], search_term: str
+    ) -> tuple[QuerySet[ApiToken], bool]:
+        """A token that was pasted whole is found by its prefix, and its secret goes no further."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        prefix = term.split("_")[1] if term.startswith("jgw_") else term
+        return queryset.filter(prefix=prefix) | queryset.filter(tenant__slug=term), False
+
+    @admin.display(description="token")
+    def shown(self, token: ApiToken) -> str:
+        return str(token)
+
+    @admin.display(description="state")
+    def state(self, token: ApiToken) -> SafeString:
+        state = token_state(token)
+        return format_html('<span class="badge badge-{}">{}</span>', "good" if state == "active" else "waiting", state)
+
+    @admin.display(description="created")
+    def created(self, token: ApiToken) -> SafeString:
+        return ago(token.created_at)
+
+    @admin.display(description="last used")
+    def used(self, token: ApiToken) -> SafeString | str:
+        return ago(token.last_used_at) if token.last_used_at else "never"
+
+    @admin.display(description="expires")
+    def expires(self, token: ApiToken) -> str:
+        return f"{token.expires_at:%Y-%m-%d %H:%M} UTC" if token.expires_at else "never"
+
+    def get_urls(self) -> list[URLPattern]:
+        revoke = path(
+            "<int:token_id>/revoke/", self.admin_site.admin_view(self.revoke_view), name="tenants_apitoken_revoke"
+        )
+        return [revoke, *super().get_urls()]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        token = self.get_object(request, unquote(object_id))
+        may_revoke = token is not None and token_state(token) != "revoked"
+        extra_context = {
+            "may_revoke": may_revoke and request.user.has_perm("tenants.revoke_apitoken"),
+            **(extra_context or {}),
+        }
+        return super().change_view(request, object_id, form_url, extra_context)
+
+    @method_decorator(never_cache)
+    def revoke_view(self, request: HttpRequest, token_id: int) -> HttpResponse:
+        """Asks on GET, revokes on POST; there is no way back."""
+        if not request.user.has_perm("tenants.revoke_apitoken"):
+            raise PermissionDenied
+        token = get_object_or_404(ApiToken.objects.select_related("tenant"), pk=token_id)
+        if request.method == "POST":
+            with transaction.atomic():
+                if tokens.revoke(token.prefix):
+                    record(request, AuditAction.TOKEN_REVOKED, token.tenant, token.prefix)
+                    messages.success(request, f"{token} is revoked: the API refuses it from now on.")
+                else:
+                    messages.info(request, f"{token} had been revoked before.")
+            return HttpResponseRedirect(reverse("admin:tenants_tenant_change", args=[token.tenant_id]))
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": f"Revoke {token}?",
+            "token": token,
+            "state": token_state(token),
+        }
+        return TemplateResponse(request, "admin/tenants/apitoken/revoke.html", context)

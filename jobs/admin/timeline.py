@@ -1,0 +1,257 @@
+"""A job's page as data: its timeline, its agents' lanes and its pictures, redacted as the API redacts them."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils.functional import cached_property
+from django.utils.safestring import SafeString
+
+from jobs import fold
+from jobs.admin.json_view import folded
+from jobs.admin.words import lasted
+from jobs.egress.redaction import redactor
+from jobs.egress.signing import links
+from jobs.models import Artifact, Job, JobEvent, JobStatus, Role, Visibility
+
+# Events on one page of the timeline.
+PAGE_EVENTS = 500
+
+_TONES = {
+    "queued": "waiting",
+    "submitted": "waiting",
+    "acknowledged": "waiting",
+    "stage": "running",
+    "started": "running",
+    "succeeded": "good",
+    "completed": "good",
+    "failed": "bad",
+}
+
+
+@dataclass(slots=True)
+class Picture:
+    """One artifact with its link, or the reason why it has none."""
+
+    kind: str
+    role: str
+    label: str
+    meta: SafeString | None
+    link: str
+    problem: str
+    is_image: bool
+
+    @property
+    def is_final(self) -> bool:
+        return self.role == Role.FINAL
+
+    @property
+    def name(self) -> str:
+        return self.label or self.kind
+
+
+@dataclass(slots=True)
+class Line:
+    """One event of the timeline. ``gap`` is the time since the event before it."""
+
+    seq: int
+    event_type: str
+    tone: str
+    is_internal: bool
+    stage: str
+    message: str
+    hostname: str
+    error: str
+    extra: SafeString | None
+    at: datetime
+    gap: timedelta | None
+    pictures: Sequence[Picture]
+
+    @property
+    def gap_text(self) -> str:
+        return "" if self.gap is None else f"+{lasted(self.gap)}"
+
+
+@dataclass(slots=True)
+class Mark:
+    """One event in an agent's lane; ``x`` and ``width`` are in thousandths of the job's length."""
+
+    event_type: str
+    tone: str
+    x: int
+    width: int
+    at: datetime
+
+
+@dataclass(slots=True)
+class Lane:
+    """What one agent did: its state, how long it ran, its error, and its events to scale."""
+
+    hostname: str
+    status: str
+    tone: str
+    duration: str
+    error: str
+    marks: list[Mark]
+
+
+class JobView:
+    """Everything the page of ``job`` shows of its events and artifacts: three statements, whatever their number."""
+
+    def __init__(self, job: Job, request: HttpRequest, after_seq: int = 0) -> None:
+        self.job = job
+        self.after_seq = after_seq
+        base_url = settings.PUBLIC_BASE_URL or f"{request.scheme}://{request.get_host()}"
+        self._links = links(base_url)
+        self._redact = redactor(job.tenant.storage_prefix, base_url)
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the page would; internal events may leave the job's own version as it is."""
+        return f"{self.job.version}.{self.job.last_seq}"
+
+    @property
+    def is_live(self) -> bool:
+        return self.job.status in (JobStatus.NOT_STARTED, JobStatus.IN_PROGRESS)
+
+    @cached_property
+    def request(self) -> SafeString | None:
+        return None if self.job.request is None else folded(self._redact.value(self.job.request))
+
+    @cached_property
+    def _events(self) -> list[JobEvent]:
+        return list(JobEvent.all_tenants.filter(job=self.job).order_by("seq"))
+
+    @cached_property
+    def _artifacts(self) -> list[Artifact]:
+        return list(Artifact.all_tenants.filter(job=self.job).order_by("event__seq", "position"))
+
+    @cached_property
+    def _page(self) -> list[JobEvent]:
+        return [event for event in self._events if event.seq > self.after_seq][:PAGE_EVENTS]
+
+    @property
+    def event_count(self) -> int:
+        return len(self._events)
+
+    @property
+    def next_after_seq(self) -> int | None:
+        """Where the next page of the timeline starts; None on the last."""
+        return self._page[-1].seq if self._page and self._page[-1] is not self._events[-1] else None
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """Final ones first; among them, in the order in which they were recorded."""
+        ordered = sorted(self._artifacts, key=lambda artifact: artifact.role != Role.FINAL)
+        return [self._picture(artifact) for artifact in ordered]
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        pictures: dict[int | None, list[Picture]] = {}
+        for artifact in self._artifacts:
+            pictures.setdefault(artifact.event_id, []).append(self._picture(artifact))
+        lines, before = [], None
+        for event in self._page:
+            lines.append(self._line(event, before, pictures.get(event.pk, [])))
+            before = event.created_at
+        return lines
+
+    @cached_property
+    def why(self) -> Line | None:
+        """The last failing event of a job that failed: what support came to read."""
+        if self.job.status not in (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE):
+            return None
+        failed = [event for event in self._events if event.event_type == "failed"]
+        return self._line(failed[-1]) if failed else None
+
+    def _line(self, event: JobEvent, before: datetime | None = None, pictures: Sequence[Picture] = ()) -> Line:
+        text, extra = self._redact.text, dict(event.extra)
+        # An error is shown as what it is; one that is no text stays with the rest.
+        error = extra.pop("error") if isinstance(extra.get("error"), str) else ""
+        return Line(
+            seq=event.seq,
+            event_type=event.event_type,
+            tone=_TONES.get(event.event_type, "note"),
+            is_internal=event.visibility == Visibility.INTERNAL,
+            stage=text(event.stage or ""),
+            message=text(event.message),
+            hostname=text(event.hostname or ""),
+            error=text(error),
+            extra=folded(self._redact.value(extra), open_levels=1) if extra else None,
+            at=event.created_at,
+            gap=event.created_at - before if before else None,
+            pictures=pictures,
+        )
+
+    @cached_property
+    def lanes(self) -> list[Lane]:
+        """One for each agent of an operation job, internal events included: the console hides nothing from support."""
+        if not self.job.is_operation:
+            return []
+        events = [
+            fold.FoldEvent(
+                event.seq,
+                event.event_type,
+                Visibility.PUBLIC,
+                event.message,
+                event.hostname,
+                event.extra,
+                event.created_at,
+            )
+            for event in self._events
+        ]
+        by_host = defaultdict(list)
+        for event in events:
+            by_host[event.hostname].append(event)
+        start = min(event.created_at for event in events)
+        length = max(max(event.created_at for event in events) - start, timedelta(milliseconds=1))
+        return [
+            Lane(
+                hostname=self._redact.text(hostname),
+                status=agent.status,
+                tone=_TONES[agent.status],
+                duration=lasted(agent.duration) if agent.last_end else "",
+                error=self._redact.text(agent.error or ""),
+                marks=_marks(by_host[hostname], start, length),
+            )
+            for hostname, agent in fold.fold(events, self.job.status).agents.items()
+        ]
+
+    def _picture(self, artifact: Artifact) -> Picture:
+        try:
+            link, problem = self._links.url(artifact.storage_key), ""
+        except ValueError:
+            link, problem = "", "This artifact's key cannot be signed."
+        media_type = mimetypes.guess_type(artifact.storage_key)[0] or ""
+        return Picture(
+            kind=self._redact.text(artifact.kind),
+            role=artifact.role,
+            label=self._redact.text(artifact.label or ""),
+            meta=folded(self._redact.value(artifact.meta), open_levels=1) if artifact.meta else None,
+            link=link,
+            problem=problem,
+            is_image=media_type.startswith("image/"),
+        )
+
+
+def _marks(events: list[fold.FoldEvent], start: datetime, length: timedelta) -> list[Mark]:
+    def scaled(at: datetime) -> int:
+        return round(1000 * ((at - start) / length))
+
+    ends = [scaled(event.created_at) for event in events[1:]] + [scaled(events[-1].created_at)]
+    return [
+        Mark(
+            event_type=event.event_type,
+            tone=_TONES.get(event.event_type, "note"),
+            x=(x := scaled(event.created_at)),
+            width=max(0, end - x),
+            at=event.created_at,
+        )
+        for event, end in zip(events, ends, strict=True)
+    ]

@@ -1,0 +1,66 @@
+"""Times, durations and statuses as a person reads them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from jobs.models import JobStatus
+
+_TONES = {
+    JobStatus.NOT_STARTED: "waiting",
+    JobStatus.IN_PROGRESS: "running",
+    JobStatus.SUCCESS: "good",
+    JobStatus.FAILURE: "bad",
+    JobStatus.PARTIAL_FAILURE: "mixed",
+}
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def badge(status: str) -> SafeString:
+    """A status in its colour; the words say it too."""
+    known = JobStatus(status)
+    return format_html('<span class="badge badge-{}">{}</span>', _TONES[known], known.label)
+
+
+def lasted(elapsed: timedelta) -> str:
+    """0 s, 250 ms, 3.5 s, 12 min 5 s, 3 h 20 min, 2 d 4 h: two units at most."""
+    seconds = elapsed.total_seconds()
+    if seconds < 0:
+        return f"−{lasted(-elapsed)}"
+    if seconds < 60:
+        return f"{round(seconds * 1000)} ms" if 0 < seconds < 1 else f"{seconds:.3g} s"
+    whole = round(seconds)
+    index = next(index for index, (size, _) in enumerate(_UNITS) if whole >= size)
+    parts = []
+    for size, unit in _UNITS[index : index + 2]:
+        amount, whole = divmod(whole, size)
+        if amount:
+            parts.append(f"{amount} {unit}")
+    return " ".join(parts)
+
+
+def moment(at: datetime, text: str | None = None) -> SafeString:
+    """A ``<time>`` that shows ``text``, or the time itself, and the exact time in UTC when it is pointed at."""
+    exact = at.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        exact.isoformat(),
+        f"{exact:%Y-%m-%d %H:%M:%S.%f} UTC",
+        text or f"{exact:%Y-%m-%d %H:%M:%S} UTC",
+    )
+
+
+def ago(at: datetime) -> SafeString:
+    elapsed = timezone.now() - at
+    return moment(at, "just now" if abs(elapsed) < timedelta(seconds=1) else f"{coarse(elapsed)} ago")
+
+
+def coarse(elapsed: timedelta) -> str:
+    """The largest unit alone: 3 s, 12 min, 5 h, 40 d."""
+    whole = max(0, round(elapsed.total_seconds()))
+    size, unit = next(((size, unit) for size, unit in _UNITS if whole >= size), _UNITS[-1])
+    return f"{whole // size} {unit}"
