@@ -1,0 +1,253 @@
+"""Session tokens that Shopify signs, and the HMAC header: exactly CONTRACT.md section 1."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from django.core import checks
+
+from tenants import callers, shopify
+from tenants.callers import Caller
+from tenants.models import Tenant
+from tests.forgery import API_KEY, OLD_SECRET, SECRET, base64url, claims, hmac_header, jwt, session_token
+
+NESTED_DEEP = b'{"alg": "HS256", "deep": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+
+
+@pytest.fixture(autouse=True)
+def _app(settings):
+    settings.SHOPIFY_API_KEY = API_KEY
+    settings.SHOPIFY_API_SECRETS = [SECRET]
+    settings.TOKEN_CACHE_SECONDS = 5
+
+
+def test_a_session_token_stands_for_the_tenant_of_its_shop(acme, globex):
+    assert shopify.verify(session_token()) == Caller(acme.pk, "acme", "tenants/acme/", None)
+    theirs = session_token(dest="https://globex.myshopify.com")
+    assert shopify.verify(theirs) == Caller(globex.pk, "globex", "tenants/globex/", None)
+
+
+def test_claims_that_nobody_asked_for_change_nothing(acme):
+    assert shopify.verify(session_token(iss=..., sub=..., iat=..., jti=..., tenant="globex"))
+
+
+@pytest.mark.parametrize("secret", [SECRET, OLD_SECRET])
+def test_each_of_several_secrets_counts_while_one_is_rotated_out(secret, acme, settings):
+    settings.SHOPIFY_API_SECRETS = [SECRET, OLD_SECRET]
+    assert shopify.verify(session_token(secret))
+
+
+def test_the_old_secret_opens_nothing_once_it_is_gone(acme):
+    assert shopify.verify(session_token(OLD_SECRET)) is None
+
+
+@pytest.mark.parametrize("missing", ["SHOPIFY_API_KEY", "SHOPIFY_API_SECRETS"])
+def test_a_gateway_with_no_app_takes_no_session_token(missing, acme, settings):
+    setattr(settings, missing, type(getattr(settings, missing))())
+    assert shopify.verify(session_token()) is None
+    assert shopify.verify(session_token("", aud="")) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_valid"),
+    [
+        ({"exp": -4}, True),
+        ({"exp": -6}, False),
+        ({"nbf": 4}, True),
+        ({"nbf": 7}, False),
+    ],
+)
+def test_clocks_may_differ_by_five_seconds(changes, is_valid, acme):
+    token = session_token(**{name: int(time.time()) + seconds for name, seconds in changes.items()})
+    assert (shopify.verify(token) is not None) is is_valid
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": ...},
+        {"nbf": ...},
+        {"aud": ...},
+        {"dest": ...},
+        {"aud": "another app"},
+        {"aud": ""},
+        {"aud": None},
+        {"aud": [API_KEY]},
+        {"aud": [API_KEY, "another app"]},
+        {"aud": {API_KEY: 1}},
+        {"exp": "soon"},
+        {"exp": None},
+        {"exp": []},
+        {"exp": True},
+        {"exp": float("-inf")},
+        {"exp": float("inf")},
+        {"exp": float("nan")},
+        {"nbf": 10**400},
+        {"nbf": float("inf")},
+        {"nbf": {}},
+        {"dest": None},
+        {"dest": ""},
+        {"dest": 42},
+        {"dest": ["https://acme.myshopify.com"]},
+        {"dest": {"https": "acme.myshopify.com"}},
+        {"dest": "acme.myshopify.com"},
+        {"dest": "http://acme.myshopify.com"},
+        {"dest": "HTTPS://acme.myshopify.com"},
+        {"dest": "https://ACME.myshopify.com"},
+        {"dest": "https://acme.myshopify.com/"},
+        {"dest": "https://acme.myshopify.com/admin"},
+        {"dest": "https://acme.myshopify.com:443"},
+        {"dest": "https://user@acme.myshopify.com"},
+        {"dest": "https://acme.myshopify.com?x=1"},
+        {"dest": "https://acme.myshopify.com#x"},
+        {"dest": "https://acme.myshopify.com."},
+        {"dest": "https://acme.myshopify.com\n"},
+        {"dest": "https://acme.myshopify.com\0"},
+        {"dest": " https://acme.myshopify.com"},
+        {"dest": "https://https://acme.myshopify.com"},
+        {"dest": "https://acme.myshopify.com.evil.example"},
+        {"dest": "https://nobodys.myshopify.com"},
+        {"dest": "https://ácme.myshopify.com"},
+        {"dest": "https://\ud800.myshopify.com"},
+        {"dest": "https://" + "a." * 200 + "com"},
+        {"sub": 42},
+    ],
+    ids=repr,
+)
+def test_a_signed_token_still_has_to_say_the_right_things(changes, acme):
+    assert shopify.verify(session_token(**changes)) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"null", b"[]", b'"x"', b"{", b"\xff\xfe", b'{"exp": ' + b"9" * 5000 + b"}", b"[" * 5000],
+    ids=lambda payload: repr(payload[:12]),
+)
+def test_a_signed_payload_that_is_no_claims_crashes_nothing(payload, acme):
+    assert shopify.verify(jwt(payload)) is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"alg": "none"},
+        {"alg": "None"},
+        {"alg": "HS384"},
+        {"alg": "RS256"},
+        {"alg": ""},
+        {"alg": None},
+        {"alg": ["HS256"]},
+        {"typ": "JWT"},
+        {"alg": "HS256", "b64": False, "crit": ["b64"]},
+        {"alg": "HS256", "crit": ["exp"]},
+        {"alg": "HS256", "kid": 7},
+        [],
+        b"",
+        b"\xff",
+        NESTED_DEEP[:6000],
+    ],
+    ids=lambda header: repr(header)[:40],
+)
+def test_only_hs256_counts_whatever_the_header_says(header, acme):
+    assert shopify.verify(jwt(claims(), header=header)) is None
+
+
+def test_a_token_of_more_than_8_kb_is_not_even_parsed(acme):
+    padded = session_token(padding="x" * 6200)
+    assert len(padded) > 8192
+    assert shopify.verify(padded) is None
+    assert shopify.verify(session_token(padding="x" * 4000))
+
+
+def test_only_one_spelling_of_a_signature_counts(acme):
+    token = session_token()
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    assert [last for last in alphabet if shopify.verify(token[:-1] + last)] == [token[-1]]
+
+
+@pytest.mark.parametrize("token", ["", ".", "..", "a.b", "a.b.c", "a.b.c.d", "\0.\0.\0", "é.é.é"])
+def test_what_is_no_session_token_is_refused_before_it_is_parsed(token, django_assert_num_queries, db):
+    with django_assert_num_queries(0):
+        assert shopify.verify(token) is None
+
+
+def test_a_forged_token_costs_no_statement_and_a_good_one_one(acme, django_assert_num_queries):
+    good = session_token()
+    with django_assert_num_queries(0):
+        assert shopify.verify(session_token("another secret of no app at all")) is None
+    with django_assert_num_queries(1):
+        assert shopify.verify(good)
+    with django_assert_num_queries(0):
+        assert shopify.verify(good)
+
+
+def test_a_believed_token_expires_all_the_same(acme, monkeypatch):
+    token = session_token(exp=int(time.time()) + 2)
+    assert shopify.verify(token)
+    later = time.time() + 8
+    monkeypatch.setattr(callers, "time", lambda: later)
+    assert callers.memory.caller(token, lambda *_: None) is None
+
+
+def test_an_inactive_tenant_is_refused_at_once(acme):
+    token = session_token()
+    assert shopify.verify(token)
+    acme.is_active = False
+    acme.save()
+    assert shopify.verify(token) is None
+
+
+def test_no_shop_means_no_session_token(db):
+    Tenant.objects.create(slug="initech")
+    assert shopify.verify(session_token(dest="https://")) is None
+    assert shopify.verify(session_token(dest="https://None")) is None
+
+
+@pytest.mark.parametrize("body", [b"", b'{"a": 1}', bytes(range(256))])
+def test_the_hmac_header_verifies_over_the_very_body(body, settings):
+    settings.SHOPIFY_API_SECRETS = [SECRET, OLD_SECRET]
+    assert shopify.hmac_verifies(hmac_header(body), body)
+    assert shopify.hmac_verifies(hmac_header(body, OLD_SECRET), body)
+    assert not shopify.hmac_verifies(hmac_header(body, "another secret"), body)
+    assert not shopify.hmac_verifies(hmac_header(body), body + b" ")
+
+
+@pytest.mark.parametrize("header", ["", " ", "=", "é" * 44, "\u2026", "\0", "a" * 8192])
+def test_a_header_that_is_no_hmac_verifies_nothing(header):
+    assert not shopify.hmac_verifies(header, b"")
+
+
+def test_only_one_spelling_of_an_hmac_counts():
+    good = hmac_header(b"")
+    other = [good[:42] + last + "=" for last in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"]
+    assert [header for header in other if shopify.hmac_verifies(header, b"")] == [good]
+    for spelling in (good.rstrip("="), good + "\n", " " + good, good.replace("=", "%3D"), good + "," + good):
+        assert not shopify.hmac_verifies(spelling, b"")
+
+
+def test_without_an_app_secret_no_hmac_verifies(settings):
+    settings.SHOPIFY_API_SECRETS = []
+    assert not shopify.hmac_verifies(hmac_header(b"", ""), b"")
+
+
+@pytest.mark.parametrize(
+    ("key", "secrets", "ids"),
+    [
+        ("", [], []),
+        (API_KEY, [SECRET], []),
+        (API_KEY, [SECRET, ""], ["tenants.E002"]),
+        (API_KEY, [" "], ["tenants.E002"]),
+        (API_KEY, [], ["tenants.W001"]),
+        ("", [SECRET], ["tenants.W001"]),
+    ],
+)
+def test_half_an_app_is_told_at_start(key, secrets, ids, settings):
+    settings.SHOPIFY_API_KEY, settings.SHOPIFY_API_SECRETS = key, secrets
+    assert [message.id for message in checks.run_checks() if message.id in {"tenants.E002", "tenants.W001"}] == ids
+
+
+def test_the_forgeries_would_pass_if_they_were_signed_right(acme):
+    """What the other tests lean on: the hand-made token is good until something is changed."""
+    assert shopify.verify(jwt(claims()))
+    assert base64url(b"\xfb\xff") == "-_8"
