@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from ipaddress import ip_network
 from pathlib import Path
@@ -162,6 +163,13 @@ REQUIRE_ROW_SECURITY = env.bool("REQUIRE_ROW_SECURITY", default=False)
 STATEMENT_TIMEOUT_MS = env.int("STATEMENT_TIMEOUT_MS", default=1500)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# Where `make run` and `make serve` listen, and in how many processes: SQLite gains nothing from a second one.
+WEB_HOST = env.str("WEB_HOST", default="127.0.0.1")
+PORT = env.int("PORT", default=8000)
+WEB_WORKERS = env.int(
+    "WEB_WORKERS", default=1 if DATABASES["default"]["ENGINE"].endswith("sqlite3") else os.cpu_count() or 1
+)
+
 # Seconds a link to a picture lives; at least two thirds of it are left when it is handed out.
 PRESIGN_TTL_SECONDS = env.int("PRESIGN_TTL_SECONDS", default=900)
 
@@ -181,16 +189,22 @@ else:
         "BACKEND": "jobs.egress.local.SignedFileSystemStorage",
         "OPTIONS": {"location": env.str("ARTIFACTS_DIR", default=str(DATA_DIR / "artifacts"))},
     }
-STORAGES = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
-    "artifacts": ARTIFACT_STORE,
-}
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
-STATICFILES_DIRS = [BASE_DIR / "jobs" / "admin" / "static"]
-# Served from where they lie, so that pages work with nothing collected first.
-WHITENOISE_USE_FINDERS = True
+# Collected, as `make run` and `make serve` do, static files are compressed, named by their content and cached for ever;
+# else they are served from where they lie.
+COLLECTED = (STATIC_ROOT / "staticfiles.json").exists()
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if COLLECTED
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+    "artifacts": ARTIFACT_STORE,
+}
+STATICFILES_DIRS = [BASE_DIR / "jobs_gateway" / "static", BASE_DIR / "jobs" / "admin" / "static"]
+WHITENOISE_USE_FINDERS = not COLLECTED
 
 # Seconds without an event after which the console calls a job in progress stuck.
 CONSOLE_STUCK_AFTER_SECONDS = env.int("CONSOLE_STUCK_AFTER_SECONDS", default=3600)

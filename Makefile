@@ -1,0 +1,63 @@
+# Two commands matter: `make run` and `make test`. Everything they need beyond Python 3.11+ and make, they install into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+# What checks import the settings with: nothing of the developer's environment or .env.
+BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/checks DATABASE_URL=sqlite:///:memory: DJANGO_SECRET_KEY=checks
+
+.DEFAULT_GOAL := help
+.PHONY: help run serve test test-full lint bench lock
+
+help: ## List what make can do.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## Install, migrate, fill an empty store with a demo, print requests to try, serve on 127.0.0.1:${PORT:-8000}.
+	@exec $(BIN)/python manage.py serve --demo
+
+serve: ## The same without demo or install; every setting comes from the environment or .env.
+	@exec $(BIN)/python manage.py serve
+
+test: lint ## Lint, types, migrations, and every test on SQLite and on PostgreSQL.
+	$(BIN)/python -m pytest
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest
+
+test-full: lint ## The same with the long tests.
+	$(BIN)/python -m pytest --full
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest --full
+
+lint: $(VENV)/.installed-dev ## Lint, format, types, and whether a migration is missing.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BARE) $(BIN)/mypy
+	$(BARE) $(BIN)/python manage.py makemigrations --check --dry-run
+
+bench: $(VENV)/.installed-bench ## Measure the gateway beside what one would use instead.
+	$(BIN)/python -m benchmarks
+
+lock: $(VENV)/bin/python ## Write requirements*.txt from requirements*.in.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOCK) requirements.in --output-file requirements.txt
+	$(LOCK) requirements-dev.in --output-file requirements-dev.txt
+	$(LOCK) requirements-bench.in --output-file requirements-bench.txt
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "The gateway needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp is as new as the last install from its file.
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
+	$(PIP) -r requirements-dev.txt
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: requirements-bench.txt requirements.txt | $(VENV)/bin/python
+	$(PIP) -r requirements-bench.txt
+	@touch $@ $(VENV)/.installed

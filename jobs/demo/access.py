@@ -1,0 +1,58 @@
+"""The way into the demo: a token for the API and a password for the admin, kept for the next start."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+
+from tenants import tokens
+from tenants.models import ApiToken, Tenant
+
+DEMO = "demo"  # the slug of the demo's tenant, the label of its token and the name of its user
+
+
+class Access(NamedTuple):
+    token: str
+    password: str
+
+
+def demo_access() -> Access | None:
+    """A token of the demo tenant that opens the API, and the password of the user “demo”; None without a demo tenant.
+
+    The store keeps hashes only, so both are kept in ``DATA_DIR``, in a file that only its owner reads. A token that
+    opens nothing any more is replaced, and whatever others the demo had are revoked.
+    """
+    tenant = Tenant.objects.filter(slug=DEMO, is_active=True).first()
+    if tenant is None:
+        return None
+    path = settings.DATA_DIR / "demo.json"
+    try:
+        access = Access(**json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        access = Access("", "")
+    users = get_user_model().objects
+    if tokens.verify(access.token) is None:
+        for prefix in ApiToken.objects.filter(tenant=tenant, label=DEMO, revoked_at=None).values_list(
+            "prefix", flat=True
+        ):
+            tokens.revoke(prefix)
+        access = access._replace(token=tokens.issue(tenant, label=DEMO))
+        _keep(path, access)
+    if not access.password or not users.filter(username=DEMO).exists():
+        access = access._replace(password=secrets.token_urlsafe(9))
+        user, _ = users.get_or_create(username=DEMO, defaults={"is_staff": True, "is_superuser": True})
+        user.set_password(access.password)
+        user.save()
+        _keep(path, access)
+    return access
+
+
+def _keep(path: Path, access: Access) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(access._asdict(), file)

@@ -1,0 +1,306 @@
+"""The demo tenant's jobs as interchange records: every type in every state, operations on one and on many agents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import product
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from ulid import ULID
+
+from jobs.demo.drawing import HEIGHT, WIDTH, Subject
+from jobs.fold import GATEWAY
+from jobs.models import JobStatus, JobType
+from tenants.models import Tenant
+
+Record = dict[str, Any]
+
+
+class Picture(NamedTuple):
+    """One file of a job: where it lies, and what :func:`jobs.demo.drawing.draw` is to draw there."""
+
+    storage_key: str
+    subject: Subject
+    look_seed: int
+    view: int
+
+
+class Step(NamedTuple):
+    """One stage of a workflow: what it says, and the picture it leaves behind, if any."""
+
+    stage: str
+    message: str
+    subject: Subject | None = None
+    kind: str = ""
+
+
+class Workflow(NamedTuple):
+    request: Record
+    steps: tuple[Step, ...]
+    subject: Subject
+    kind: str
+    labels: tuple[str, ...]
+    failure: str
+
+
+FIND_POSE = Step("pose", "Finding a pose", "sketch", "pose_guide")
+CUT_OUT = Step("segmentation", "Cutting the figure out", "mask", "segmentation_mask")
+RENDER = Step("render", "Rendering")
+
+WORKFLOWS: dict[JobType, Workflow] = {
+    JobType.MODEL_GENERATOR: Workflow(
+        {"prompt": "confident, mid-stride, soft window light", "aspect_ratio": "3:4", "count": 3},
+        (FIND_POSE, RENDER),
+        "model",
+        "on_model_render",
+        ("front", "side", "three-quarter"),
+        "The prompt asks for more people than one picture can hold",
+    ),
+    JobType.BACKGROUND_GENERATOR: Workflow(
+        {"prompt": "warm plaster wall, late afternoon", "palette": ["sand", "terracotta"], "count": 2},
+        (Step("composition", "Laying out the set"), RENDER),
+        "background",
+        "background",
+        ("wide", "close"),
+        "The palette names a colour that does not exist: “glossy”",
+    ),
+    JobType.COMPLEMENTARY_GARMENT_GENERATOR: Workflow(
+        {"garment": {"sku": "SKU-2207", "title": "Pleated midi skirt"}, "goes_with": ["office", "spring"]},
+        (Step("matching", "Looking for what goes with it"), RENDER),
+        "garment",
+        "garment",
+        ("on hanger", "with accessories"),
+        "No garment of the collection goes with SKU-2207",
+    ),
+    JobType.PRODUCT_TO_MODEL_DIRECT: Workflow(
+        {"product": {"sku": "SKU-1042", "title": "Wrap dress, linen"}, "model": "any"},
+        (RENDER,),
+        "model",
+        "on_model_render",
+        ("front",),
+        "The product photo is smaller than 512 pixels",
+    ),
+    JobType.PRODUCT_TO_MODEL_PHASED: Workflow(
+        {"product": {"sku": "SKU-1187", "title": "Double-breasted coat"}, "phases": ["segmentation", "pose", "render"]},
+        (CUT_OUT, FIND_POSE, RENDER),
+        "model",
+        "on_model_render",
+        ("front", "back", "detail"),
+        "The garment could not be told from the background",
+    ),
+    JobType.BACKGROUND_SWAP_WITH_IMAGE: Workflow(
+        # What a caller wrote into its request may name a file of the store: the gateway shows it as [redacted].
+        {"source": "tenants/demo/uploads/lookbook-07.png", "background": "tenants/demo/uploads/loft.png"},
+        (CUT_OUT, Step("relight", "Matching the light of the new background")),
+        "model",
+        "background_swap",
+        ("result",),
+        "The background image cannot be read: it ends in the middle",
+    ),
+    JobType.BACKGROUND_SWAP_WITH_SPEC: Workflow(
+        {"spec": {"scene": "studio sweep", "light": {"from": "left", "kelvin": 4300}, "shadow": True}},
+        (CUT_OUT, RENDER),
+        "model",
+        "background_swap",
+        ("with shadow", "without shadow"),
+        "light.kelvin is outside 1800 to 10000",
+    ),
+    JobType.MODEL_SWAP_WITH_IMAGE: Workflow(
+        {"model_image": "tenants/demo/uploads/portrait-3.png", "keep": ["pose", "garment"]},
+        (CUT_OUT, RENDER),
+        "model",
+        "model_swap",
+        ("front", "side"),
+        "The model's face is turned away in the picture that was given",
+    ),
+}
+STATES = (JobStatus.NOT_STARTED, JobStatus.IN_PROGRESS, JobStatus.FAILURE, JobStatus.SUCCESS)
+
+
+@dataclass
+class Story:
+    """A job being told: its record, with a clock that moves on from one event to the next."""
+
+    number: int
+    prefix: str
+    record: Record
+    clock: datetime
+    pictures: list[Picture] = field(default_factory=list)
+
+    def wait(self, seconds: float) -> None:
+        self.clock += timedelta(seconds=seconds)
+
+    def event(self, event_type: str, message: str, *artifacts: Record, **members: Any) -> None:
+        events = self.record["events"]
+        event = {"seq": len(events) + 1, "event_type": event_type, "message": message, "created_at": _text(self.clock)}
+        events.append(event | {"artifacts": list(artifacts)} | members)
+
+    def picture(self, subject: Subject, kind: str, role: str, label: str, view: int = 0) -> Record:
+        """An artifact whose file is still to be drawn."""
+        key = f"{self.prefix}{self.record['public_id']}/{label.replace(' ', '-')}.png"
+        self.pictures.append(Picture(key, subject, self.number, view))
+        meta = {"width": WIDTH, "height": HEIGHT, "seed": self.number}
+        return {"storage_key": key, "kind": kind, "role": role, "label": label, "meta": meta}
+
+
+Plot = tuple[str, Callable[[Story], None]]
+
+
+def stories(tenant: Tenant, now: datetime) -> Iterator[Story]:
+    """The demo's jobs, newest first; ids are the same every time, times count back from ``now``."""
+    plots: list[Plot] = [
+        (job_type, partial(_workflow, job_type, status)) for status, job_type in product(STATES, JobType)
+    ]
+    for place, (job_type, request, agents) in enumerate(OPERATIONS):
+        plots.insert(2 + 4 * place, (job_type, partial(_operation, request, agents)))
+    plots.append(("CATALOG_EXPORT", _untold))
+    for number, (job_type, tell) in enumerate(plots, start=1):
+        # Minutes ago at first, then hours, then days; what has just begun is what is still waiting or running.
+        created_at = now - timedelta(seconds=45 * number + 40 * 1.26**number)
+        record = {
+            "public_id": str(_id(number)),
+            "tenant": tenant.slug,
+            "job_type": str(job_type),
+            "created_at": _text(created_at),
+            "events": [],
+        }
+        story = Story(number, tenant.storage_prefix, record, created_at)
+        tell(story)
+        yield story
+
+
+def _id(number: int) -> ULID:
+    """Of a fixed day, the newer story with the higher id; the rest is as good as random, and the same each time."""
+    milliseconds = int(datetime(2026, 4, 15, 12, tzinfo=UTC).timestamp() * 1000) - number * 60_000
+    return ULID(milliseconds.to_bytes(6, "big") + hashlib.sha256(b"demo %d" % number).digest()[:10])
+
+
+def _workflow(job_type: JobType, status: JobStatus, story: Story) -> None:
+    workflow = WORKFLOWS[job_type]
+    story.record["request"] = workflow.request | {"seed": story.number}
+    story.wait(0.2)
+    story.event("queued", "Queued")
+    if status == JobStatus.NOT_STARTED:
+        return
+    steps = workflow.steps if status == JobStatus.SUCCESS else workflow.steps[:2]
+    for place, step in enumerate(steps):
+        story.wait(1.5 + place)
+        artifacts = [story.picture(step.subject, step.kind, "intermediate", step.stage)] if step.subject else []
+        story.event(
+            "stage", step.message, *artifacts, stage=step.stage, extra={"progress": round(place / len(steps), 2)}
+        )
+        worker = f"Worker {story.number % 3 + 1} took the stage"
+        story.event("stage", worker, stage=step.stage, visibility="internal", extra={"queue_ms": 40 + story.number})
+    story.wait(6.25)
+    if status == JobStatus.SUCCESS:
+        final = [
+            story.picture(workflow.subject, workflow.kind, "final", label, view)
+            for view, label in enumerate(workflow.labels)
+        ]
+        story.event("succeeded", "Done", *final, extra={"cost": round(0.02 * len(final), 2), "currency": "USD"})
+    elif status == JobStatus.FAILURE:
+        trace = f"{job_type.lower()}: rejected by the check before rendering"
+        story.event("stage", trace, visibility="internal", extra={"exit_code": 22})
+        story.event("failed", workflow.failure, extra={"retryable": False})
+
+
+def _untold(story: Story) -> None:
+    """A job of a type that ``/v1/jobs`` does not list, of which nothing is known but that it was asked for."""
+    story.record["request"] = {"format": "csv", "columns": ["sku", "title", "image"]}
+
+
+class Agent(NamedTuple):
+    """What one host tells of an operation: how far it got, after how many seconds, and with what outcome."""
+
+    hostname: str
+    events: tuple[str, ...]
+    seconds: float = 0.0
+    extra: Record = {}
+    after: float = 0.0  # seconds since the operation was asked for
+
+
+DONE = ("submitted", "acknowledged", "started", "completed")
+BROKEN = ("submitted", "acknowledged", "started", "failed")
+
+OPERATIONS: list[tuple[str, Record, tuple[Agent, ...]]] = [
+    ("render.warmup", {"type": "render.warmup", "data": {"model": "studio-xl"}}, (Agent("gpu-04", ("submitted",)),)),
+    (
+        "cache.prune",
+        {"type": "cache.prune", "data": {"older_than_days": 14}},
+        (Agent("gpu-01", DONE, 2.2, {"data": {"freed_mb": 812}, "changed": True}), Agent("gpu-02", DONE[:3])),
+    ),
+    (
+        "node.hostname.get",
+        {"type": "node.hostname.get", "data": {}},
+        (Agent("gpu-01", DONE, 0.25, {"data": {"hostname": "gpu-01"}, "changed": False}),),
+    ),
+    (
+        "node.disk.get",
+        {"type": "node.disk.get", "data": {"path": "/srv/models"}},
+        (Agent("gpu-03", BROKEN, 1.4, {"error": "/srv/models: no such directory"}),),
+    ),
+    (
+        "weights.install",
+        {"type": "weights.install", "data": {"name": "studio-xl", "version": "2.3.1"}},
+        tuple(
+            Agent(f"gpu-0{n}", DONE, 31.5 + 7.4 * n, {"data": {"bytes": 6_815_744_000}, "changed": n != 2})
+            for n in range(1, 5)
+        ),
+    ),
+    (
+        "driver.update",
+        {"type": "driver.update", "data": {"to": "570.86"}},
+        (
+            Agent("gpu-01", DONE, 63.512, {"data": {"from": "565.57", "to": "570.86"}, "changed": True}),
+            Agent("gpu-02", DONE, 58.907, {"data": {"from": "565.57", "to": "570.86"}, "changed": True}),
+            Agent("gpu-03", BROKEN, 12.3, {"error": "package is held back by an administrator"}),
+            Agent("gpu-04", DONE, 4.05, {"data": {"from": "570.86", "to": "570.86"}, "changed": False}),
+        ),
+    ),
+    (
+        "service.restart",
+        {"type": "service.restart", "data": {"unit": "renderer"}},
+        (Agent("gpu-01", BROKEN, 30.0, {"error": "timed out"}), Agent("gpu-02", BROKEN, 30.0, {"error": "timed out"})),
+    ),
+    (
+        "renderer.reload",
+        {"type": "renderer.reload", "data": {}},
+        (
+            Agent("gpu-02", BROKEN, 5.0, {"error": "a render is still running"}),
+            Agent(GATEWAY, ("retried",), after=20.0),
+            Agent("gpu-02", ("started", "completed"), 1.25, {"data": {"renders_waited_for": 1}, "changed": True}, 21.0),
+        ),
+    ),
+]
+# Seconds from when an agent is handed an operation, or has begun with it, to each thing it tells; and in which words.
+TELLING = {
+    "submitted": (0.01, "Handed to the agent"),
+    "acknowledged": (0.3, "Taken"),
+    "started": (0.5, "Started"),
+    "completed": (0.5, "Done"),
+    "failed": (0.5, "Failed"),
+    "retried": (0.0, "Tried once more"),
+}
+
+
+def _operation(request: Record, agents: tuple[Agent, ...], story: Story) -> None:
+    story.record["request"] = request
+    asked = story.clock
+    told = []
+    for order, agent in enumerate(agents):
+        for event_type in agent.events:
+            seconds, message = TELLING[event_type]
+            is_end = event_type in ("completed", "failed")
+            moment = asked + timedelta(seconds=agent.after + seconds + agent.seconds * is_end + 0.011 * order)
+            told.append((moment, event_type, message, agent.hostname, agent.extra if is_end else {}))
+    for story.clock, event_type, message, hostname, extra in sorted(told, key=itemgetter(0)):
+        story.event(event_type, message, hostname=hostname, extra=extra)
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,111 @@
+"""From a checkout to a gateway that answers: migrates, collects static files, and becomes the production server."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.staticfiles.finders import get_finders
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
+
+from jobs.demo.access import demo_access
+from jobs.models import Job, JobType
+
+
+class Command(BaseCommand):
+    help = (
+        "Migrates the database, collects static files when they changed, and serves the gateway on WEB_HOST:PORT with "
+        "WEB_WORKERS processes until Ctrl-C. Example: PORT=8001 manage.py serve --demo"
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--demo", action="store_true", help="fill an empty store with the demo and print requests to try"
+        )
+        parser.add_argument("--prepare-only", action="store_true", help="do everything but serve")
+
+    def handle(self, *args: Any, demo: bool, prepare_only: bool, **options: Any) -> None:
+        if not prepare_only:
+            self.check_port()
+        call_command("migrate", interactive=False, verbosity=0)
+        self.collect_static()
+        if demo:
+            if not Job.all_tenants.exists():
+                call_command("seed_demo", stdout=self.stdout)
+            self.print_requests()
+        if not prepare_only:
+            self.become_server()
+
+    def check_port(self) -> None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.WEB_HOST, settings.PORT))
+            except OSError as error:
+                raise CommandError(
+                    f"Cannot listen on {settings.WEB_HOST}:{settings.PORT}: {error.strerror}. "
+                    "Choose another port, such as: PORT=8001 make run"
+                ) from None
+
+    def collect_static(self) -> None:
+        """Collects when a source came, went or changed since the last time: looking costs a few milliseconds."""
+        seen = hashlib.sha256()
+        for finder in get_finders():
+            for name, storage in finder.list([]):
+                stat = Path(storage.path(name)).stat()
+                seen.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        stamp = settings.STATIC_ROOT / ".collected"
+        with contextlib.suppress(FileNotFoundError):
+            if stamp.read_text() == seen.hexdigest():
+                return
+        settings.STORAGES["staticfiles"]["BACKEND"] = "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        call_command("collectstatic", interactive=False, clear=True, verbosity=0)
+        stamp.write_text(seen.hexdigest())
+
+    def print_requests(self) -> None:
+        base = settings.PUBLIC_BASE_URL or f"http://{settings.WEB_HOST}:{settings.PORT}"
+        access = demo_access()
+        if access is None:
+            self.stdout.write(
+                "\nThe store has jobs of its own, so no demo was made. A token for one of its tenants: "
+                "manage.py issue_token SLUG\n"
+            )
+            return
+        job = Job.all_tenants.filter(
+            tenant__slug="demo", status="SUCCESS", job_type=JobType.PRODUCT_TO_MODEL_PHASED
+        ).newest_first().first()  # fmt: skip
+        header = f"-H 'Authorization: Bearer {access.token}'"
+        self.stdout.write("\nAsk it something:\n\n")
+        for path in ("v1/jobs?limit=5", f"v1/jobs/{job}", f"v1/jobs/{job}/events?since=0", "job?limit=5"):
+            self.stdout.write(f"  curl {header} '{base}/{path}'\n")
+        self.stdout.write(
+            f"\nOr look around:\n\n  {base}/  documentation: {base}/docs\n"
+            f"  {base}/admin/  sign in as demo, password {access.password}\n\n"
+        )
+
+    def become_server(self) -> None:
+        connections.close_all()
+        self.stdout.write(f"Serving on http://{settings.WEB_HOST}:{settings.PORT} (Ctrl-C stops it).\n")
+        self.stdout.flush()
+        command = [sys.executable, "-m", "granian", "--interface", "wsgi", "jobs_gateway.wsgi:application"]
+        command += ["--host", settings.WEB_HOST, "--port", str(settings.PORT), "--workers", str(settings.WEB_WORKERS)]
+        # One blocking thread a worker measured fastest; HTTP/1 only, as a proxy in front or a client beside speaks it.
+        command += [
+            "--blocking-threads",
+            "1",
+            "--http",
+            "1",
+            "--no-ws",
+            "--respawn-failed-workers",
+            "--log-level",
+            "warning",
+        ]
+        os.execv(sys.executable, command)  # noqa: S606 - no shell is meant
