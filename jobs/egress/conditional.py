@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 
+import orjson
+
 # Bumped whenever the same data would be written differently, so that no old answer is taken for a new one.
 FORMAT_VERSION = 1
 
 
 def etag(*parts: object) -> str:
-    """A strong validator that is equal exactly when all ``parts`` are; it tells nothing about them."""
-    digest = hashlib.blake2b(repr((FORMAT_VERSION, *parts)).encode(), digest_size=15)
+    """A strong validator that is equal exactly when all ``parts`` are, as JSON or text; it tells nothing about them."""
+    digest = hashlib.blake2b(orjson.dumps((FORMAT_VERSION, *parts), default=str), digest_size=15)
     return f'"{digest.hexdigest()}"'
 
 

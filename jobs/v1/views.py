@@ -23,10 +23,11 @@ class JobViewSet(TenantViewSet):
     def list(self, request: Request) -> Response:
         tenant_id, params = request.user.tenant_id, ListParams.read(request.query_params)
         rows = queries.job_page(tenant_id, params, paging.position_of(params, tenant_id))
-        body = serializers.JobListResponseSerializer().to_representation((rows, params))
+        validator = self.validator(rows, params.limit, params.offset)
+        if unchanged := self.unchanged(validator):
+            return unchanged
         link = paging.next_link(self.boundary.base_url + request.path, params, tenant_id, rows)
-        validator = self.validator(body)
-        return self.unchanged(validator) or self.answer(body, validator, link)
+        return self.answer(serializers.JobListResponseSerializer().to_representation((rows, params)), validator, link)
 
     @schema.get_job
     def retrieve(self, request: Request, public_id: str) -> Response:
