@@ -67,5 +67,5 @@ def signing_times(now: float, ttl_seconds: int) -> tuple[int, int]:
     """
     ttl_seconds = min(ttl_seconds, MAX_TTL_SECONDS)
     window = max(1, ttl_seconds // 3)
-    expires_at = math.ceil((now + ttl_seconds * 2 / 3) / window) * window
-    return min(expires_at - ttl_seconds, int(now)), expires_at
+    signed_at = int(now) // window * window
+    return signed_at, max(signed_at + ttl_seconds, math.ceil(now + ttl_seconds * 2 / 3))
