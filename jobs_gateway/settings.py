@@ -275,3 +275,11 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"no_storage_keys": {"()": "jobs.egress.redaction.NoStorageKeys"}},
+    # Django names the address of every request that it refuses, and that of a link to a local file holds a key.
+    "loggers": {"django.request": {"filters": ["no_storage_keys"]}},
+}
