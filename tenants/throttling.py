@@ -73,7 +73,7 @@ def count_request(request: HttpRequest, caller: Caller) -> None:
     if settings.RATE_LIMIT_PER_TENANT:
         rate = _count(request, "tenant", str(caller.tenant_id), settings.RATE_LIMIT_PER_TENANT)
         if rate.used > rate.limit:
-            raise RateLimited(f"More than {rate.limit} requests of this tenant in a minute.", rate.seconds_left)
+            raise RateLimited(f"This tenant has used up its requests of this minute, {rate.limit}.", rate.seconds_left)
 
 
 def count_failure(request: HttpRequest) -> None:
@@ -84,7 +84,9 @@ def count_failure(request: HttpRequest) -> None:
     if settings.RATE_LIMIT_FAILED_PER_ADDRESS:
         rate = _count(request, "failed", client_address(request), settings.RATE_LIMIT_FAILED_PER_ADDRESS)
         if rate.used > rate.limit:
-            raise RateLimited(f"More than {rate.limit} failed credentials from here in a minute.", rate.seconds_left)
+            raise RateLimited(
+                f"Too many credentials from here failed in this minute, over {rate.limit}.", rate.seconds_left
+            )
 
 
 def client_address(request: HttpRequest) -> str:

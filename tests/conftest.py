@@ -116,6 +116,12 @@ def s3_server() -> Iterator[servers.S3]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[servers.Valkey]:
+    with servers.valkey() as server:
+        yield server
+
+
 @pytest.fixture
 def s3_store(s3_server: servers.S3, settings: SettingsWrapper, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """The artifact store, in the bucket ``artifacts`` of a real S3 server."""

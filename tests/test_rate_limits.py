@@ -1,0 +1,310 @@
+"""Rate limits: exactly as many pass as the setting says, whoever counts in parallel, and nobody while nobody counts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
+
+import pytest
+from django.core import checks
+from django.core.cache import cache
+from django.http import HttpRequest
+from django.test import Client
+
+from jobs_gateway.settings import cache as cache_settings
+from tenants import throttling, tokens
+from tenants.callers import Caller
+from tests import servers
+
+LOCAL_MEMORY = "locmemcache://?max_entries=100000"
+NOON = 1_776_254_400.0  # the clock stands still, so that no window ends in the middle of a test
+
+
+class Clock:
+    now = NOON
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    stopped = Clock()
+    monkeypatch.setattr(throttling, "time", stopped)
+    monkeypatch.setattr(throttling, "_counter", throttling._Counter())
+    return stopped
+
+
+@pytest.fixture
+def count_in(settings):
+    """Makes the limits count in the cache at a URL, from zero."""
+
+    def use(url):
+        settings.CACHES = {"default": cache_settings(url)}
+        cache.clear()
+
+    return use
+
+
+@pytest.fixture(params=["valkey", "local memory"])
+def shared_cache(request, count_in):
+    count_in(request.getfixturevalue("valkey_server").url if request.param == "valkey" else LOCAL_MEMORY)
+
+
+def statuses(client, requests, path="/v1/jobs", **headers):
+    return [client.get(path, **headers).status_code for _ in range(requests)]
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.full)])
+def test_of_200_parallel_requests_exactly_the_limit_passes(rounds, shared_cache, clock, settings):
+    settings.RATE_LIMIT_PER_TENANT = 50
+    acme = Caller(1, "acme", "tenants/acme/", None)
+
+    def asks(starting_shot, passed):
+        starting_shot.wait()
+        try:
+            throttling.count_request(HttpRequest(), acme)
+        except throttling.RateLimited:
+            return
+        passed.append(True)
+
+    for _ in range(rounds):
+        clock.now += 60
+        starting_shot, passed = threading.Barrier(200), []
+        threads = [threading.Thread(target=asks, args=(starting_shot, passed)) for _ in range(200)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(passed) == 50
+    print(f"battery 13: {rounds} rounds of 200 parallel requests")  # noqa: T201 - a battery says its count
+
+
+def test_the_api_lets_exactly_the_limit_through(shared_cache, settings, transactional_db, acme_client):
+    settings.RATE_LIMIT_PER_TENANT = 50
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: acme_client.get("/v1/jobs").status_code, range(200)))
+
+    assert (answers.count(200), answers.count(429)) == (50, 150)
+
+
+def test_an_answer_says_how_many_requests_are_left(shared_cache, settings, acme, acme_client):
+    settings.RATE_LIMIT_PER_TENANT = 2
+    first, second, third = (acme_client.get("/v1/jobs") for _ in range(3))
+    seconds_left = int(third.headers["Retry-After"])
+
+    assert [answer.status_code for answer in (first, second, third)] == [200, 200, 429]
+    assert {answer.headers["RateLimit-Policy"] for answer in (first, second, third)} == {'"tenant";q=2;w=60'}
+    assert [answer.headers["RateLimit"] for answer in (first, second, third)] == [
+        f'"tenant";r=1;t={seconds_left}',
+        f'"tenant";r=0;t={seconds_left}',
+        f'"tenant";r=0;t={seconds_left}',
+    ]
+    assert third.json() == {
+        "code": "RATE_LIMITED",
+        "detail": f"This tenant has used up its requests of this minute, 2. Try again in {seconds_left} seconds.",
+    }
+    assert 1 <= seconds_left <= 60
+
+
+def test_the_fleet_dialect_shares_the_limit_and_says_it_its_own_way(shared_cache, settings, acme_client):
+    settings.RATE_LIMIT_PER_TENANT = 1
+    assert acme_client.get("/v1/jobs").status_code == 200
+    refused = acme_client.get("/job")
+    wait = refused.headers["Retry-After"]
+    assert refused.status_code == 429
+    assert refused.json() == {
+        "error": f"This tenant has used up its requests of this minute, 1. Try again in {wait} seconds.",
+        "code": 429,
+    }
+
+
+def test_after_retry_after_the_tenant_is_welcome_again(shared_cache, settings, clock, acme_client):
+    settings.RATE_LIMIT_PER_TENANT = 1
+    assert statuses(acme_client, 2) == [200, 429]
+    wait = int(acme_client.get("/v1/jobs").headers["Retry-After"])
+
+    clock.now += wait - 1
+    assert statuses(acme_client, 1) == [429]
+    clock.now += 1
+    assert statuses(acme_client, 2) == [200, 429]
+
+
+def test_all_tokens_of_a_tenant_share_its_limit_and_no_other_tenants(
+    shared_cache, settings, acme, acme_client, globex_client
+):
+    settings.RATE_LIMIT_PER_TENANT = 2
+    other_token = Client(headers={"Authorization": f"Bearer {tokens.issue(acme)}"})
+    assert statuses(acme_client, 1) + statuses(other_token, 2) == [200, 200, 429]
+    assert statuses(globex_client, 3) == [200, 200, 429]
+
+
+def test_every_request_with_a_good_credential_counts_whatever_its_answer(shared_cache, settings, acme_client):
+    settings.RATE_LIMIT_PER_TENANT = 100
+    answers = [
+        acme_client.get("/v1/jobs?limit=0"),
+        acme_client.get("/v1/jobs/nothing"),
+        acme_client.head("/v1/jobs"),
+        acme_client.options("/v1/jobs"),
+        acme_client.get("/v1/jobs", headers={"X-Shopify-Hmac-Sha256": ""}),
+        acme_client.get("/job"),
+    ]
+    assert [answer.status_code for answer in answers] == [422, 404, 200, 200, 401, 200]
+    left = [answer.headers["RateLimit"].split(";")[1] for answer in answers]
+    assert left == ["r=99", "r=98", "r=97", "r=96", "r=95", "r=94"]
+
+
+def test_failed_credentials_are_limited_by_address_and_good_ones_still_open(shared_cache, settings, acme_client):
+    settings.RATE_LIMIT_FAILED_PER_ADDRESS = 3
+    here, elsewhere = Client(REMOTE_ADDR="192.0.2.1"), Client(REMOTE_ADDR="192.0.2.2")
+    guess = {"headers": {"Authorization": "Bearer jgw_guess"}}
+
+    assert statuses(here, 1) + statuses(here, 4, **guess) == [401, 401, 401, 429, 429]
+    refused = here.get("/v1/jobs", **guess)
+    wait = refused.headers["Retry-After"]
+    assert refused.json() == {
+        "code": "RATE_LIMITED",
+        "detail": f"Too many credentials from here failed in this minute, over 3. Try again in {wait} seconds.",
+    }
+    assert refused.headers["RateLimit-Policy"] == '"failed";q=3;w=60'
+    assert statuses(acme_client, 5, REMOTE_ADDR="192.0.2.1") == [200] * 5
+    assert statuses(elsewhere, 4, **guess) == [401, 401, 401, 429]
+
+
+def test_a_wrong_hmac_is_a_failed_credential_too(shared_cache, settings, acme_client):
+    settings.RATE_LIMIT_FAILED_PER_ADDRESS = 2
+    assert statuses(acme_client, 3, headers={"X-Shopify-Hmac-Sha256": "guess"}) == [401, 401, 429]
+    assert statuses(acme_client, 1) == [200]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        # Nobody in front is trusted: the header is what a stranger wrote.
+        ("192.0.2.7", None, "192.0.2.7"),
+        ("192.0.2.7", "10.0.0.1", "192.0.2.7"),
+        ("192.0.2.7", "203.0.113.9, 10.0.0.1", "192.0.2.7"),
+        # Behind our proxies: the last hop that is none of them, whatever was claimed before it.
+        ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("10.0.0.1", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        ("10.0.0.1", "203.0.113.9, 10.9.9.9", "203.0.113.9"),
+        ("10.0.0.1", "10.0.0.3, 203.0.113.9,10.9.9.9 , 10.0.0.2", "203.0.113.9"),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ("10.0.0.1", None, "10.0.0.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        # What is no address vouches for nothing before it.
+        ("10.0.0.1", "203.0.113.9, unknown", "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.9, , 10.0.0.2", "10.0.0.2"),
+        ("10.0.0.1", "\0\xff", "10.0.0.1"),
+        ("10.0.0.1", ",".join(["203.0.113.9"] + ["10.0.0.2"] * 4000), "10.0.0.2"),
+        # Ports, which some proxies write.
+        ("10.0.0.1", "203.0.113.9:4711", "203.0.113.9"),
+        ("10.0.0.1", "[2001:db8:1:2::9]:4711", "2001:db8:1:2::"),
+        ("10.0.0.1", "203.0.113.9:x", "10.0.0.1"),
+        # IPv6: a customer has a whole /64; and IPv4 written as IPv6 is IPv4.
+        ("2001:db8:1:2:3:4:5:6", None, "2001:db8:1:2::"),
+        ("2001:db8:1:2:ffff::1", None, "2001:db8:1:2::"),
+        ("::ffff:192.0.2.7", None, "192.0.2.7"),
+        ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("fd00::1", "203.0.113.9", "203.0.113.9"),
+        # A server on a Unix socket knows no address.
+        ("", "203.0.113.9", "None"),
+    ],
+)
+def test_the_address_that_counts_is_the_one_our_own_proxies_saw(peer, forwarded, client, settings):
+    settings.TRUSTED_PROXIES = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
+    request = HttpRequest()
+    request.META = {"REMOTE_ADDR": peer} | ({} if forwarded is None else {"HTTP_X_FORWARDED_FOR": forwarded})
+    assert throttling.client_address(request) == client
+
+
+def test_without_trusted_proxies_a_forwarded_address_escapes_no_limit(shared_cache, settings):
+    settings.RATE_LIMIT_FAILED_PER_ADDRESS = 2
+    answers = [Client().get("/v1/jobs", headers={"X-Forwarded-For": f"203.0.113.{n}"}).status_code for n in range(4)]
+    assert answers == [401, 401, 429, 429]
+
+
+@pytest.fixture
+def own_valkey(count_in):
+    with servers.valkey() as server:
+        count_in(server.url)
+        yield server
+
+
+@pytest.fixture
+def short_rest(monkeypatch):
+    """Makes the gateway ask a cache that failed again after this many seconds."""
+    monkeypatch.setattr(throttling, "REST_SECONDS", 0.1)
+    return 0.1
+
+
+@pytest.mark.parametrize("outage", ["stopped", "hanging"])
+@pytest.mark.parametrize("credential", ["good", "bad"])
+def test_while_nobody_can_count_nobody_passes(
+    outage, credential, own_valkey, short_rest, settings, acme_client, anonymous_client
+):
+    settings.RATE_LIMIT_PER_TENANT = settings.RATE_LIMIT_FAILED_PER_ADDRESS = 1000
+    client, usual = (acme_client, 200) if credential == "good" else (anonymous_client, 401)
+    assert statuses(client, 2) == [usual, usual]
+
+    own_valkey.stop() if outage == "stopped" else own_valkey.hang()
+    for _ in range(2):
+        asked = time.monotonic()
+        refused = client.get("/v1/jobs")
+        assert time.monotonic() - asked < 2
+        assert refused.status_code == 503
+        assert refused.json() == {
+            "code": "UNAVAILABLE",
+            "detail": "The gateway cannot count requests right now. Try again in a few seconds.",
+        }
+        assert int(refused.headers["Retry-After"]) >= 1
+        time.sleep(short_rest)  # so that the cache is asked again
+
+    own_valkey.start() if outage == "stopped" else own_valkey.go_on()
+    time.sleep(short_rest)
+    assert statuses(client, 1) == [usual]
+
+
+def test_a_cache_that_failed_is_left_alone_for_a_second(own_valkey, settings, acme_client):
+    settings.RATE_LIMIT_PER_TENANT = 1000
+    statuses(acme_client, 1)
+    own_valkey.hang()
+    assert statuses(acme_client, 1) == [503]
+    asked = time.monotonic()
+    assert statuses(acme_client, 10) == [503] * 10
+    assert time.monotonic() - asked < throttling.REST_SECONDS / 2
+    own_valkey.go_on()
+
+
+def test_no_limit_costs_nothing_and_says_nothing(own_valkey, acme_client, anonymous_client):
+    own_valkey.stop()
+    for client, usual in ((acme_client, 200), (anonymous_client, 401)):
+        answer = client.get("/v1/jobs")
+        assert answer.status_code == usual
+        assert not {"RateLimit", "RateLimit-Policy", "Retry-After"} & set(answer.headers)
+
+
+@pytest.mark.parametrize(
+    ("url", "limit", "ids"),
+    [
+        (LOCAL_MEMORY, 0, []),
+        (LOCAL_MEMORY, 50, ["tenants.W002"]),
+        (LOCAL_MEMORY, -1, ["tenants.E003"]),
+        ("valkey://localhost:6379/0", 50, []),
+        ("redis://localhost:6379/0", 50, []),
+        ("rediss://localhost:6379/0", 50, []),
+        ("dbcache://rates", 0, []),
+        ("dbcache://rates", 50, ["tenants.E004"]),
+        ("filecache:///var/cache/gateway", 50, ["tenants.E004"]),
+        ("dummycache://", 50, ["tenants.E004"]),
+    ],
+)
+@pytest.mark.parametrize("setting", ["RATE_LIMIT_PER_TENANT", "RATE_LIMIT_FAILED_PER_ADDRESS"])
+def test_a_limit_needs_a_cache_that_can_count(url, limit, ids, setting, settings):
+    settings.CACHES = {"default": cache_settings(url)}
+    setattr(settings, setting, limit)
+    ours = {"tenants.E003", "tenants.E004", "tenants.W002"}
+    assert [message.id for message in checks.run_checks() if message.id in ours] == ids
