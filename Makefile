@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/checks DATABASE_URL=sqlite:///:memory: DJANGO_SECRET_KEY=checks
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-full lint bench lock
+.PHONY: help run serve test test-full lint openapi bench lock
 
 help: ## List what make can do.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: $(VENV)/.installed-dev ## Lint, format, types, and whether a migration is 
 	$(BIN)/ruff format --check
 	$(BARE) $(BIN)/mypy
 	$(BARE) $(BIN)/python manage.py makemigrations --check --dry-run
+
+openapi: $(VENV)/.installed ## Write tests/golden/openapi.json anew, after a change of the API's description that is meant.
+	$(BARE) $(BIN)/python manage.py spectacular --format openapi-json --validate --fail-on-warn --file tests/golden/openapi.json
 
 bench: $(VENV)/.installed-bench ## Measure the gateway beside what one would use instead.
 	$(BIN)/python -m benchmarks

@@ -1,10 +1,12 @@
-"""The OpenAPI document as a whole, and its address; each dialect's ``schema.py`` describes its own operations."""
+"""The OpenAPI document as a whole, its address and its pages; each dialect's ``schema.py`` describes its operations."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
+from django.http import HttpResponse
+from django.views.generic import TemplateView
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
 from rest_framework.request import Request
@@ -98,3 +100,28 @@ class OpenApiView(APIView):
         if holds(request.headers.get("If-None-Match", ""), validator):
             return Response(status=304, headers=headers)
         return Response(body, headers=headers)
+
+
+class DocsPage(TemplateView):
+    """A page that shows the document; the browser is told to load nothing for it but what the gateway serves.
+
+    ``styles`` are the hashes of what the page's library writes into it, empty or not; the rest is in files.
+    """
+
+    styles = ""
+
+    def render_to_response(self, context: dict[str, Any], **kwargs: Any) -> HttpResponse:
+        policy = (
+            f"default-src 'self'; style-src 'self' {self.styles}; img-src 'self' data:; worker-src blob:; "
+            "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        )
+        return super().render_to_response(context, headers={"Content-Security-Policy": policy}, **kwargs)
+
+
+swagger = DocsPage.as_view(template_name="docs/swagger.html")
+redoc = DocsPage.as_view(
+    template_name="docs/redoc.html",
+    # An empty element, which it fills by script, and the style sheet of its scroll bars.
+    styles="'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=' "
+    "'sha256-QMIg+bpjm3JdElJ388KYke01izlUW0UoNOeKjpMxdgc='",
+)

@@ -2,11 +2,10 @@
 
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
-from django.views.generic import TemplateView
 
 from jobs.egress.downloads import download
 from jobs_gateway.landing import LandingPage
-from jobs_gateway.openapi import OpenApiView
+from jobs_gateway.openapi import OpenApiView, redoc, swagger
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("v1/openapi.json", OpenApiView.as_view(), name="openapi"),
@@ -15,7 +14,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # A key may hold any character, line breaks too.
     re_path(r"^artifacts/(?P<key>(?s:.+))\Z", download, name="artifact"),
     path("", LandingPage.as_view(), name="landing"),
-    path("docs", TemplateView.as_view(template_name="docs/swagger.html"), name="docs"),
-    path("redoc", TemplateView.as_view(template_name="docs/redoc.html"), name="redoc"),
+    path("docs", swagger, name="docs"),
+    path("redoc", redoc, name="redoc"),
     path("admin/", admin.site.urls),
 ]
