@@ -13,7 +13,8 @@ from django.test.utils import CaptureQueriesContext
 from ulid import ULID
 
 from jobs.egress.signing import links
-from jobs.models import Job
+from jobs.models import Artifact, Job, JobCounts, JobEvent
+from tenants.models import Tenant
 
 NOON = datetime(2026, 4, 15, 12, tzinfo=UTC)
 NO_JOBS = {"submitted": 0, "processing": 0, "completed": 0, "failed": 0, "partial_failure": 0}
@@ -38,8 +39,9 @@ def said(data: Any = None, **extra: Any) -> dict[str, Any]:
 
 
 def item(client: Any, query: str = "") -> dict[str, Any]:
-    (only,) = client.get(f"/job{query}").json()["items"]
-    return only
+    items: list[dict[str, Any]] = client.get(f"/job{query}").json()["items"]
+    assert len(items) == 1
+    return items[0]
 
 
 # --- whole bodies ---
@@ -537,27 +539,63 @@ def test_an_answer_is_kept_by_its_caller_alone(acme_client):
 
 # --- plans ---
 
+
+def planned(statement: str) -> list[dict[str, Any]]:
+    """The nodes of the plan of ``statement``, the outermost first."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}")
+        nodes = [cursor.fetchone()[0][0]["Plan"]]
+    for node in nodes:
+        nodes += node.get("Plans", [])
+    return nodes
+
+
+@pytest.fixture
+def thousands_of_jobs(acme, globex):
+    """A tenth of 30,000 jobs is acme's, one in 500 of them failed; 500 tenants more."""
+    others = Tenant.objects.bulk_create(Tenant(slug=f"shop-{n}") for n in range(500))
+    JobCounts.all_tenants.bulk_create(JobCounts(tenant=tenant) for tenant in (*others, acme, globex))
+    jobs = Job.all_tenants.bulk_create(
+        Job(
+            tenant=globex if n % 10 else acme,
+            job_type="MODEL_GENERATOR",
+            status="FAILURE" if n % 5_000 == 0 else "SUCCESS" if n % 20 else "IN_PROGRESS",
+            created_at=NOON + timedelta(minutes=n),
+            updated_at=NOON + timedelta(minutes=n),
+        )
+        for n in range(30_000)
+    )
+    events = JobEvent.all_tenants.bulk_create(
+        JobEvent(job=job, tenant_id=job.tenant_id, seq=seq, event_type="stage", created_at=job.created_at)
+        for job in jobs[::10]
+        for seq in range(1, 5)
+    )
+    Artifact.all_tenants.bulk_create(
+        Artifact(job_id=event.job_id, tenant_id=event.tenant_id, event=event, position=0, storage_key="k", role="final")
+        for event in events
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM (ANALYZE) jobs_job, jobs_jobevent, jobs_artifact, jobs_jobcounts")
+
+
 PLANNED = {
-    "the first page": ("", ["job_fleet"]),
-    "a status": ("?status=processing", ["job_fleet_status"]),
-    "a rare status": ("?status=failed", ["job_fleet_status"]),
-    "a deep page": ("?offset=3000&limit=50", ["job_fleet"]),
-    "a deep page of a status": ("?offset=1500&status=completed", ["job_fleet_status"]),
+    "the first page": ("", "job_fleet"),
+    "a status": ("?status=processing", "job_fleet_status"),
+    "a rare status": ("?status=failed", "job_fleet_status"),
+    "a deep page": ("?offset=1000&limit=50", "job_fleet"),
+    "a deep page of a status": ("?offset=500&status=processing", "job_fleet_status"),
 }
 
 
 @pytest.mark.postgresql
-@pytest.mark.usefixtures("_credentials_are_remembered")
-@pytest.mark.parametrize(("query", "indexes"), PLANNED.values(), ids=PLANNED)
-def test_a_page_comes_from_an_index_in_its_order(acme_client, thousands_of_jobs, query, indexes):
-    with CaptureQueriesContext(connection) as captured:
-        assert acme_client.get(f"/job{query}").status_code == 200
-    for statement in captured:
-        plan = explained(statement["sql"])
-        nodes = list(walked(plan))
-        assert {node["Node Type"] for node in nodes} <= {
-            "Limit", "Index Scan", "Index Only Scan", "Result", "Nested Loop", "Memoize", "Sort"
-        }  # fmt: skip
-        assert [node["Index Name"] for node in nodes if node.get("Relation Name") == "jobs_job"] == indexes
-        # What is sorted is the handful of pictures of one job.
-        assert all(node["Plan Rows"] <= 10 for node in nodes if node["Node Type"] == "Sort")
+@pytest.mark.django_db(transaction=True)  # VACUUM, which index-only scans wait for, runs outside of one
+@pytest.mark.usefixtures("_credentials_are_remembered", "thousands_of_jobs")
+def test_a_page_comes_from_an_index_in_its_order(acme_client):
+    for query, index in PLANNED.values():
+        for statement in statements(acme_client, f"/job{query}"):
+            nodes = planned(statement)
+            read = {node["Index Name"] for node in nodes if node.get("Relation Name") == "jobs_job"}
+            assert index in read <= {index, "job_of_tenant", "jobs_job_pkey"}
+            assert "Seq Scan" not in {node["Node Type"] for node in nodes}
+            # The page itself is put in order, and the pictures of each job; never what the page is chosen from.
+            assert all(node["Plan Rows"] <= 50 for node in nodes if node["Node Type"] == "Sort")

@@ -13,13 +13,12 @@ ARTIFACT_COLUMNS = ("storage_key", "kind", "role", "label", "meta")
 
 def artifacts() -> QuerySet[Artifact]:
     """The artifacts of the tenant that the statement is bound to."""
-    return Artifact.objects.for_tenant(TENANT)
+    own: QuerySet[Artifact] = Artifact.objects.for_tenant(TENANT)
+    return own
 
 
 # A job's result: the final artifacts of its events by seq and position, then those that no event recorded.
 RESULT = json_rows(
-    artifacts()
-    .filter(job=OuterRef("pk"), role=Role.FINAL)
-    .order_by(F("event__seq").asc(nulls_last=True), "position"),
+    artifacts().filter(job=OuterRef("pk"), role=Role.FINAL).order_by(F("event__seq").asc(nulls_last=True), "position"),
     *ARTIFACT_COLUMNS,
 )

@@ -25,7 +25,9 @@ EVENT_NAMES = {"queued": "submitted", "stage": "started", "succeeded": "complete
 @extend_schema_serializer(description="What one agent answered, once it ended.")
 class AgentResponseSerializer(serializers.Serializer[Any]):
     status = serializers.CharField(required=False, help_text="completed or failed.")
-    data = serializers.JSONField(required=False, allow_null=True, help_text="What the agent answered.")
+    data = serializers.JSONField(  # type: ignore[assignment]  # declared fields never become attributes
+        required=False, allow_null=True, help_text="What the agent answered."
+    )
     changed = serializers.BooleanField(required=False, allow_null=True, help_text="Whether the agent changed its host.")
     error = serializers.CharField(required=False, help_text="Left out where there is none.")
     hostname = serializers.CharField(required=False)
