@@ -245,11 +245,12 @@ class JobCounts(models.Model):
     """How many jobs a tenant has in each status: one wide row a tenant, kept by the ledger and the bulk loader."""
 
     tenant = models.OneToOneField(Tenant, on_delete=models.CASCADE, primary_key=True, related_name="job_counts")
-    not_started = models.PositiveBigIntegerField(default=0)
-    in_progress = models.PositiveBigIntegerField(default=0)
-    success = models.PositiveBigIntegerField(default=0)
-    failure = models.PositiveBigIntegerField(default=0)
-    partial_failure = models.PositiveBigIntegerField(default=0)
+    # Not "positive": counts that have drifted must not stop the writers. backfill_status sets them right.
+    not_started = models.BigIntegerField(default=0)
+    in_progress = models.BigIntegerField(default=0)
+    success = models.BigIntegerField(default=0)
+    failure = models.BigIntegerField(default=0)
+    partial_failure = models.BigIntegerField(default=0)
 
     all_tenants = models.Manager()
     objects = TenantManager()

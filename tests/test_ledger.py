@@ -10,8 +10,8 @@ from django.db import transaction
 from ulid import ULID
 
 from jobs.ingest import ledger
-from jobs.models import Artifact, Job, JobCounts, JobEvent
-from tests.stores import counts_of, true_counts
+from jobs.models import Artifact, Job, JobEvent
+from tests.stores import counts_of, everything, true_counts
 
 RENDER = {"storage_key": "tenants/acme/front.png", "kind": "on_model_render", "role": "final"}
 
@@ -23,11 +23,6 @@ def job(acme):
 
 def timeline(job):
     return list(JobEvent.all_tenants.filter(job=job).order_by("seq").values_list("seq", "event_type", "message"))
-
-
-def everything():
-    models = (Job, JobEvent, Artifact, JobCounts)
-    return [list(model.all_tenants.order_by("pk").values()) for model in models]
 
 
 def test_a_job_is_opened_rendered_and_finished(acme):

@@ -36,20 +36,21 @@ class Rejection(NamedTuple):
     error: Rejected
 
 
+class Batch(NamedTuple):
+    lines: list[Line]
+    last_line: int
+    skipped: int
+
+
 @dataclass(slots=True)
 class Loaded:
-    """What became of a batch: how many records changed the store, how many were there, which were rejected."""
+    """What became of a batch: the records that changed the store, were there already, were not asked for, were bad."""
 
     last_line: int = 0
     loaded: int = 0
     unchanged: int = 0
+    skipped: int = 0
     rejections: list[Rejection] = field(default_factory=list)
-
-    def add(self, other: Loaded) -> None:
-        self.last_line = max(self.last_line, other.last_line)
-        self.loaded += other.loaded
-        self.unchanged += other.unchanged
-        self.rejections += other.rejections
 
 
 def load_record(record: dict[str, Any]) -> None:
@@ -60,38 +61,53 @@ def load_record(record: dict[str, Any]) -> None:
 
 
 def load(
-    lines: Iterable[bytes], batch: int = BATCH_RECORDS, after_line: int = 0, dry_run: bool = False
+    lines: Iterable[bytes],
+    *,
+    batch: int = BATCH_RECORDS,
+    after_line: int = 0,
+    tenant: str | None = None,
+    dry_run: bool = False,
 ) -> Iterator[Loaded]:
     """Loads ``lines`` of NDJSON from the one that follows ``after_line``, and yields what became of each batch.
 
-    A batch is committed when it is yielded. With ``dry_run`` everything is done and then undone. The next batch is read
-    and checked while the database works on this one; memory holds these two. Blank lines count, and hold nothing.
+    A batch is committed when it is yielded. With ``dry_run`` everything is done and then undone; with ``tenant`` (a
+    slug) the records of others are skipped. The next batch is read and checked while the database works on this one;
+    memory holds these two. Blank lines count, and hold nothing; an empty one (not even its newline) ends the batch.
     """
-    batches = _batches(lines, batch, after_line)
+    batches = _batches(lines, batch, after_line, tenant)
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
         upcoming = reader.submit(next, batches, None)
         while (now := upcoming.result()) is not None:
             upcoming = reader.submit(next, batches, None)
-            yield load_batch(now, dry_run)
+            loaded = load_batch(now.lines, dry_run)
+            loaded.last_line, loaded.skipped = now.last_line, now.skipped
+            yield loaded
 
 
-def _batches(lines: Iterable[bytes], size: int, after_line: int) -> Iterator[list[Line]]:
+def _batches(lines: Iterable[bytes], size: int, after_line: int, tenant: str | None) -> Iterator[Batch]:
     batch: list[Line] = []
-    weight = 0
-    for number, raw in islice(enumerate(lines, start=1), after_line, None):
-        if raw.isspace():
-            continue
-        try:
-            content: Record | Rejected = interchange.parse(raw)
-        except Rejected as error:
-            content = error
-        batch.append(Line(number, raw, content))
+    number, skipped, weight = after_line, 0, 0
+    for raw in islice(lines, after_line, None):
+        number += bool(raw)
         weight += len(raw)
-        if len(batch) == size or weight >= BATCH_BYTES:
-            yield batch
-            batch, weight = [], 0
-    if batch:
-        yield batch
+        if raw and not raw.isspace():
+            line = Line(number, raw, _content(raw))
+            if tenant is None or not isinstance(line.content, Record) or line.content.tenant == tenant:
+                batch.append(line)
+            else:
+                skipped += 1
+        if (batch or skipped) and (not raw or len(batch) + skipped >= size or weight >= BATCH_BYTES):
+            yield Batch(batch, number, skipped)
+            batch, skipped, weight = [], 0, 0
+    if batch or skipped:
+        yield Batch(batch, number, skipped)
+
+
+def _content(raw: bytes) -> Record | Rejected:
+    try:
+        return interchange.parse(raw)
+    except Rejected as error:
+        return error
 
 
 def load_batch(batch: Sequence[Line], dry_run: bool = False) -> Loaded:
@@ -115,16 +131,17 @@ def load_batch(batch: Sequence[Line], dry_run: bool = False) -> Loaded:
 
 def _halved(batch: Sequence[Line], dry_run: bool, error: DataError) -> Loaded:
     if len(batch) == 1:
-        rejection = Rejection(batch[0], Rejected(Reason.DATABASE, str(error).partition("\n")[0]))
-        return Loaded(batch[0].number, rejections=[rejection])
-    loaded = Loaded()
-    for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-        loaded.add(load_batch(half, dry_run))
-    return loaded
+        return Loaded(rejections=[Rejection(batch[0], Rejected(Reason.DATABASE, str(error).partition("\n")[0]))])
+    halves = [load_batch(half, dry_run) for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :])]
+    return Loaded(
+        loaded=sum(half.loaded for half in halves),
+        unchanged=sum(half.unchanged for half in halves),
+        rejections=[rejection for half in halves for rejection in half.rejections],
+    )
 
 
 def _load(batch: Sequence[Line]) -> Loaded:
-    loaded = Loaded(last_line=batch[-1].number)
+    loaded = Loaded()
     good = [line.content for line in batch if isinstance(line.content, Record)]
     tenants = {tenant.slug: tenant for tenant in Tenant.objects.filter(slug__in={record.tenant for record in good})}
     existing = Job.all_tenants.filter(pk__in={record.public_id for record in good})

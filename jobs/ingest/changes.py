@@ -14,11 +14,11 @@ import orjson
 from django.db import connection
 from django.db.models import F, Model
 
-from jobs.fold import is_operation
 from jobs.ingest import counts
 from jobs.ingest.interchange import ArtifactLine, EventLine, Record
+from jobs.ingest.merge import header
 from jobs.ingest.rows import insert_artifacts, insert_events
-from jobs.models import Artifact, Job, JobEvent, Visibility
+from jobs.models import Artifact, Job, JobEvent
 
 COPY_FROM_ROWS = 200  # fewer rows are inserted sooner than temporary tables are made
 
@@ -57,14 +57,7 @@ class Change(NamedTuple):
     @property
     def header(self) -> dict[str, Any]:
         """The columns of the job's row that its events decide."""
-        events = self.after.events
-        return {
-            "status": self.after.status,
-            "updated_at": events[-1].created_at if events else self.after.created_at,
-            "last_seq": self.after.last_seq,
-            "last_public_seq": next((each.seq for each in reversed(events) if each.visibility == Visibility.PUBLIC), 0),
-            "is_operation": is_operation(events),
-        }
+        return {"status": self.after.status} | header(self.after.created_at, self.after.events)
 
 
 def write(changes: Sequence[Change]) -> None:

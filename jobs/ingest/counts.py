@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from django.db.models import F
+from django.db import transaction
+from django.db.models import Count, F
 
-from jobs.models import JobCounts
+from jobs.models import Job, JobCounts, JobStatus
 
 Changes = Counter[tuple[int, str]]  # by how many the jobs of (tenant id, status) have changed
 
@@ -42,3 +43,27 @@ def apply(changes: Changes) -> None:
         if not row.update(**by_column):
             JobCounts.all_tenants.bulk_create([JobCounts(tenant_id=tenant_id)], ignore_conflicts=True)
             row.update(**by_column)
+
+
+def drift(tenant_id: int, repair: bool = False) -> dict[str, tuple[int, int]]:
+    """Where the kept counts of a tenant differ from the truth: by status, what is kept and what is true.
+
+    Exact beside writers: while the row is locked nobody commits a change of it, and what is not committed is not
+    counted. Counting reads an index entry a job, and writers of the tenant wait meanwhile.
+    """
+    with transaction.atomic():
+        JobCounts.all_tenants.bulk_create([JobCounts(tenant_id=tenant_id)], ignore_conflicts=True)
+        row = JobCounts.objects.for_tenant(tenant_id).select_for_update().get()
+        true = dict(Job.objects.for_tenant(tenant_id).values_list("status").annotate(Count("pk")).order_by())
+        differences = {
+            status: (kept, true.get(status, 0))
+            for status in JobStatus.values
+            if (kept := getattr(row, column(status))) != true.get(status, 0)
+        }
+        if differences and repair:
+            for status, (_, actual) in differences.items():
+                setattr(row, column(status), actual)
+            row.save()
+        elif not repair:
+            transaction.set_rollback(True)
+    return differences

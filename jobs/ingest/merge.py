@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from datetime import datetime
+from typing import Any, NoReturn, Protocol
 
 from jobs.fold import WORKFLOW_TERMINAL, fold_status, is_operation, settles
 from jobs.ingest.interchange import ArtifactLine, EventLine, Reason, Record, Rejected
-from jobs.models import JobStatus
+from jobs.models import JobStatus, Visibility
 from jobs.storage_keys import check_storage_key
 
 TERMINAL_STATUSES = frozenset({JobStatus.SUCCESS.value, JobStatus.FAILURE.value, JobStatus.PARTIAL_FAILURE.value})
@@ -29,6 +30,48 @@ def merge(stored: Record | None, record: Record) -> Record:
         if record.last_seq == stored.last_seq:
             _differs(f"status: {record.status}, where the store has {stored.status}")
     return stored if artifacts == stored.artifacts else stored._replace(artifacts=artifacts)
+
+
+class EventHead(Protocol):
+    """As much of an event as its job's row depends on."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def event_type(self) -> str: ...
+
+    @property
+    def visibility(self) -> str: ...
+
+    @property
+    def hostname(self) -> str | None: ...
+
+    @property
+    def created_at(self) -> datetime: ...
+
+
+def header(created_at: datetime, events: Sequence[EventHead]) -> dict[str, Any]:
+    """What all events of a job, by seq, make of its row's columns, the status aside."""
+    return {
+        "updated_at": events[-1].created_at if events else created_at,
+        "last_seq": events[-1].seq if events else 0,
+        "last_public_seq": next((event.seq for event in reversed(events) if event.visibility == Visibility.PUBLIC), 0),
+        "is_operation": is_operation(events),
+    }
+
+
+def refolded(events: Sequence[EventHead], stored: str) -> str:
+    """The status that a job with ``events`` should have: ``stored`` where it is ahead of what they explain.
+
+    Such a job came without some of its events, with its status given.
+    """
+    folded = fold_status(events)
+    return stored if not settles(events) and _progress(stored) > _progress(folded) else folded
+
+
+def _progress(status: str) -> int:
+    return 2 if status in TERMINAL_STATUSES else int(status == JobStatus.IN_PROGRESS)
 
 
 def check_keys(artifacts: Iterable[ArtifactLine], prefix: str) -> None:

@@ -45,18 +45,15 @@ def records(jobs: QuerySet[Job]) -> Iterator[Record]:
         )
 
 
-def exported(tenant: Tenant | None, after: ULID | None, batch: int, rows: int = 20_000) -> Iterator[list[Record]]:
-    """All jobs (of ``tenant``) with an id beyond ``after``, ascending by it, in batches of ``batch`` jobs at most.
+def batches(jobs: QuerySet[Job], size: int, rows: int = 20_000) -> Iterator[list[Record]]:
+    """The records of all ``jobs``, ascending by id, in batches of ``size`` jobs at most.
 
     A batch ends early once its jobs have ``rows`` events, so that long timelines do not add up in memory.
     """
-    jobs = Job.all_tenants.order_by("public_id")
-    if tenant is not None:
-        jobs = jobs.filter(tenant=tenant)
+    page = jobs = jobs.order_by("public_id")
     while True:
-        page = jobs if after is None else jobs.filter(public_id__gt=after)
         ids, events = [], 0
-        for public_id, last_seq in page.values_list("public_id", "last_seq")[:batch]:
+        for public_id, last_seq in page.values_list("public_id", "last_seq")[:size]:
             ids.append(public_id)
             events += last_seq
             if events >= rows:
@@ -64,7 +61,7 @@ def exported(tenant: Tenant | None, after: ULID | None, batch: int, rows: int = 
         if not ids:
             return
         yield list(records(jobs.filter(public_id__in=ids)))
-        after = ids[-1]
+        page = jobs.filter(public_id__gt=ids[-1])
 
 
 def _events(last_seqs: dict[ULID, int], artifacts: dict[int, list[ArtifactLine]]) -> dict[ULID, list[EventLine]]:

@@ -8,159 +8,354 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('tenants', '0001_initial'),
+        ("tenants", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='JobCounts',
+            name="JobCounts",
             fields=[
-                ('tenant', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='job_counts', serialize=False, to='tenants.tenant')),
-                ('not_started', models.PositiveBigIntegerField(default=0)),
-                ('in_progress', models.PositiveBigIntegerField(default=0)),
-                ('success', models.PositiveBigIntegerField(default=0)),
-                ('failure', models.PositiveBigIntegerField(default=0)),
-                ('partial_failure', models.PositiveBigIntegerField(default=0)),
+                (
+                    "tenant",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="job_counts",
+                        serialize=False,
+                        to="tenants.tenant",
+                    ),
+                ),
+                ("not_started", models.BigIntegerField(default=0)),
+                ("in_progress", models.BigIntegerField(default=0)),
+                ("success", models.BigIntegerField(default=0)),
+                ("failure", models.BigIntegerField(default=0)),
+                ("partial_failure", models.BigIntegerField(default=0)),
             ],
             options={
-                'verbose_name_plural': 'job counts',
+                "verbose_name_plural": "job counts",
             },
             managers=[
-                ('all_tenants', django.db.models.manager.Manager()),
+                ("all_tenants", django.db.models.manager.Manager()),
             ],
         ),
         migrations.CreateModel(
-            name='Job',
+            name="Job",
             fields=[
-                ('public_id', jobs.ulid.ULIDField(default=ulid.ULID, editable=False, primary_key=True, serialize=False)),
-                ('job_type', models.CharField(max_length=100)),
-                ('status', models.CharField(choices=[('NOT_STARTED', 'Not Started'), ('IN_PROGRESS', 'In Progress'), ('SUCCESS', 'Success'), ('FAILURE', 'Failure'), ('PARTIAL_FAILURE', 'Partial Failure')], default='NOT_STARTED', max_length=16)),
-                ('created_at', models.DateTimeField()),
-                ('updated_at', models.DateTimeField(help_text='The time of the latest event, internal ones included; else created.')),
-                ('request', models.JSONField(blank=True, null=True)),
-                ('last_seq', models.PositiveIntegerField(default=0, help_text='The highest seq handed out; 0 before the first event.')),
-                ('last_public_seq', models.PositiveIntegerField(default=0, help_text='The highest seq of a public event, or 0.')),
-                ('version', models.PositiveBigIntegerField(default=1, help_text='Bumped by every change that an answer can show.')),
-                ('is_operation', models.BooleanField(default=False, help_text='Its events name hosts.')),
-                ('is_workflow', models.GeneratedField(db_persist=True, expression=models.Case(models.When(job_type__in=['MODEL_GENERATOR', 'BACKGROUND_GENERATOR', 'COMPLEMENTARY_GARMENT_GENERATOR', 'PRODUCT_TO_MODEL_DIRECT', 'PRODUCT_TO_MODEL_PHASED', 'BACKGROUND_SWAP_WITH_IMAGE', 'BACKGROUND_SWAP_WITH_SPEC', 'MODEL_SWAP_WITH_IMAGE'], then=models.Value(True)), default=models.Value(False)), output_field=models.BooleanField())),
-                ('v1_status', models.GeneratedField(db_persist=True, expression=models.Case(models.When(status='PARTIAL_FAILURE', then=models.Value('FAILURE')), default=models.F('status')), output_field=models.CharField(max_length=16))),
-                ('tenant', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='jobs', to='tenants.tenant')),
+                (
+                    "public_id",
+                    jobs.ulid.ULIDField(default=ulid.ULID, editable=False, primary_key=True, serialize=False),
+                ),
+                ("job_type", models.CharField(max_length=100)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("NOT_STARTED", "Not Started"),
+                            ("IN_PROGRESS", "In Progress"),
+                            ("SUCCESS", "Success"),
+                            ("FAILURE", "Failure"),
+                            ("PARTIAL_FAILURE", "Partial Failure"),
+                        ],
+                        default="NOT_STARTED",
+                        max_length=16,
+                    ),
+                ),
+                ("created_at", models.DateTimeField()),
+                (
+                    "updated_at",
+                    models.DateTimeField(
+                        help_text="The time of the latest event, internal ones included; else created."
+                    ),
+                ),
+                ("request", models.JSONField(blank=True, null=True)),
+                (
+                    "last_seq",
+                    models.PositiveIntegerField(
+                        default=0, help_text="The highest seq handed out; 0 before the first event."
+                    ),
+                ),
+                (
+                    "last_public_seq",
+                    models.PositiveIntegerField(default=0, help_text="The highest seq of a public event, or 0."),
+                ),
+                (
+                    "version",
+                    models.PositiveBigIntegerField(
+                        default=1, help_text="Bumped by every change that an answer can show."
+                    ),
+                ),
+                ("is_operation", models.BooleanField(default=False, help_text="Its events name hosts.")),
+                (
+                    "is_workflow",
+                    models.GeneratedField(
+                        db_persist=True,
+                        expression=models.Case(
+                            models.When(
+                                job_type__in=[
+                                    "MODEL_GENERATOR",
+                                    "BACKGROUND_GENERATOR",
+                                    "COMPLEMENTARY_GARMENT_GENERATOR",
+                                    "PRODUCT_TO_MODEL_DIRECT",
+                                    "PRODUCT_TO_MODEL_PHASED",
+                                    "BACKGROUND_SWAP_WITH_IMAGE",
+                                    "BACKGROUND_SWAP_WITH_SPEC",
+                                    "MODEL_SWAP_WITH_IMAGE",
+                                ],
+                                then=models.Value(True),
+                            ),
+                            default=models.Value(False),
+                        ),
+                        output_field=models.BooleanField(),
+                    ),
+                ),
+                (
+                    "v1_status",
+                    models.GeneratedField(
+                        db_persist=True,
+                        expression=models.Case(
+                            models.When(status="PARTIAL_FAILURE", then=models.Value("FAILURE")),
+                            default=models.F("status"),
+                        ),
+                        output_field=models.CharField(max_length=16),
+                    ),
+                ),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="jobs",
+                        to="tenants.tenant",
+                    ),
+                ),
             ],
             managers=[
-                ('all_tenants', django.db.models.manager.Manager()),
+                ("all_tenants", django.db.models.manager.Manager()),
             ],
         ),
         migrations.CreateModel(
-            name='JobEvent',
+            name="JobEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('seq', models.PositiveIntegerField()),
-                ('event_type', models.CharField(max_length=50)),
-                ('visibility', models.CharField(choices=[('public', 'Public'), ('internal', 'Internal')], default='public', max_length=8)),
-                ('stage', models.TextField(blank=True, null=True)),
-                ('message', models.TextField(blank=True, default='')),
-                ('hostname', models.TextField(blank=True, null=True)),
-                ('extra', models.JSONField(blank=True, default=dict)),
-                ('created_at', models.DateTimeField()),
-                ('job', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='events', to='jobs.job')),
-                ('tenant', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='tenants.tenant')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("seq", models.PositiveIntegerField()),
+                ("event_type", models.CharField(max_length=50)),
+                (
+                    "visibility",
+                    models.CharField(
+                        choices=[("public", "Public"), ("internal", "Internal")], default="public", max_length=8
+                    ),
+                ),
+                ("stage", models.TextField(blank=True, null=True)),
+                ("message", models.TextField(blank=True, default="")),
+                ("hostname", models.TextField(blank=True, null=True)),
+                ("extra", models.JSONField(blank=True, default=dict)),
+                ("created_at", models.DateTimeField()),
+                (
+                    "job",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="events",
+                        to="jobs.job",
+                    ),
+                ),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to="tenants.tenant",
+                    ),
+                ),
             ],
             managers=[
-                ('all_tenants', django.db.models.manager.Manager()),
+                ("all_tenants", django.db.models.manager.Manager()),
             ],
         ),
         migrations.CreateModel(
-            name='Artifact',
+            name="Artifact",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('position', models.PositiveIntegerField(help_text="Its place among its event's artifacts, from 0.")),
-                ('storage_key', models.TextField(help_text='A path in the artifact store; never leaves except inside a signed link.')),
-                ('kind', models.CharField(max_length=100)),
-                ('role', models.CharField(choices=[('intermediate', 'Intermediate'), ('final', 'Final')], max_length=12)),
-                ('label', models.TextField(blank=True, null=True)),
-                ('meta', models.JSONField(blank=True, default=dict)),
-                ('tenant', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='tenants.tenant')),
-                ('job', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='artifacts', to='jobs.job')),
-                ('event', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='artifacts', to='jobs.jobevent')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("position", models.PositiveIntegerField(help_text="Its place among its event's artifacts, from 0.")),
+                (
+                    "storage_key",
+                    models.TextField(
+                        help_text="A path in the artifact store; never leaves except inside a signed link."
+                    ),
+                ),
+                ("kind", models.CharField(max_length=100)),
+                (
+                    "role",
+                    models.CharField(choices=[("intermediate", "Intermediate"), ("final", "Final")], max_length=12),
+                ),
+                ("label", models.TextField(blank=True, null=True)),
+                ("meta", models.JSONField(blank=True, default=dict)),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to="tenants.tenant",
+                    ),
+                ),
+                (
+                    "job",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="artifacts",
+                        to="jobs.job",
+                    ),
+                ),
+                (
+                    "event",
+                    models.ForeignKey(
+                        blank=True,
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="artifacts",
+                        to="jobs.jobevent",
+                    ),
+                ),
             ],
             managers=[
-                ('all_tenants', django.db.models.manager.Manager()),
+                ("all_tenants", django.db.models.manager.Manager()),
             ],
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(models.F('tenant'), models.OrderBy(models.F('created_at'), descending=True), models.OrderBy(models.F('public_id'), descending=True), name='job_fleet'),
+            model_name="job",
+            index=models.Index(
+                models.F("tenant"),
+                models.OrderBy(models.F("created_at"), descending=True),
+                models.OrderBy(models.F("public_id"), descending=True),
+                name="job_fleet",
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(models.F('tenant'), models.F('status'), models.OrderBy(models.F('created_at'), descending=True), models.OrderBy(models.F('public_id'), descending=True), name='job_fleet_status'),
+            model_name="job",
+            index=models.Index(
+                models.F("tenant"),
+                models.F("status"),
+                models.OrderBy(models.F("created_at"), descending=True),
+                models.OrderBy(models.F("public_id"), descending=True),
+                name="job_fleet_status",
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(models.F('tenant'), models.OrderBy(models.F('created_at'), descending=True), models.OrderBy(models.F('public_id'), descending=True), condition=models.Q(('is_workflow', True)), name='job_v1'),
+            model_name="job",
+            index=models.Index(
+                models.F("tenant"),
+                models.OrderBy(models.F("created_at"), descending=True),
+                models.OrderBy(models.F("public_id"), descending=True),
+                condition=models.Q(("is_workflow", True)),
+                name="job_v1",
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(models.F('tenant'), models.F('v1_status'), models.OrderBy(models.F('created_at'), descending=True), models.OrderBy(models.F('public_id'), descending=True), condition=models.Q(('is_workflow', True)), name='job_v1_status'),
+            model_name="job",
+            index=models.Index(
+                models.F("tenant"),
+                models.F("v1_status"),
+                models.OrderBy(models.F("created_at"), descending=True),
+                models.OrderBy(models.F("public_id"), descending=True),
+                condition=models.Q(("is_workflow", True)),
+                name="job_v1_status",
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(models.F('tenant'), models.F('job_type'), models.OrderBy(models.F('created_at'), descending=True), models.OrderBy(models.F('public_id'), descending=True), condition=models.Q(('is_workflow', True)), name='job_v1_type'),
+            model_name="job",
+            index=models.Index(
+                models.F("tenant"),
+                models.F("job_type"),
+                models.OrderBy(models.F("created_at"), descending=True),
+                models.OrderBy(models.F("public_id"), descending=True),
+                condition=models.Q(("is_workflow", True)),
+                name="job_v1_type",
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(models.F('tenant'), models.F('job_type'), models.F('v1_status'), models.OrderBy(models.F('created_at'), descending=True), models.OrderBy(models.F('public_id'), descending=True), condition=models.Q(('is_workflow', True)), name='job_v1_type_status'),
+            model_name="job",
+            index=models.Index(
+                models.F("tenant"),
+                models.F("job_type"),
+                models.F("v1_status"),
+                models.OrderBy(models.F("created_at"), descending=True),
+                models.OrderBy(models.F("public_id"), descending=True),
+                condition=models.Q(("is_workflow", True)),
+                name="job_v1_type_status",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['NOT_STARTED', 'IN_PROGRESS', 'SUCCESS', 'FAILURE', 'PARTIAL_FAILURE'])), name='job_status_known'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("status__in", ["NOT_STARTED", "IN_PROGRESS", "SUCCESS", "FAILURE", "PARTIAL_FAILURE"])
+                ),
+                name="job_status_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('job_type', ''), _negated=True), name='job_type_given'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("job_type", ""), _negated=True), name="job_type_given"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('last_public_seq__lte', models.F('last_seq'))), name='job_public_seq_within'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("last_public_seq__lte", models.F("last_seq"))), name="job_public_seq_within"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.UniqueConstraint(fields=('public_id', 'tenant'), name='job_of_tenant'),
+            model_name="job",
+            constraint=models.UniqueConstraint(fields=("public_id", "tenant"), name="job_of_tenant"),
         ),
         migrations.AddConstraint(
-            model_name='jobevent',
-            constraint=models.UniqueConstraint(fields=('job', 'seq'), name='event_seq_once'),
+            model_name="jobevent",
+            constraint=models.UniqueConstraint(fields=("job", "seq"), name="event_seq_once"),
         ),
         migrations.AddConstraint(
-            model_name='jobevent',
-            constraint=models.CheckConstraint(condition=models.Q(('seq__gt', 0)), name='event_seq_positive'),
+            model_name="jobevent",
+            constraint=models.CheckConstraint(condition=models.Q(("seq__gt", 0)), name="event_seq_positive"),
         ),
         migrations.AddConstraint(
-            model_name='jobevent',
-            constraint=models.CheckConstraint(condition=models.Q(('visibility__in', ['public', 'internal'])), name='event_visibility_known'),
+            model_name="jobevent",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("visibility__in", ["public", "internal"])), name="event_visibility_known"
+            ),
         ),
         migrations.AddIndex(
-            model_name='artifact',
-            index=models.Index(fields=['job', 'role'], name='artifact_of_job'),
+            model_name="artifact",
+            index=models.Index(fields=["job", "role"], name="artifact_of_job"),
         ),
         migrations.AddConstraint(
-            model_name='artifact',
-            constraint=models.UniqueConstraint(fields=('event', 'position'), name='artifact_position_once'),
+            model_name="artifact",
+            constraint=models.UniqueConstraint(fields=("event", "position"), name="artifact_position_once"),
         ),
         migrations.AddConstraint(
-            model_name='artifact',
-            constraint=models.UniqueConstraint(condition=models.Q(('event', None)), fields=('job', 'position'), name='artifact_position_once_without_event'),
+            model_name="artifact",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("event", None)),
+                fields=("job", "position"),
+                name="artifact_position_once_without_event",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='artifact',
-            constraint=models.CheckConstraint(condition=models.Q(('role__in', ['intermediate', 'final'])), name='artifact_role_known'),
+            model_name="artifact",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("role__in", ["intermediate", "final"])), name="artifact_role_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='artifact',
-            constraint=models.CheckConstraint(condition=models.Q(('storage_key', ''), _negated=True), name='artifact_key_given'),
+            model_name="artifact",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("storage_key", ""), _negated=True), name="artifact_key_given"
+            ),
         ),
     ]

@@ -1,0 +1,72 @@
+"""Every job's row against its events: what they decide is folded again and, where it differs, put right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from django.db import transaction
+from django.db.models import F, QuerySet
+from ulid import ULID
+
+from jobs.ingest import counts
+from jobs.ingest.merge import header, refolded
+from jobs.models import Job, JobEvent
+
+
+class Difference(NamedTuple):
+    """A job whose row does not say what its events do: by column, what it says and what it should."""
+
+    public_id: ULID
+    columns: dict[str, tuple[Any, Any]]
+
+
+class Refolded(NamedTuple):
+    """A batch: its number of jobs, the last of them, and those that differ."""
+
+    jobs: int
+    last: ULID
+    differences: list[Difference]
+
+
+def refold(jobs: QuerySet[Job], size: int, repair: bool) -> Iterator[Refolded]:
+    """Folds ``jobs`` again, ascending by id, ``size`` to a transaction, which is committed when it is yielded."""
+    page = jobs = jobs.order_by("public_id")
+    while True:
+        with transaction.atomic():
+            batch = list(page.select_for_update(no_key=True)[:size])
+            if not batch:
+                return
+            differences = _differences(batch)
+            if repair:
+                _repair({job.pk: job for job in batch}, differences)
+        yield Refolded(len(batch), batch[-1].pk, differences)
+        page = jobs.filter(public_id__gt=batch[-1].pk)
+
+
+def _differences(batch: list[Job]) -> list[Difference]:
+    heads = (
+        JobEvent.all_tenants.filter(job__in=[job.pk for job in batch])
+        .order_by("job", "seq")
+        .values_list("job_id", "seq", "event_type", "visibility", "hostname", "created_at", named=True)
+    )
+    by_job = {job_id: list(group) for job_id, group in groupby(heads, key=lambda head: head.job_id)}
+    differences = []
+    for job in batch:
+        events = by_job.get(job.pk, [])
+        right = {"status": refolded(events, job.status)} | header(job.created_at, events)
+        if wrong := {name: (getattr(job, name), value) for name, value in right.items() if getattr(job, name) != value}:
+            differences.append(Difference(job.pk, wrong))
+    return differences
+
+
+def _repair(jobs: dict[ULID, Job], differences: list[Difference]) -> None:
+    moves: counts.Changes = Counter()
+    for public_id, columns in differences:
+        right = {name: after for name, (_, after) in columns.items()}
+        Job.all_tenants.filter(pk=public_id).update(version=F("version") + 1, **right)
+        if "status" in columns:
+            moves.update(counts.moved(jobs[public_id].tenant_id, *columns["status"]))
+    counts.apply(moves)

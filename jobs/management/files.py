@@ -1,0 +1,89 @@
+"""Files of lines, gzip by name, and - for the standard streams."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import select
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+from jobs.management.stopping import Stop
+
+POLL_SECONDS = 0.2  # a stop is noticed that late while standard input is silent
+CHUNK_BYTES = 2**16
+
+
+class Source:
+    """The lines of a file as they are, newline included; they end early where a stop is requested.
+
+    With ``follow`` an empty line stands for each moment in which a pipe has nothing to read.
+    """
+
+    def __init__(self, raw: IO[bytes], lines: Iterable[bytes], size: int | None, stop: Stop) -> None:
+        self.raw = raw
+        self.lines = lines
+        self.size = size  # bytes, as they lie in the file; None for a pipe
+        self.stop = stop
+        self.is_complete = False
+
+    @classmethod
+    @contextmanager
+    def opened(cls, name: str, stop: Stop, follow: bool = False) -> Iterator[Source]:
+        if name == "-":
+            yield cls(sys.stdin.buffer, arriving(sys.stdin.fileno(), stop, follow), None, stop)
+            return
+        with Path(name).open("rb") as raw:
+            size = os.fstat(raw.fileno()).st_size or None
+            if not name.endswith(".gz"):
+                yield cls(raw, raw, size, stop)
+            else:
+                with gzip.open(raw) as lines:
+                    yield cls(raw, lines, size, stop)
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file that have been read: the reader is ahead of what is loaded."""
+        return self.raw.tell() if self.size else 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self.lines:
+            if self.stop.requested:
+                return
+            yield line
+        self.is_complete = not self.stop.requested
+
+
+def arriving(descriptor: int, stop: Stop, follow: bool) -> Iterator[bytes]:
+    """The lines of a pipe, which may be silent for long: waited for in steps, so that a stop is noticed."""
+    unfinished = b""
+    while not stop.requested:
+        if not select.select([descriptor], [], [], POLL_SECONDS)[0]:
+            if follow:
+                yield b""
+            continue
+        chunk = os.read(descriptor, CHUNK_BYTES)
+        *lines, unfinished = (unfinished + chunk).split(b"\n") if b"\n" in chunk else [unfinished + chunk]
+        for line in lines:
+            yield line + b"\n"
+        if not chunk:
+            if unfinished:
+                yield unfinished
+            return
+
+
+@contextmanager
+def opened_for_writing(name: str, append: bool = False) -> Iterator[IO[bytes]]:
+    """``name`` for writing bytes; gzip leaves its time out, so that the same lines are the same file."""
+    if name == "-":
+        yield sys.stdout.buffer
+        return
+    with Path(name).open("ab" if append else "wb") as raw:
+        if not name.endswith(".gz"):
+            yield raw
+        else:
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as compressed:
+                yield cast(IO[bytes], compressed)
