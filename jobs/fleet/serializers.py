@@ -86,23 +86,24 @@ class FleetJobResponseSerializer(serializers.Serializer[Any]):
         outcome = fold(job.events, job.status)
         agents = outcome.agents if outcome.is_broadcast else {}
         out: Boundary = self.context["boundary"]
-        body = {
-            "id": str(uuid.UUID(job.hex_id)),
-            "status": FLEET_STATUS[job.status],
-            "created": job.created,
-            "operation": operation(out, job, outcome),
-            "result": result(out, job, outcome),
-            "changed": outcome.changed,
-            "updated_at": outcome.updated_at or job.created,
-            "responses": out.value({host: response(host, agent) for host, agent in agents.items() if agent.has_ended}),
-            "agent_states": out.value({host: state(agent) for host, agent in agents.items()}),
-            "timeline": [timeline_event(out, event) for event in outcome.timeline],
-        }
-        if outcome.error:
-            body["error"] = out.text(outcome.error)
-        if outcome.hostname:
-            body["hostname"] = out.text(outcome.hostname)
-        return body
+        return without_blanks(
+            {
+                "id": str(uuid.UUID(job.hex_id)),
+                "status": FLEET_STATUS[job.status],
+                "created": job.created,
+                "operation": operation(out, job, outcome),
+                "result": result(out, job, outcome),
+                "changed": outcome.changed,
+                "error": out.optional_text(outcome.error),
+                "hostname": out.optional_text(outcome.hostname),
+                "updated_at": outcome.updated_at or job.created,
+                "responses": out.value(
+                    {host: response(host, agent) for host, agent in agents.items() if agent.has_ended}
+                ),
+                "agent_states": out.value({host: state(agent) for host, agent in agents.items()}),
+                "timeline": [timeline_event(out, event) for event in outcome.timeline],
+            }
+        )
 
 
 @extend_schema_serializer(description="One page of a tenant's jobs, with counts.", many=False)
@@ -138,23 +139,33 @@ def result(out: Boundary, job: FleetJob, outcome: Outcome) -> Any:
 
 
 def response(host: str, agent: Agent) -> dict[str, Any]:
-    told = {"status": agent.status, "data": agent.data, "changed": agent.changed, "hostname": host}
-    return told | {"error": agent.error} if agent.error else told
+    return without_blanks(
+        {
+            "status": agent.status,
+            "data": agent.data,
+            "changed": agent.changed,
+            "error": agent.error,
+            "hostname": host,
+        }
+    )
 
 
 def state(agent: Agent) -> dict[str, Any]:
-    told = {"status": agent.status, "duration": go_duration(agent.duration)}
-    return told | {"error": agent.error} if agent.error else told
+    return without_blanks({"status": agent.status, "error": agent.error, "duration": go_duration(agent.duration)})
 
 
 def timeline_event(out: Boundary, event: FoldEvent) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "timestamp": event.created_at,
-        "event": EVENT_NAMES.get(event.event_type, event.event_type),
-        "message": out.text(event.message),
-    }
-    if event.hostname:
-        told["hostname"] = out.text(event.hostname)
-    if event.error:
-        told["error"] = out.text(event.error)
-    return told
+    return without_blanks(
+        {
+            "timestamp": event.created_at,
+            "event": EVENT_NAMES.get(event.event_type, event.event_type),
+            "hostname": out.optional_text(event.hostname),
+            "message": out.text(event.message),
+            "error": out.optional_text(event.error),
+        }
+    )
+
+
+def without_blanks(told: dict[str, Any]) -> dict[str, Any]:
+    """Optional strings with nothing to say are left out, as fleet clients expect."""
+    return {name: value for name, value in told.items() if value or name not in ("error", "hostname")}
