@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 from unittest import mock
 
 import pytest
 from django.core.files.base import ContentFile
-from django.core.files.storage import storages
 from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ def get(store):
 
 def fetch(url, method="GET", **headers):
     path, _, query = url.removeprefix(HOST).partition("?")
-    answer = Client().generic(method, path, QUERY_STRING=query, headers=headers)
+    answer: Any = Client().generic(method, path, QUERY_STRING=query, headers=headers)
     answer.body = b"".join(answer.streaming_content) if answer.streaming else answer.content
     answer.close()
     return answer
@@ -323,7 +323,6 @@ def test_the_address_is_not_there_when_the_pictures_are_elsewhere(get, settings)
     url = links(HOST).url(KEY)
     elsewhere = {"BACKEND": "jobs.egress.s3.SignedS3Storage", "OPTIONS": {"bucket_name": "pictures"}}
     settings.STORAGES = settings.STORAGES | {"artifacts": elsewhere}
-    assert storages["artifacts"].bucket_name == "pictures"
     assert get(url).status_code == 404
 
 

@@ -15,10 +15,11 @@ class Boundary:
     """The way out for one request of one tenant."""
 
     def __init__(self, request: Request) -> None:
-        self.base_url = settings.PUBLIC_BASE_URL or f"{request.scheme}://{request.get_host()}"
+        asked_at = f"{request.scheme}://{request.get_host()}"
+        self.base_url = settings.PUBLIC_BASE_URL or asked_at
         self.tenant = request.user
         self.links = links(self.base_url)
-        redact = redactor(self.tenant.storage_prefix, self.base_url)
+        redact = redactor(self.tenant.storage_prefix, asked_at)
         self.text = redact.text
         self.value = redact.value
 

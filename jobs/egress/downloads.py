@@ -43,7 +43,7 @@ def download(request: HttpRequest, key: str) -> HttpResponseBase:
         return _refusal(404, "The file behind this link is gone.")
     found = os.fstat(file.fileno())
     etag, changed_at = f'"{found.st_mtime_ns:x}-{found.st_size:x}"', int(found.st_mtime)
-    response = get_conditional_response(request, etag, changed_at)
+    response: HttpResponseBase | None = get_conditional_response(request, etag, changed_at)
     if response is None:
         response = _answer(file, PurePosixPath(key).suffix.lower())
     else:
@@ -54,7 +54,7 @@ def download(request: HttpRequest, key: str) -> HttpResponseBase:
     return _contained(response)
 
 
-def _open(folder: str, key: str) -> BinaryIO:
+def _open(folder: str | os.PathLike[str], key: str) -> BinaryIO:
     """Raises OSError for what is no regular file, or lies outside ``folder`` once symbolic links are followed."""
     root = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(root, key), strict=True)  # noqa: PTH118 - a key is text; Path would tidy it

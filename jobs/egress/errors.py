@@ -13,6 +13,8 @@ from django.http import Http404, HttpResponse
 from rest_framework import exceptions
 from rest_framework.response import Response
 
+from jobs.egress.signing import CannotSign
+
 logger = logging.getLogger("jobs.errors")
 
 # Seconds after which a caller may try again while the database or the artifact store is away.
@@ -69,8 +71,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(400, "INVALID_HOST", "This gateway does not answer to that Host header.", headers)
     if isinstance(error, RequestDataTooBig):
         return Problem(413, "TOO_LARGE", "The request body is larger than the gateway reads.", headers)
-    if isinstance(error, (OperationalError, InterfaceError)):
-        logger.error("The database did not answer: %s", error)
+    if isinstance(error, (OperationalError, InterfaceError, CannotSign)):
+        logger.error("Neither rows nor links without it: %s: %s", type(error).__name__, error)
         error = Unavailable()
     if isinstance(error, exceptions.APIException):
         if isinstance(error, Unavailable):

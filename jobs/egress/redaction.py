@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
-from django.core.files.storage import storages
+
+from jobs.egress.signing import artifact_store
 
 REDACTED = "[redacted]"
 
@@ -53,7 +54,8 @@ class Redactor:
         found = self._reference.search(text)
         if found is None:
             return text
-        parts, quoting, at = [], _Quoting(text), 0
+        parts: list[str] = []
+        quoting, at = _Quoting(text), 0
         while found:
             parts += text[at : found.start()], REDACTED
             at = quoting.end_of_section(found)
@@ -179,7 +181,7 @@ def redactor(storage_prefix: str, base_url: str) -> Redactor:
     Links to local files are references under the gateway's own addresses. Cached: 1 ms the first time, then 2 µs.
     """
     own = (f"{base.rstrip('/')}/artifacts/" for base in (settings.PUBLIC_BASE_URL, base_url) if base)
-    return _cached(storage_prefix, (*storages["artifacts"].store_bases, *own))
+    return _cached(storage_prefix, (*artifact_store().store_bases, *own))
 
 
 class NoStorageKeys(logging.Filter):

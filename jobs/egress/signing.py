@@ -54,9 +54,13 @@ class ArtifactStore(Protocol):
         """Links of the current window. Raises CannotSign."""
 
 
+def artifact_store() -> ArtifactStore:
+    return cast(ArtifactStore, storages["artifacts"])
+
+
 def links(base_url: str) -> Links:
     """Links for an answer to a request that came to ``base_url`` ("https://jobs.example.com"). Raises CannotSign."""
-    return cast(ArtifactStore, storages["artifacts"]).links(base_url)
+    return artifact_store().links(base_url)
 
 
 def signing_times(now: float, ttl_seconds: int) -> tuple[int, int]:
