@@ -384,7 +384,8 @@ class Valkey:
 def valkey() -> Iterator[Valkey]:
     """A new, empty Valkey server while the block runs; as many as are wanted, side by side."""
     with temporary_folder("jgw-valkey-") as folder:
-        server = Valkey(folder, *free_ports(1))
+        (port,) = free_ports(1)
+        server = Valkey(folder, port)
         server.start()
         try:
             yield server

@@ -213,8 +213,9 @@ def wrongly_signed(chance):
 def wrongly_claimed():
     """Session tokens signed right, and not in force now, for this app or for any tenant here."""
     now = int(time.time())
+    worthless: list[object] = [..., None, "", [], {}, "x"]
     for name in ("exp", "nbf", "aud", "dest"):
-        yield from (session_token(**{name: value}) for value in (..., None, "", [], {}, "x"))
+        yield from (jwt(claims(**{name: value})) for value in worthless)
     for seconds in (6, 7, 60, 3600, 10**9):
         yield from (session_token(exp=now - seconds), session_token(nbf=now + 300 + seconds))
     for aud in ("another", API_KEY[:-1], API_KEY + "0", API_KEY.upper(), [API_KEY], [API_KEY, "another"], 7):

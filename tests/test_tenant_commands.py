@@ -11,6 +11,7 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from tenants import tokens
+from tenants.callers import Caller
 from tenants.models import ApiToken, Tenant
 
 
@@ -77,8 +78,8 @@ def test_issue_token_prints_the_token_alone_as_the_last_line(acme):
     out, err = run("issue_token", "acme", "--label", "build server")
 
     assert len(out) == 1
-    assert tokens.verify(out[0]).slug == "acme"
     row = ApiToken.objects.get()
+    assert tokens.verify(out[0]) == Caller(acme.pk, "acme", "tenants/acme/", row.prefix)
     assert (row.label, row.expires_at) == ("build server", None)
     assert err == ["A token of tenant acme. Keep it: it cannot be shown again."]
 
@@ -87,6 +88,7 @@ def test_issue_token_can_expire(acme):
     (token,), (note,) = run("issue_token", "acme", "--expires-in", "90")
 
     expires_at = ApiToken.objects.get().expires_at
+    assert expires_at
     assert abs(expires_at - timezone.now() - timedelta(days=90)) < timedelta(minutes=1)
     assert f"valid until {expires_at:%Y-%m-%d %H:%M} UTC" in note
     assert tokens.verify(token)
