@@ -20,6 +20,7 @@ from tests import servers
 
 if TYPE_CHECKING:
     from django.core.files.storage import Storage
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.test import Client
     from pytest_django.fixtures import SettingsWrapper
 
@@ -50,6 +51,9 @@ def set_the_stage() -> None:
         # An owner as in production: no superuser, who would walk past every permission.
         postgresql.psql("CREATE ROLE gateway LOGIN CREATEDB CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
         os.environ["DATABASE_URL"] = postgresql.url("gateway", user="gateway")
+        # The role that answers the API in production. Tests that ask for the fixture `api_role` run as it.
+        postgresql.psql("CREATE ROLE gateway_api LOGIN")
+        os.environ["DATABASE_API_URL"] = postgresql.url("gateway", user="gateway_api")
         os.environ["DATABASE_POOL_SIZE"] = "20"  # more than any test has threads
         running.postgresql = postgresql  # type: ignore[attr-defined]
     elif TEST_DATABASE == "sqlite":
@@ -69,7 +73,9 @@ def set_the_stage() -> None:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
     (folder / "static").mkdir()  # whitenoise warns about a folder that is not there
-    assert django_settings.DATABASES  # read here and now: pytest-django sets up Django only where that was done
+    # Reads the settings here and now: pytest-django sets up Django only where that was done. What a test writes in a
+    # transaction of its own is only seen by the connection that wrote it.
+    django_settings.API_DATABASE = "default"
 
 
 set_the_stage()
@@ -98,6 +104,22 @@ def django_db_modify_db_settings() -> None:
     if TEST_DATABASE == "sqlite":
         default = django_settings.DATABASES["default"]
         default.setdefault("TEST", {})["NAME"] = str(Path(default["NAME"]).with_name("test.sqlite3"))
+
+
+@pytest.fixture
+def api_role(transactional_db: None, settings: SettingsWrapper) -> Iterator[BaseDatabaseWrapper]:
+    """The API is answered by a role that owns nothing and is bound by row security, as in production.
+
+    For tests of the PostgreSQL round, marked ``django_db(transaction=True, databases=["default", "api"])``.
+    """
+    from django.core.management import call_command
+    from django.db import connections
+
+    call_command("grant_api_role", "gateway_api", verbosity=0)
+    settings.API_DATABASE = "api"
+    yield connections["api"]
+    connections["api"].close()
+    connections["api"].close_pool()
 
 
 # --- Servers and stores -------------------------------------------------------------------------------------------
@@ -197,6 +219,19 @@ def client_with(token: str) -> Client:
     from django.test import Client
 
     return Client(headers={"Authorization": f"Bearer {token}"})
+
+
+@pytest.fixture
+def support_client(db: None) -> Client:
+    """Sam of the support group, signed in to the console; a superuser is pytest-django's ``admin_client``."""
+    from django.contrib.auth.models import Group, User
+    from django.test import Client
+
+    sam = User.objects.create_user("sam", password="sam", is_staff=True)
+    sam.groups.add(Group.objects.get(name="support"))
+    client = Client()
+    client.force_login(sam)
+    return client
 
 
 @pytest.fixture

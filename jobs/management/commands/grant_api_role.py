@@ -47,4 +47,5 @@ class Command(BaseCommand):
             cursor.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, role))
             tables = sql.SQL(", ").join(map(sql.Identifier, READS))
             cursor.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(tables, role))
-        self.stdout.write(f"{options['name']} may read {', '.join(READS)}, each tenant's rows alone.")
+        if options["verbosity"]:
+            self.stdout.write(f"{options['name']} may read {', '.join(READS)}, each tenant's rows alone.")
