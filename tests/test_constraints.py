@@ -12,9 +12,15 @@ EVENT = {"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z",
 
 
 def refused(write) -> str:
-    with pytest.raises(IntegrityError) as caught, transaction.atomic():
-        write()
-        connection.check_constraints()
+    """What the database says against ``write``, now or when the transaction ends."""
+
+    def attempt():
+        with transaction.atomic():
+            write()
+            connection.check_constraints()
+
+    with pytest.raises(IntegrityError) as caught:
+        attempt()
     return str(caught.value)
 
 
