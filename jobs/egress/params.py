@@ -17,7 +17,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
 
 def integer(text: str) -> int:
-    """An integer in decimal digits and nothing else; one of any length is read, those of more than 18 digits as ±10**18."""
+    """An integer in decimal digits and nothing else, however many: those of more than 18 read as ±10**18."""
     if not _INTEGER.fullmatch(text):
         raise PydanticKnownError("int_parsing")
     digits = text.lstrip("+-").lstrip("0") or "0"
@@ -34,10 +34,11 @@ class Params(BaseModel):
     """Reads a query string: unknown names change nothing, and of a name given twice the last counts."""
 
     @classmethod
-    def read(cls, query: QueryDict) -> Self:
+    def read(cls, query: QueryDict, context: Any = None) -> Self:
         """Raises Invalid (422, on ``/job`` 400) that names every bad parameter."""
+        given = {name: cls.given(query, name) for name in cls.model_fields if name in query}
         try:
-            return cls.model_validate({name: cls.given(query, name) for name in cls.model_fields if name in query})
+            return cls.model_validate(given, context=context)
         except ValidationError as error:
             raise Invalid(
                 [

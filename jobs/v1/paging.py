@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from ulid import ULID
 
-from jobs.egress.errors import Invalid
-from jobs.v1.params import ListParams
+if TYPE_CHECKING:
+    from jobs.v1.params import ListParams
 
 _CHECKSUM_BYTES = 8
 
@@ -27,42 +27,40 @@ class Position(NamedTuple):
     public_id: ULID
 
 
-def _checksum(place: bytes, params: ListParams, tenant_id: int) -> bytes:
-    listing = repr((tenant_id, params.filters)).encode()
-    return hashlib.blake2b(listing + place, digest_size=_CHECKSUM_BYTES).digest()
+def _checksum(place: bytes, listing: object) -> bytes:
+    return hashlib.blake2b(repr(listing).encode() + place, digest_size=_CHECKSUM_BYTES).digest()
 
 
-def position_of(params: ListParams, tenant_id: int) -> Position | None:
-    """Where the page asked for begins, None for the first.
+def _cursor(public_id: str, created_at: str, listing: object) -> str:
+    place = f"{public_id} {created_at}".encode()
+    return base64.urlsafe_b64encode(_checksum(place, listing) + place).decode()
 
-    Raises Invalid (422) for a cursor that was altered or belongs to another listing.
+
+def position_of(cursor: str, listing: object) -> Position:
+    """Where the page of ``cursor`` begins.
+
+    Raises ValueError or OverflowError unless :func:`next_link` gave it, to the letter, for ``listing``: tenant and
+    filters. Where there is no such listing (None), it is enough that another may have given it.
     """
-    if params.cursor is None:
-        return None
-    try:
-        raw = base64.b64decode(params.cursor, altchars=b"-_", validate=True)
-        checksum, place = raw[:_CHECKSUM_BYTES], raw[_CHECKSUM_BYTES:]
-        if checksum == _checksum(place, params, tenant_id):
-            public_id, created_at = place.decode("ascii").split(" ")
-            return Position(datetime.fromisoformat(created_at), ULID.from_hex(public_id.replace("-", "")))
-    except ValueError:
-        pass  # told as any other cursor that this listing did not give
-    message = "Input should be a cursor that this listing gave, sent with the same filters"
-    raise Invalid([{"loc": ["query", "cursor"], "msg": message, "type": "value_error"}])
+    place = base64.b64decode(cursor, altchars=b"-_", validate=True)[_CHECKSUM_BYTES:].decode("ascii")
+    public_id, created_at = place.split(" ")
+    if listing and cursor != _cursor(public_id, created_at, listing):
+        raise ValueError(cursor)
+    return Position(datetime.fromisoformat(created_at).astimezone(UTC), ULID.from_hex(public_id.replace("-", "")))
 
 
-def next_link(url: str, params: ListParams, tenant_id: int, rows: list[tuple[Any, ...]]) -> dict[str, str]:
+def next_link(url: str, tenant_id: int, params: ListParams, rows: list[tuple[Any, ...]]) -> dict[str, str]:
     """The ``Link`` header that leads past ``rows``; none after a page that is not full, which is the last."""
     if len(rows) < params.limit:
         return {}
     public_id, _, _, created_at = rows[-1]
-    place = f"{public_id} {created_at}".encode()
+    filters = params.filters
     query = {
         "limit": params.limit,
-        "cursor": base64.urlsafe_b64encode(_checksum(place, params, tenant_id) + place).decode(),
-        "job_type": params.types,
-        "status": params.status and params.status.value,
-        "created_after": params.created_after and params.created_after.isoformat(),
+        "cursor": _cursor(public_id, created_at, (tenant_id, filters)),
+        "job_type": filters.types,
+        "status": filters.status,
+        "created_after": filters.created_after and filters.created_after.isoformat(),
     }
     given = {name: value for name, value in query.items() if value}
     return {"Link": f'<{url}?{urlencode(given, doseq=True)}>; rel="next"'}

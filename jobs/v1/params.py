@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, Self
 
 from django.db import models
 from django.http import QueryDict
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from jobs.egress.params import Integer, Offset, Params
 from jobs.models import JobType
+from jobs.v1.paging import Position, position_of
 
 
 class V1Status(models.TextChoices):
@@ -24,7 +25,9 @@ class V1Status(models.TextChoices):
     FAILURE = "FAILURE"
 
 
-_INSTANT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))?", re.ASCII)
+_INSTANT = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt]((?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))?", re.ASCII
+)
 
 
 def instant(text: str) -> datetime:
@@ -49,31 +52,50 @@ def instant(text: str) -> datetime:
     try:
         return local - offset if sign == "+" else local + offset
     except OverflowError:
-        return (datetime.min if sign == "+" else datetime.max).replace(tzinfo=UTC)
+        return datetime.min.replace(tzinfo=UTC) if sign == "+" else datetime.max.replace(tzinfo=UTC)
+
+
+class Filters(NamedTuple):
+    """What narrows a listing, and what a cursor of it is bound to, beside the tenant."""
+
+    types: list[str]  # each once and in one order; none where that would be all of them
+    status: str | None
+    created_after: datetime | None
+
+    @classmethod
+    def of(cls, job_type: list[JobType], status: V1Status | None, created_after: datetime | None) -> Self:
+        types = sorted({member.value for member in job_type})
+        return cls([] if len(types) == len(JobType) else types, status and status.value, created_after)
 
 
 class ListParams(Params):
+    """Read for a tenant, whose id is the context."""
+
     job_type: list[JobType] = []
     status: V1Status | None = None
     created_after: Annotated[datetime, BeforeValidator(instant)] | None = None
     limit: Annotated[int, Integer, Field(ge=1, le=200)] = 50
     offset: Offset = 0
-    cursor: str | None = None
+    cursor: Position | None = None
+
+    @field_validator("cursor", mode="plain")
+    @classmethod
+    def position(cls, cursor: str, info: ValidationInfo) -> Position:
+        """Where the page begins. Where a filter is bad there is no listing that the cursor could be of."""
+        given = {name: info.data[name] for name in ("job_type", "status", "created_after") if name in info.data}
+        try:
+            return position_of(cursor, (info.context, Filters.of(**given)) if len(given) == 3 else None)
+        except (ValueError, OverflowError) as error:
+            message = "Input should be a cursor that this listing gave, sent with the same filters"
+            raise PydanticCustomError("value_error", message) from error
 
     @classmethod
     def given(cls, query: QueryDict, name: str) -> Any:
         return query.getlist(name) if name == "job_type" else query[name]
 
     @property
-    def types(self) -> list[str]:
-        """The types to filter by, each once and in one order; none where that would be all of them."""
-        chosen = sorted({member.value for member in self.job_type})
-        return [] if len(chosen) == len(JobType) else chosen
-
-    @property
-    def filters(self) -> tuple[object, ...]:
-        """What a cursor of this listing is bound to."""
-        return self.types, self.status and self.status.value, self.created_after
+    def filters(self) -> Filters:
+        return Filters.of(self.job_type, self.status, self.created_after)
 
 
 MAX_SEQ = 2_147_483_647

@@ -12,7 +12,6 @@ from jobs.egress.artifacts import ARTIFACT_COLUMNS, RESULT, TENANT, artifacts
 from jobs.egress.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows
 from jobs.models import Job, JobEvent, Visibility
 from jobs.ulid import ULIDField
-from jobs.v1.paging import Position
 from jobs.v1.params import ListParams
 
 # The most events one page of a timeline holds.
@@ -22,22 +21,23 @@ EVENT_COLUMNS = ("seq", "event_type", "visibility", "stage", "message", "extra",
 SUMMARY_COLUMNS = (Text("public_id"), "job_type", "v1_status", Instant("created_at"))
 
 
-def job_page(tenant: int, params: ListParams, after: Position | None) -> list[tuple[str, str, str, str]]:
+def job_page(tenant: int, params: ListParams) -> list[tuple[str, str, str, str]]:
     """One page of workflow jobs, newest first: rows of ``SUMMARY_COLUMNS``."""
+    filters, position = params.filters, params.cursor
     values: dict[str, Any] = {
         "tenant": tenant,
-        "status": params.status,
-        "created_after": params.created_after,
+        "status": filters.status,
+        "created_after": filters.created_after,
         "offset": params.offset,
-        **{f"job_type_{n}": job_type for n, job_type in enumerate(params.types)},
+        **{f"job_type_{n}": job_type for n, job_type in enumerate(filters.types)},
     }
-    if after:
-        values["position_time"], values["position_id"] = after
+    if position:
+        values["position_time"], values["position_id"] = position
     return _job_page(
-        len(params.types),
-        params.status is not None,
-        params.created_after is not None,
-        after is not None,
+        len(filters.types),
+        filters.status is not None,
+        filters.created_after is not None,
+        position is not None,
         params.limit,
         params.offset > 0,
     ).fetch(values)

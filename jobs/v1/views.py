@@ -21,13 +21,15 @@ class JobViewSet(TenantViewSet):
 
     @schema.list_jobs
     def list(self, request: Request) -> Response:
-        tenant_id, params = request.user.tenant_id, ListParams.read(request.query_params)
-        rows = queries.job_page(tenant_id, params, paging.position_of(params, tenant_id))
-        validator = self.validator(rows, params.limit, params.offset)
+        tenant_id = request.user.tenant_id
+        params = ListParams.read(request.query_params, tenant_id)
+        rows = queries.job_page(tenant_id, params)
+        validator = self.validator(rows, vars(params))
         if unchanged := self.unchanged(validator):
             return unchanged
-        link = paging.next_link(self.boundary.base_url + request.path, params, tenant_id, rows)
-        return self.answer(serializers.JobListResponseSerializer().to_representation((rows, params)), validator, link)
+        body = serializers.JobListResponseSerializer().to_representation((rows, params))
+        link = paging.next_link(self.boundary.base_url + request.path, tenant_id, params, rows)
+        return self.answer(body, validator, link)
 
     @schema.get_job
     def retrieve(self, request: Request, public_id: str) -> Response:
