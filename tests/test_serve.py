@@ -1,0 +1,145 @@
+"""``manage.py serve``: what `make run` and `make serve` start."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import servers
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def serve(folder, *arguments, **environment):
+    """``manage.py serve`` as on a fresh machine: an empty ``DATA_DIR``, no other setting."""
+    wanted = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
+    return subprocess.Popen(
+        [sys.executable, "manage.py", "serve", *arguments],
+        cwd=ROOT,
+        env={name: os.environ[name] for name in wanted if name in os.environ}
+        | {"DATA_DIR": str(folder), "ENV_FILE": os.devnull}
+        | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@contextlib.contextmanager
+def serving(folder, *arguments, **environment):
+    """What it printed until it served, its address, and how many seconds the first answer took."""
+    (port,) = servers.free_ports(1)
+    base_url = f"http://127.0.0.1:{port}"
+    began = time.monotonic()
+    process = serve(folder, *arguments, PORT=str(port), **environment)
+    printed = ""
+    try:
+        for line in process.stdout:
+            printed += line
+            if line.startswith("Serving on"):
+                break
+        else:
+            pytest.fail(printed)
+        while time.monotonic() - began < 120:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{base_url}/v1/jobs")
+                break
+            time.sleep(0.02)
+        yield printed, base_url, time.monotonic() - began
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.mark.sqlite
+def test_a_fresh_machine_gets_requests_that_work_as_they_are_printed(folder):
+    with serving(folder, "--demo") as (printed, base_url, _):
+        commands = [shlex.split(line) for line in printed.splitlines() if line.strip().startswith("curl ")]
+        assert [re.sub("01[0-9A-Z]{24}", "ID", command[-1].removeprefix(base_url)) for command in commands] == [
+            "/v1/jobs?limit=5",
+            "/v1/jobs/ID",
+            "/v1/jobs/ID/events?since=0",
+            "/job?limit=5",
+        ]
+        answers = []
+        for command in commands:
+            name, _, value = command[command.index("-H") + 1].partition(": ")
+            answers.append(httpx.get(command[-1], headers={name: value}))
+        assert [answer.status_code for answer in answers] == [200] * 4
+        pictures = [httpx.get(artifact["image_url"]) for artifact in answers[1].json()["result"]]
+        assert [picture.headers["content-type"] for picture in pictures] == ["image/png"] * 3
+
+        page = httpx.get(base_url)
+        stylesheet = re.search(r'href="(/static/gateway/landing\.[0-9a-f]+\.css)"', page.text)
+        assert stylesheet is not None, "static files were not collected"
+        assert "immutable" in httpx.get(base_url + stylesheet[1]).headers["cache-control"]
+
+
+@pytest.mark.sqlite
+def test_the_second_start_is_up_in_three_seconds_with_the_same_token(folder):
+    with serving(folder, "--demo") as (first, _, _):
+        pass
+    with serving(folder, "--demo") as (second, _, seconds):
+        assert re.findall("jgw_[^']+", second) == re.findall("jgw_[^']+", first)
+    assert seconds < 3
+
+
+@pytest.mark.sqlite
+def test_what_the_embedded_default_keeps_secret_is_read_by_its_owner_only(folder):
+    assert {name: stat.S_IMODE((folder / name).stat().st_mode) for name in ("demo.json", "secret_key")} == {
+        "demo.json": 0o600,
+        "secret_key": 0o600,
+    }
+
+
+@pytest.mark.sqlite
+def test_a_port_that_is_taken_is_named_before_anything_else_happens(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = serve(tmp_path, PORT=str(port))
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert printed == (
+        f"CommandError: Cannot listen on 127.0.0.1:{port}: Address already in use. "
+        "Choose another port, such as: PORT=8001 make run\n"
+    )
+    assert not (tmp_path / "gateway.sqlite3").exists()
+
+
+@pytest.mark.sqlite
+def test_a_production_setting_without_a_secret_stops_it_and_says_why(tmp_path):
+    process = serve(tmp_path, DJANGO_SECURE="1")
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "DJANGO_SECRET_KEY is not set, and DJANGO_SECURE says that this is not a trial." in printed
+
+
+@pytest.mark.postgresql
+def test_on_postgresql_a_worker_for_each_core_serves_what_the_embedded_default_serves(folder, postgresql_server):
+    postgresql_server.psql("DROP DATABASE IF EXISTS served", "CREATE DATABASE served OWNER gateway")
+    url = postgresql_server.url("served", user="gateway")
+    with serving(folder, "--demo", DATABASE_URL=url, DJANGO_SECRET_KEY="s" * 50) as (printed, base_url, _):
+        token = re.search("jgw_[^']+", printed)[0]
+        answer = httpx.get(f"{base_url}/job", headers={"Authorization": f"Bearer {token}"})
+        assert answer.json()["total_items"] == 41
