@@ -90,7 +90,8 @@ class ApiToken(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
-        permissions = [("revoke_apitoken", "Can revoke api token")]
+        verbose_name = "API token"
+        permissions = [("revoke_apitoken", "Can revoke API token")]
 
     def __str__(self) -> str:
         return f"jgw_{self.prefix}_…"

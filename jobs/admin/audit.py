@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
@@ -17,6 +18,7 @@ from django.views.decorators.http import require_POST
 
 from jobs.admin.identity import whole_id
 from jobs.admin.listing import ChoiceFilter, LookOnly
+from jobs.admin.words import moment
 from jobs.models import AuditAction, AuditEntry
 from tenants.models import Tenant
 
@@ -24,12 +26,18 @@ from tenants.models import Tenant
 def record(request: HttpRequest, action: AuditAction, tenant: Tenant, subject: str = "") -> None:
     """Writes that the signed-in user did ``action``, for the ticket they named, if any."""
     AuditEntry.objects.create(
-        actor=request.user,
+        actor=cast(User, request.user),  # admin views let nobody else in
         action=action,
         tenant_slug=tenant.slug,
         subject=subject,
         ticket=request.session.get("ticket", ""),
     )
+
+
+def lately_viewed(user: User) -> list[AuditEntry]:
+    """The jobs this user looked at last, the latest first, each once; one statement over a bounded number of rows."""
+    views = AuditEntry.objects.filter(actor=user, action=AuditAction.JOB_VIEWED).order_by("-at", "-id")
+    return list({entry.subject: entry for entry in reversed(list(views[:40]))}.values())[::-1][:8]
 
 
 class TicketForm(forms.Form):
@@ -46,14 +54,18 @@ class ActionFilter(ChoiceFilter):
 class AuditEntryAdmin(LookOnly):
     date_hierarchy = "at"
     ordering = ("-at", "-id")
-    list_display = ("at", "actor", "what", "tenant_slug", "subject_link", "ticket")
+    list_display = ("when", "actor", "what", "tenant_slug", "subject_link", "ticket")
     list_display_links = None
     list_filter = (ActionFilter,)
     filter_parameters = frozenset({"action"})
     list_select_related = ("actor",)
     search_fields = ("subject",)
     search_help_text = "A whole job id, token prefix, ticket, tenant slug or user name."
-    fields = ("at", "actor", "action", "tenant_slug", "subject", "ticket")
+    fields = ("when", "actor", "action", "tenant_slug", "subject", "ticket")
+
+    @admin.display(description="when")
+    def when(self, entry: AuditEntry) -> SafeString:
+        return moment(entry.at)
 
     @admin.display(description="action")
     def what(self, entry: AuditEntry) -> str:
@@ -91,6 +103,3 @@ class AuditEntryAdmin(LookOnly):
         back = request.POST.get("next", "")
         is_ours = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())
         return HttpResponseRedirect(back if is_ours else reverse("admin:index"))
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(request, {"title": "Audit entries", **(extra_context or {})})

@@ -74,7 +74,7 @@ def by_day(tenant: Tenant) -> dict[str, Any]:
         for status in (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE):
             failed = jobs.filter(status=status)[: MOST_COUNTED + 1]
             counts[f"{status}_{number}"] = CountUpToLimit(failed)
-    counted = Tenant.objects.filter(pk=tenant.pk).values(**counts).get()
+    counted = Tenant.objects.filter(pk=tenant.pk).annotate(**counts).values(*counts).get()
     alls = [counted[f"all_{number}"] for number in range(DAYS)]
     faileds = [
         min(counted[f"FAILURE_{number}"] + counted[f"PARTIAL_FAILURE_{number}"], alls[number]) for number in range(DAYS)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
@@ -30,7 +31,7 @@ from jobs.admin.audit import record
 from jobs.admin.identity import tenant_ids, whole_id
 from jobs.admin.listing import ChoiceFilter, LookOnly
 from jobs.admin.timeline import JobView
-from jobs.admin.words import ago, badge, lasted
+from jobs.admin.words import ago, badge, breakable, lasted
 from jobs.egress.redaction import redactor
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
 
@@ -52,13 +53,13 @@ class TenantFilter(admin.ListFilter):
     def has_output(self) -> bool:
         return True
 
-    def expected_parameters(self) -> list[str]:
+    def expected_parameters(self) -> list[str | None]:
         return [self.parameter_name]
 
-    def choices(self, changelist: ChangeList) -> list[dict[str, Any]]:
+    def choices(self, changelist: ChangeList) -> Iterator[dict[str, Any]]:
         others = {name: value for name, value in changelist.params.items() if name != self.parameter_name}
         without = changelist.get_query_string(remove=[self.parameter_name])
-        return [{"slug": self.slug, "others": others, "without": without}]
+        yield {"slug": self.slug, "others": others, "without": without}
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
         # By id, so that the indexes that begin with the tenant serve.
@@ -97,7 +98,7 @@ class AttentionFilter(ChoiceFilter):
     parameter_name = "attention"
     options = [("failed", "Failed in the last 24 hours"), ("stuck", "Stuck in progress")]
 
-    def chosen(self, queryset: JobQuerySet, value: str) -> JobQuerySet:
+    def chosen(self, queryset: Any, value: str) -> JobQuerySet:
         return attention.failed_lately(queryset) if value == "failed" else attention.stuck(queryset)
 
 
@@ -118,7 +119,7 @@ class JobList(ChangeList):
 class JobAdmin(LookOnly):
     date_hierarchy = "created_at"
     ordering = ("-created_at", "-public_id")
-    list_display = ("state", "public_id", "tenant_link", "job_type", "age", "duration", "last_event")
+    list_display = ("state", "public_id", "tenant_link", "kind", "age", "duration", "last_event")
     list_display_links = ("public_id",)
     list_filter = (TenantFilter, AttentionFilter, StatusFilter, TypeFilter)
     filter_parameters = frozenset({"tenant", "attention", "status", "job_type"})
@@ -161,6 +162,10 @@ class JobAdmin(LookOnly):
             '<a href="{}">{}</a>', reverse("admin:tenants_tenant_change", args=[job.tenant_id]), job.tenant.slug
         )
 
+    @admin.display(description="type")
+    def kind(self, job: Job) -> SafeString:
+        return breakable(job.job_type)
+
     @admin.display(description="created")
     def age(self, job: Job) -> SafeString:
         return ago(job.created_at)
@@ -191,7 +196,8 @@ class JobAdmin(LookOnly):
         """The page of a job. Whoever opens it leaves an audit entry."""
         job = self._job(request, object_id)
         if job is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            messages.warning(request, f"There is no job {object_id}.")
+            return HttpResponseRedirect(reverse("admin:jobs_job_changelist"))
         record(request, AuditAction.JOB_VIEWED, job.tenant, str(job.public_id))
         address = reverse("admin:jobs_job_change", args=[job.public_id])
         older, newer = neighbours(job)

@@ -16,6 +16,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.functional import cached_property
+from django.utils.text import capfirst
 
 # Rows a list counts and pages through; beyond them there is an estimate, and the way on is a filter or a date. OFFSET
 # and counting are linear, so this is what keeps both under a few milliseconds at any size of the table.
@@ -27,6 +28,8 @@ class EstimatingPaginator(Paginator):
 
     One statement, and one more (an EXPLAIN, which runs nothing) where there are more rows than it counts.
     """
+
+    object_list: QuerySet[Any]
 
     @cached_property
     def counted(self) -> int:
@@ -66,6 +69,7 @@ class ConsoleAdmin(admin.ModelAdmin):
     list_max_show_all = 0
     sortable_by = ()
     actions = None
+    show_facets = admin.ShowFacets.NEVER  # each would count
     # The query parameters of the filters.
     filter_parameters: frozenset[str] = frozenset()
 
@@ -83,7 +87,7 @@ class ConsoleAdmin(admin.ModelAdmin):
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist = super().get_changelist_instance(request)
-        changelist.title = str(self.opts.verbose_name_plural).capitalize()
+        changelist.title = capfirst(str(self.opts.verbose_name_plural))
         return changelist
 
 
@@ -114,8 +118,9 @@ class ChoiceFilter(admin.SimpleListFilter):
             return queryset
         return self.chosen(queryset, value) if value in dict(self.options) else queryset.none()
 
-    def chosen(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        return queryset.filter(**{str(self.parameter_name): value})
+    def chosen(self, queryset: Any, value: str) -> QuerySet[Any]:
+        chosen: QuerySet[Any] = queryset.filter(**{str(self.parameter_name): value})
+        return chosen
 
 
 def date_links(changelist: ChangeList) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from django import template
 from django.contrib.admin.views.main import ChangeList
 
-from jobs.admin import attention, words
+from jobs.admin import attention, audit, words
 from jobs.admin.listing import date_links
 
 register = template.Library()
@@ -15,6 +15,9 @@ register.filter("badge", words.badge)
 register.filter("lasted", words.lasted)
 register.filter("moment", words.moment)
 register.filter("ago", words.ago)
+register.filter("clock", words.clock)
+register.filter("breakable", words.breakable)
+register.simple_tag(audit.lately_viewed)
 register.simple_tag(attention.failures_by_tenant_and_type)
 register.simple_tag(attention.stuck_by_tenant)
 

@@ -24,7 +24,7 @@ from django.views.decorators.cache import never_cache
 from jobs.admin.audit import record
 from jobs.admin.charts import by_day, by_status
 from jobs.admin.listing import ConsoleAdmin, LookOnly
-from jobs.admin.words import ago
+from jobs.admin.words import ago, moment
 from jobs.models import AuditAction
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
@@ -96,14 +96,14 @@ class TenantAdmin(ConsoleAdmin):
     def created(self, tenant: Tenant) -> SafeString:
         return ago(tenant.created_at)
 
-    def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> Any:
         if obj is None:
             return ["slug", "name", "shop_domain", "storage_prefix", "is_active"]
-        return ["slug", "name", "shop_domain", "is_active", "created_at"]
+        return ["slug", "name", "shop_domain", "is_active", "created"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> list[str]:
         # Addresses, folders and interchange records name a tenant by its slug: it stays.
-        return ["slug", "created_at"] if obj else []
+        return ["slug", "created"] if obj else []
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
         super().save_model(request, obj, form, change)
@@ -165,7 +165,7 @@ class ApiTokenAdmin(LookOnly):
     list_select_related = ("tenant",)
     search_fields = ("prefix",)
     search_help_text = "A whole token prefix, or a tenant's slug."
-    fields = ("tenant", "prefix", "label", "created_at", "last_used_at", "expires_at", "revoked_at")
+    fields = ("tenant", "shown", "label", "state", "created", "used", "expires", "revoked")
     change_form_template = "admin/tenants/apitoken/page.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiToken]:
@@ -199,8 +199,12 @@ class ApiTokenAdmin(LookOnly):
         return ago(token.last_used_at) if token.last_used_at else "never"
 
     @admin.display(description="expires")
-    def expires(self, token: ApiToken) -> str:
-        return f"{token.expires_at:%Y-%m-%d %H:%M} UTC" if token.expires_at else "never"
+    def expires(self, token: ApiToken) -> SafeString | str:
+        return moment(token.expires_at) if token.expires_at else "never"
+
+    @admin.display(description="revoked")
+    def revoked(self, token: ApiToken) -> SafeString | str:
+        return moment(token.revoked_at) if token.revoked_at else "–"
 
     def get_urls(self) -> list[URLPattern]:
         revoke = path(

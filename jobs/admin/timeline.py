@@ -71,6 +71,7 @@ class Line:
     extra: SafeString | None
     at: datetime
     gap: timedelta | None
+    is_new_day: bool
     pictures: Sequence[Picture]
 
     @property
@@ -186,6 +187,7 @@ class JobView:
             extra=folded(self._redact.value(extra), open_levels=1) if extra else None,
             at=event.created_at,
             gap=event.created_at - before if before else None,
+            is_new_day=before is None or event.created_at.date() != before.date(),
             pictures=pictures,
         )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from jobs.models import JobStatus
@@ -24,6 +25,11 @@ def badge(status: str) -> SafeString:
     """A status in its colour; the words say it too."""
     known = JobStatus(status)
     return format_html('<span class="badge badge-{}">{}</span>', _TONES[known], known.label)
+
+
+def breakable(name: str) -> SafeString:
+    """A name such as MODEL_GENERATOR that may wrap after each underscore or dot, and nowhere else."""
+    return format_html_join("", "{}<wbr>", ((part,) for part in re.split(r"(?<=[_.])", name)))
 
 
 def lasted(elapsed: timedelta) -> str:
@@ -52,6 +58,11 @@ def moment(at: datetime, text: str | None = None) -> SafeString:
         f"{exact:%Y-%m-%d %H:%M:%S.%f} UTC",
         text or f"{exact:%Y-%m-%d %H:%M:%S} UTC",
     )
+
+
+def clock(at: datetime) -> SafeString:
+    """The time of day to the millisecond."""
+    return moment(at, f"{at.astimezone(UTC):%H:%M:%S}.{at.microsecond // 1000:03}")
 
 
 def ago(at: datetime) -> SafeString:

@@ -11,6 +11,10 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AlterModelOptions(
             name="apitoken",
-            options={"ordering": ["-created_at"], "permissions": [("revoke_apitoken", "Can revoke api token")]},
+            options={
+                "ordering": ["-created_at"],
+                "permissions": [("revoke_apitoken", "Can revoke API token")],
+                "verbose_name": "API token",
+            },
         ),
     ]

@@ -106,5 +106,12 @@ function follow(live) {
   if ("live" in state().dataset) setTimeout(look, seconds * 1000);
 }
 
+// On a narrow screen the filters lie above the list: only those in use stay open.
+if (matchMedia("(max-width: 1024px)").matches) {
+  for (const each of document.querySelectorAll("#changelist-filter > details")) {
+    each.open = Boolean(each.querySelector("li.selected:not(:first-child), input[value]:not([value=''])[type=search]"));
+  }
+}
+
 document.querySelectorAll("[data-suggest]").forEach(suggest);
 document.querySelectorAll("[data-timeline]").forEach(follow);
