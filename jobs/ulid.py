@@ -19,7 +19,8 @@ def parse_ulid(text: str) -> ULID:
     Raises ValueError for anything but 26 Crockford base32 characters that fit 128 bits.
     """
     canonical = text.upper()
-    if len(text) != 26 or not _ULID.fullmatch(canonical):
+    # The upper case of “ſ” is S: what is not ASCII must not become it.
+    if not (text.isascii() and _ULID.fullmatch(canonical)):
         raise ValueError(f"{text!r} is not a ULID: 26 characters of 0-9 and A-Z without I, L, O and U")
     return ULID.from_str(canonical)
 
