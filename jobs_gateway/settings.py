@@ -7,6 +7,7 @@ import secrets
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -90,6 +91,7 @@ MIDDLEWARE = [
     "jobs_gateway.middleware.RequestId",
     "jobs_gateway.middleware.ApiLane",
     "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -174,6 +176,17 @@ WEB_WORKERS = env.int(
 PRESIGN_TTL_SECONDS = env.int("PRESIGN_TTL_SECONDS", default=900)
 
 AWS_STORAGE_BUCKET_NAME = env.str("AWS_STORAGE_BUCKET_NAME", default="")
+
+
+def artifact_origins() -> list[str]:
+    """Where a browser finds the pictures of a bucket, whichever way it is addressed; none for local files."""
+    if not AWS_STORAGE_BUCKET_NAME:
+        return []
+    region = env.str("AWS_S3_REGION_NAME", default="us-east-1")
+    store = urlsplit(env.str("AWS_S3_ENDPOINT_URL", default="") or f"https://s3.{region}.amazonaws.com")
+    return [f"{store.scheme}://{host}" for host in (store.netloc, f"{AWS_STORAGE_BUCKET_NAME}.{store.netloc}")]
+
+
 if AWS_STORAGE_BUCKET_NAME:
     ARTIFACT_STORE = {
         "BACKEND": "jobs.egress.s3.SignedS3Storage",
@@ -194,6 +207,18 @@ STATIC_ROOT = DATA_DIR / "static"
 # Collected, as `make run` and `make serve` do, static files are compressed, named by their content and cached for ever;
 # else they are served from where they lie.
 COLLECTED = (STATIC_ROOT / "staticfiles.json").exists()
+# What the pages may load: their own files, and pictures from the artifact store. Nothing inline, nothing framed.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "img-src": ["'self'", "data:", *artifact_origins()],
+        "worker-src": ["'self'", "blob:"],  # Redoc's search
+        "object-src": ["'none'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
