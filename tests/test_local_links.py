@@ -41,7 +41,6 @@ def fetch(url, method="GET", **headers):
     path, _, query = url.removeprefix(HOST).partition("?")
     answer: Any = Client().generic(method, path, QUERY_STRING=query, headers=headers)
     answer.body = b"".join(answer.streaming_content) if answer.streaming else answer.content
-    answer.close()
     return answer
 
 
