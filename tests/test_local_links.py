@@ -39,7 +39,7 @@ def get(store):
 
 def fetch(url, method="GET", **headers):
     path, _, query = url.removeprefix(HOST).partition("?")
-    answer: Any = Client().generic(method, path, QUERY_STRING=query, headers=headers)
+    answer: Any = Client(enforce_csrf_checks=True).generic(method, path, QUERY_STRING=query, headers=headers)
     answer.body = b"".join(answer.streaming_content) if answer.streaming else answer.content
     return answer
 
