@@ -7,43 +7,62 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Tenant',
+            name="Tenant",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('slug', models.SlugField(max_length=63, unique=True)),
-                ('name', models.CharField(blank=True, default='', max_length=200)),
-                ('shop_domain', models.CharField(blank=True, help_text='Such as acme.myshopify.com, in lower case.', max_length=255, null=True, unique=True)),
-                ('storage_prefix', models.CharField(blank=True, help_text="The folder in the artifact store that holds this tenant's pictures; tenants/<slug>/ unless given.", max_length=255, validators=[tenants.models.check_storage_prefix])),
-                ('is_active', models.BooleanField(default=True)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("slug", models.SlugField(max_length=63, unique=True)),
+                ("name", models.CharField(blank=True, default="", max_length=200)),
+                (
+                    "shop_domain",
+                    models.CharField(
+                        blank=True,
+                        help_text="Such as acme.myshopify.com, in lower case.",
+                        max_length=255,
+                        null=True,
+                        unique=True,
+                    ),
+                ),
+                (
+                    "storage_prefix",
+                    models.CharField(
+                        blank=True,
+                        help_text="The folder in the artifact store that holds this tenant's pictures; tenants/<slug>/ unless given.",
+                        max_length=255,
+                        validators=[tenants.models.check_storage_prefix],
+                    ),
+                ),
+                ("is_active", models.BooleanField(default=True)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now, editable=False)),
             ],
-            options={
-                'ordering': ['slug'],
-            },
+            options={"ordering": ["slug"]},
         ),
         migrations.CreateModel(
-            name='ApiToken',
+            name="ApiToken",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('prefix', models.CharField(help_text='The part of the token that may be shown.', max_length=16, unique=True)),
-                ('token_hash', models.CharField(help_text='SHA-256 of the whole token, hexadecimal.', max_length=64)),
-                ('label', models.CharField(blank=True, default='', max_length=200)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('last_used_at', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('expires_at', models.DateTimeField(blank=True, null=True)),
-                ('revoked_at', models.DateTimeField(blank=True, null=True)),
-                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tokens', to='tenants.tenant')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "prefix",
+                    models.CharField(help_text="The part of the token that may be shown.", max_length=16, unique=True),
+                ),
+                ("token_hash", models.CharField(help_text="SHA-256 of the whole token, hexadecimal.", max_length=64)),
+                ("label", models.CharField(blank=True, default="", max_length=200)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ("last_used_at", models.DateTimeField(blank=True, editable=False, null=True)),
+                ("expires_at", models.DateTimeField(blank=True, null=True)),
+                ("revoked_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="tokens", to="tenants.tenant"
+                    ),
+                ),
             ],
-            options={
-                'ordering': ['-created_at'],
-            },
+            options={"ordering": ["-created_at"]},
         ),
     ]
