@@ -25,6 +25,10 @@ def error(description: str, *errors: Exception) -> OpenApiResponse:
     return refusal(FLEET, FleetErrorResponseSerializer, description, *errors)
 
 
+def told(timestamp: str, event: str, hostname: str, message: str) -> dict[str, Any]:
+    return {"timestamp": timestamp, "event": event, "hostname": hostname, "message": message}
+
+
 # What limit=500 is told.
 INVALID = Invalid([{"loc": ["query", "limit"], "msg": "Input should be less than or equal to 100"}])
 A_PAGE = OpenApiExample(
@@ -35,12 +39,14 @@ A_PAGE = OpenApiExample(
         "status_counts": {"submitted": 2, "processing": 1, "completed": 30, "failed": 3, "partial_failure": 1},
         "items": [
             {
-                "id": "01968c92-1eab-4d0d-340f-83c9a3a3e2b7",
+                "id": "019d9103-3600-7c3a-9e41-5b8f0a6d2c17",
                 "status": "partial_failure",
                 "created": "2026-04-15T12:00:00Z",
                 "operation": {"type": "node.hostname.update", "data": {"domain": "example.net"}},
                 "result": {"hostname": "web-01.example.net"},
                 "changed": True,
+                "error": "permission denied",
+                "hostname": "web-01",
                 "updated_at": "2026-04-15T12:00:04.512000Z",
                 "responses": {
                     "web-01": {
@@ -53,49 +59,22 @@ A_PAGE = OpenApiExample(
                         "status": "failed",
                         "data": None,
                         "changed": None,
-                        "hostname": "web-02",
                         "error": "permission denied",
+                        "hostname": "web-02",
                     },
                 },
                 "agent_states": {
                     "web-01": {"status": "completed", "duration": "3.512s"},
-                    "web-02": {"status": "failed", "duration": "250ms", "error": "permission denied"},
+                    "web-02": {"status": "failed", "error": "permission denied", "duration": "250ms"},
                 },
                 "timeline": [
-                    {
-                        "timestamp": "2026-04-15T12:00:00Z",
-                        "event": "submitted",
-                        "message": "Sent to two agents",
-                        "hostname": "_api",
-                    },
-                    {
-                        "timestamp": "2026-04-15T12:00:01Z",
-                        "event": "started",
-                        "message": "Started",
-                        "hostname": "web-01",
-                    },
-                    {
-                        "timestamp": "2026-04-15T12:00:01Z",
-                        "event": "started",
-                        "message": "Started",
-                        "hostname": "web-02",
-                    },
-                    {
-                        "timestamp": "2026-04-15T12:00:01.250000Z",
-                        "event": "failed",
-                        "message": "Could not set the host's name",
-                        "hostname": "web-02",
-                        "error": "permission denied",
-                    },
-                    {
-                        "timestamp": "2026-04-15T12:00:04.512000Z",
-                        "event": "completed",
-                        "message": "Done",
-                        "hostname": "web-01",
-                    },
+                    told("2026-04-15T12:00:00Z", "submitted", "web-01", "Sent"),
+                    told("2026-04-15T12:00:00Z", "submitted", "web-02", "Sent"),
+                    told("2026-04-15T12:00:01Z", "started", "web-01", "Started"),
+                    told("2026-04-15T12:00:01Z", "started", "web-02", "Started"),
+                    told("2026-04-15T12:00:01.250000Z", "failed", "web-02", "Failed") | {"error": "permission denied"},
+                    told("2026-04-15T12:00:04.512000Z", "completed", "web-01", "Done"),
                 ],
-                "error": "permission denied",
-                "hostname": "web-01",
             }
         ],
     },

@@ -1,0 +1,123 @@
+"""``/docs`` and ``/redoc``: the document to try and to read, with nothing that comes from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from contextlib import closing
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.urls import reverse
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PAGES = ("/docs", "/redoc")
+
+
+class Page(HTMLParser):
+    """What a page loads, and what is inline in it."""
+
+    def __init__(self, response: Any) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.inline: list[str] = []
+        self.feed(response.content.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.loads += [value for name, value in attrs if name in ("src", "href") and value]
+        if tag == "style" or (tag == "script" and "src" not in given):
+            self.inline.append(tag)
+        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_loads_files_of_the_gateway_and_has_nothing_inline(anonymous_client, path):
+    response = anonymous_client.get(path)
+    assert response.status_code == 200
+    page = Page(response)
+    assert page.inline == []
+    assert len(page.loads) >= 4
+    for url in page.loads:
+        assert url.startswith("/static/")
+        with closing(anonymous_client.get(url)) as file:
+            assert file.status_code == 200, url
+    assert f'data-document="{reverse("openapi")}"' in response.content.decode()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_the_browser_is_told_to_load_nothing_else(anonymous_client, path):
+    policy = anonymous_client.get(path).headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+def test_the_pages_are_for_reading_only(anonymous_client):
+    for path in PAGES:
+        assert anonymous_client.head(path).status_code == 200
+        assert anonymous_client.post(path).status_code == 405
+
+
+def test_collected_files_get_names_of_their_content(anonymous_client, settings, tmp_path):
+    settings.STATIC_ROOT = tmp_path
+    settings.STORAGES = settings.STORAGES | {
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"}
+    }
+    call_command("collectstatic", interactive=False, verbosity=0)
+    for path in PAGES:
+        for url in Page(anonymous_client.get(path)).loads:
+            assert re.search(r"\.[0-9a-f]{12}\.", url)
+            assert (tmp_path / url.removeprefix("/static/")).exists()
+
+
+@pytest.fixture
+def browser_page():
+    """A page of a browser that knows no host but this one, and what it asked for and complained of."""
+    sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.asked, page.complaints = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        yield page
+        browser.close()
+
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
+
+
+@needs_chromium
+def test_redoc_shows_every_operation_and_asks_nobody_else(live_server, browser_page):
+    browser_page.goto(f"{live_server}/redoc")
+    browser_page.wait_for_selector("h2:has-text('List jobs')")
+    browser_page.wait_for_load_state("networkidle")
+    assert_alone(browser_page, live_server)
+
+
+@needs_chromium
+def test_swagger_ui_sends_a_request_with_the_token_it_was_given(acme_token, live_server, browser_page):
+    page = browser_page
+    page.goto(f"{live_server}/docs")
+    page.click("button.authorize")
+    page.fill("input[aria-label='auth-bearer-value']", acme_token)
+    page.click(".auth-btn-wrapper button.authorize")
+    page.click("button.btn-done")
+    page.click("#operations-jobs-listJobs .opblock-summary")
+    page.select_option("#operations-jobs-listJobs [data-param-name=job_type] select", ["MODEL_GENERATOR"])
+    with page.expect_response("**/v1/jobs?*") as answered:
+        page.click("#operations-jobs-listJobs button.execute")
+    assert answered.value.url == f"{live_server}/v1/jobs?job_type=MODEL_GENERATOR"
+    assert answered.value.json() == {"jobs": [], "limit": 50, "offset": 0, "count": 0}
+    page.wait_for_selector("#operations-jobs-listJobs .live-responses-table")
+    assert_alone(page, live_server)
+
+
+def assert_alone(page: Any, live_server: Any) -> None:
+    assert page.complaints == []
+    assert [url for url in page.asked if not url.removeprefix("blob:").startswith(str(live_server))] == []

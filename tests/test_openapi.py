@@ -1,0 +1,311 @@
+"""The OpenAPI document: what it says is what was agreed, and what is answered is what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.core.management import call_command
+from django.urls import get_resolver
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+from rest_framework import serializers
+
+from jobs.fleet.serializers import FleetJobListResponseSerializer
+from jobs.v1.serializers import JobDetailResponseSerializer, JobEventsResponseSerializer, JobListResponseSerializer
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / "golden" / "openapi.json"
+# The published contract as it came with this repository, and where it lies beside the repository, that one too.
+CONTRACTS = [HERE / "contract" / "openapi.yaml"]
+CONTRACTS += [path for path in [HERE.parents[1] / "shared" / "contract" / "openapi.yaml"] if path.exists()]
+
+
+@pytest.fixture
+def document(anonymous_client) -> dict[str, Any]:
+    response = anonymous_client.get("/v1/openapi.json")
+    assert response.status_code == 200
+    return dict(response.json())
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The operations by their ids."""
+    return {
+        operation["operationId"]: operation | {"path": path, "method": method}
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def resolved(document: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """``part``, or the component that it refers to."""
+    if "$ref" not in part:
+        return part
+    _, components, kind, name = part["$ref"].split("/")
+    return dict(document[components][kind][name])
+
+
+# --- how it is served ---
+
+
+def test_anyone_may_read_it_and_need_not_read_it_twice(anonymous_client):
+    first = anonymous_client.get("/v1/openapi.json")
+    assert first.headers["Content-Type"] == "application/json"
+    assert first.headers["Cache-Control"] == "public, max-age=300"
+    again = anonymous_client.get("/v1/openapi.json", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+
+
+def test_it_answers_head_and_options_and_nothing_that_writes(anonymous_client):
+    assert anonymous_client.head("/v1/openapi.json").status_code == 200
+    assert anonymous_client.options("/v1/openapi.json").status_code == 200
+    refused = anonymous_client.post("/v1/openapi.json")
+    assert refused.status_code == 405
+    assert refused.headers["Allow"] == "GET, HEAD, OPTIONS"
+    assert refused.json()["code"] == "METHOD_NOT_ALLOWED"
+
+
+# --- what it says ---
+
+
+def test_it_is_the_golden_file(document):
+    assert document == json.loads(GOLDEN.read_text()), (
+        "If the change is meant, write the golden file anew: make openapi"
+    )
+
+
+def test_it_is_made_without_a_warning(tmp_path):
+    made = tmp_path / "openapi.json"
+    call_command("spectacular", format="openapi-json", validate=True, fail_on_warn=True, file=str(made))
+    assert json.loads(made.read_text()) == json.loads(GOLDEN.read_text())
+
+
+def test_it_is_openapi_3_1(document):
+    assert document["openapi"] == "3.1.0"
+    validate(document)
+
+
+@pytest.mark.parametrize("path", CONTRACTS, ids=lambda path: path.parts[-3])
+def test_it_agrees_with_the_contract(document, path):
+    contract = yaml.safe_load(path.read_text())
+    assert document["info"].items() >= contract["info"].items()
+    for kind in ("schemas", "securitySchemes"):
+        assert plain(document["components"][kind]) == plain(contract["components"][kind])
+    ours, theirs = operations(document), operations(contract)
+    assert ours.keys() == theirs.keys()
+    for name, agreed in theirs.items():
+        operation = ours[name]
+        for fact in ("path", "method", "summary"):
+            assert operation[fact] == agreed[fact]
+        assert operation["security"] == contract["security"]
+        assert parameters(document, operation).items() >= parameters(contract, agreed).items()
+        further = parameters(document, operation).keys() - parameters(contract, agreed)
+        assert {kind for _, kind in further} <= {"header"}
+        assert responses(document, operation).items() >= responses(contract, agreed).items()
+
+
+def parameters(document: dict[str, Any], operation: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """The operation's parameters by name and place."""
+    told = [plain(resolved(document, part)) for part in operation["parameters"]]
+    return {(parameter["name"], parameter["in"]): parameter for parameter in told}
+
+
+def responses(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
+    """The description and the schema of the operation's responses with a body, by status."""
+    told = {status: resolved(document, part) for status, part in operation["responses"].items()}
+    return {
+        status: (response["description"], {kind: media["schema"] for kind, media in response["content"].items()})
+        for status, response in told.items()
+        if "content" in response
+    }
+
+
+def plain(schema: Any) -> Any:
+    """A schema without its descriptions, and with its required names in one order."""
+    if isinstance(schema, list):
+        return [plain(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: plain(value) for key, value in schema.items() if key != "description" or isinstance(value, dict)}
+    return kept | {"required": sorted(kept["required"])} if isinstance(kept.get("required"), list) else kept
+
+
+def test_every_address_that_the_api_answers_is_in_it(document):
+    served = {f"/{route}" for route in routes(get_resolver()) if route == "job" or route.startswith("v1/")}
+    described = {path.replace("{public_id}", "<str:public_id>") for path in document["paths"]}
+    assert served == described | {"/v1/openapi.json"}
+
+
+def routes(resolver: Any, prefix: str = "") -> list[str]:
+    """The routes below ``resolver``, as they are written in ``urls.py``."""
+    found = []
+    for entry in resolver.url_patterns:
+        route = prefix + str(entry.pattern)
+        found += routes(entry, route) if hasattr(entry, "url_patterns") else [route]
+    return found
+
+
+def test_every_operation_and_every_parameter_is_explained(document):
+    for operation in operations(document).values():
+        assert operation["description"]
+        assert operation["tags"] in (["jobs"], ["fleet"])
+        for part in operation["parameters"]:
+            assert resolved(document, part)["description"]
+
+
+# --- its examples ---
+
+
+def told_examples(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], Any]]:
+    """Operation, status, schema and value of every example."""
+    return [
+        (name, status, media["schema"], example["value"])
+        for name, operation in operations(document).items()
+        for status, part in operation["responses"].items()
+        for media in resolved(document, part).get("content", {}).values()
+        for example in media.get("examples", {}).values()
+    ]
+
+
+def check(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
+    """Raises ValidationError unless ``value`` is what ``schema``, a part of ``document``, describes."""
+    Draft202012Validator(
+        {**schema, "components": document["components"]}, format_checker=Draft202012Validator.FORMAT_CHECKER
+    ).validate(value)
+
+
+def test_every_response_with_a_body_has_an_example(document):
+    bodies = {
+        (name, status)
+        for name, operation in operations(document).items()
+        for status, part in operation["responses"].items()
+        if "content" in resolved(document, part)
+    }
+    assert {(name, status) for name, status, _, _ in told_examples(document)} == bodies
+
+
+def test_every_example_is_what_its_schema_describes(document):
+    for _, _, schema, value in told_examples(document):
+        check(document, schema, value)
+
+
+@pytest.mark.parametrize(
+    ("operation", "url", "headers"),
+    [
+        ("listJobs", "/v1/jobs?job_type=MODEL_GENERATOR&job_type=SHIRT&limit=500", {}),
+        ("listJobs", "/v1/jobs", {"Authorization": "Bearer jgw_nobody_knows"}),
+        ("listJobs", "/v1/jobs", {"X-Shopify-Hmac-Sha256": "AAAA"}),
+        ("listJobs", "/v1/jobs", {"Accept": "text/html"}),
+        ("getJob", "/v1/jobs/01JADE5XAMPK9M0Q7RS3T4V5W6", {}),
+        ("listJobEvents", "/v1/jobs/01JADE5XAMPK9M0Q7RS3T4V5W6/events", {}),
+        ("listFleetJobs", "/job?limit=500", {}),
+        ("listFleetJobs", "/job", {"Authorization": "Bearer jgw_nobody_knows"}),
+        ("listFleetJobs", "/job", {"X-Shopify-Hmac-Sha256": "AAAA"}),
+        ("listFleetJobs", "/job", {"Accept": "text/html"}),
+    ],
+)
+def test_the_examples_of_errors_are_the_errors(document, acme_client, operation, url, headers):
+    response = acme_client.get(url, headers=headers)
+    examples = [
+        value
+        for name, status, _, value in told_examples(document)
+        if (name, status) == (operation, str(response.status_code))
+    ]
+    assert response.json() in examples
+
+
+# --- what is answered ---
+
+PICTURE = {"storage_key": "tenants/acme/1/front.png", "kind": "on_model_render", "role": "final"}
+
+
+def event(seq: int, kind: str, **more: Any) -> dict[str, Any]:
+    return {"seq": seq, "event_type": kind, "created_at": f"2026-04-15T12:00:{seq:02}Z"} | more
+
+
+@pytest.fixture
+def answers(acme_client, acme, job_of, local_store) -> list[tuple[str, type[serializers.Serializer], Any]]:
+    """Operation, serializer and body of answers that between them have every field, with a value and with null."""
+    bare = job_of(acme).public_id
+    rich = job_of(
+        acme,
+        request={"prompt": "studio"},
+        events=[
+            event(1, "queued"),
+            event(2, "stage", stage="render", message="Rendering"),
+            event(3, "succeeded", extra={"cost": 0.04}, artifacts=[PICTURE, PICTURE | {"label": "back"}]),
+        ],
+    ).public_id
+    job_of(acme, job_type="BACKGROUND_GENERATOR", events=[event(1, "queued"), event(2, "failed", message="Out of ink")])
+    job_of(
+        acme,
+        job_type="node.hostname.update",
+        events=[
+            event(1, "submitted", hostname="_api"),
+            event(2, "started", hostname="web-01"),
+            event(3, "started", hostname="web-02"),
+            event(4, "completed", hostname="web-01", extra={"data": {"ok": True}, "changed": True}),
+            event(5, "failed", hostname="web-02", extra={"error": "permission denied"}),
+        ],
+    )
+    asked = [
+        ("listJobs", JobListResponseSerializer, "/v1/jobs"),
+        *(("getJob", JobDetailResponseSerializer, f"/v1/jobs/{job}") for job in (bare, rich)),
+        *(("listJobEvents", JobEventsResponseSerializer, f"/v1/jobs/{job}/events") for job in (bare, rich)),
+        ("listFleetJobs", FleetJobListResponseSerializer, "/job"),
+    ]
+    return [(operation, shape, acme_client.get(url).json()) for operation, shape, url in asked]
+
+
+def test_answers_are_what_the_document_describes(document, answers):
+    for operation, _, body in answers:
+        (media,) = operations(document)[operation]["responses"]["200"]["content"].values()
+        check(document, media["schema"], body)
+
+
+def test_answers_have_the_declared_fields_in_their_order_and_null_where_it_is_declared(answers):
+    nulls: dict[str, set[bool]] = {}
+    for _, shape, body in answers:
+        compare(shape(), body, nulls)
+    # Every field was seen with a value, and those that may be null with null too.
+    assert nulls == {name: {False, True} if nullable else {False} for name, nullable in declared(answers)}
+
+
+def compare(shape: serializers.Serializer, body: dict[str, Any], nulls: dict[str, set[bool]]) -> None:
+    """Compares ``body`` with the fields of ``shape`` and adds to ``nulls`` whether each was null."""
+    fields: dict[str, Any] = dict(shape.fields.items())
+    left_out = {"error", "hostname"} - body.keys()  # optional strings of the fleet dialect
+    assert list(body) == [name for name in fields if name not in left_out]
+    for name, value in body.items():
+        nulls.setdefault(f"{type(shape).__name__}.{name}", set()).add(value is None)
+        for part in parts(fields[name], value):
+            compare(nested(fields[name]), part, nulls)
+
+
+def parts(field: serializers.Field, value: Any) -> list[Any]:
+    """The objects in ``value`` that a serializer nested in ``field`` describes."""
+    if nested(field) is None or value is None:
+        return []
+    if isinstance(field, serializers.DictField):
+        return list(value.values())
+    return value if isinstance(field, serializers.ListSerializer) else [value]
+
+
+def nested(field: serializers.Field) -> Any:
+    inner = getattr(field, "child", field)
+    return inner if isinstance(inner, serializers.Serializer) else None
+
+
+def declared(answers: list[Any]) -> list[tuple[str, bool]]:
+    """Every field of the answers' serializers and of those nested in them, and whether it may be null."""
+    found, waiting = {}, [shape() for _, shape, _ in answers]
+    while waiting:
+        shape = waiting.pop()
+        for name, field in shape.fields.items():
+            found[f"{type(shape).__name__}.{name}"] = field.allow_null
+            if inner := nested(field):
+                waiting.append(inner)
+    return list(found.items())
