@@ -30,7 +30,7 @@ class AgentResponseSerializer(serializers.Serializer[Any]):
     )
     changed = serializers.BooleanField(required=False, allow_null=True, help_text="Whether the agent changed its host.")
     error = serializers.CharField(required=False, help_text="Left out where there is none.")
-    hostname = serializers.CharField(required=False)
+    hostname = serializers.CharField(required=False, help_text="The agent.")
 
 
 @extend_schema_serializer(description="How far one agent is.")
@@ -49,7 +49,7 @@ class TimelineEventSerializer(serializers.Serializer[Any]):
         required=False, help_text="submitted, acknowledged, started, completed, failed or retried."
     )
     hostname = serializers.CharField(required=False, help_text="The agent, or _api for the gateway itself.")
-    message = serializers.CharField(required=False)
+    message = serializers.CharField(required=False, help_text="One line for a person to read.")
     error = serializers.CharField(required=False, help_text="Left out where there is none.")
 
 

@@ -32,7 +32,7 @@ class ArtifactResponseSerializer(serializers.Serializer[Any]):
     image_url = serializers.CharField(help_text="A short-lived presigned GET link to the picture.")
     kind = serializers.CharField(help_text="What it shows, such as on_model_render.")
     role = serializers.CharField(help_text="intermediate or final.")
-    label = serializers.CharField(required=False, allow_null=True)
+    label = serializers.CharField(required=False, allow_null=True, help_text="Which one it is, such as front.")
     meta = serializers.DictField(required=False, help_text="Particulars of the kind, such as width and height.")
 
 
@@ -41,11 +41,11 @@ class JobEventResponseSerializer(RowSerializer):
     seq = serializers.IntegerField(help_text="Its place in the job's timeline; what since counts from.")
     event_type = serializers.CharField(help_text="queued, stage, succeeded or failed; an agent's own on operations.")
     visibility = serializers.CharField(help_text="Always public here.")
-    stage = serializers.CharField(required=False, allow_null=True)
+    stage = serializers.CharField(required=False, allow_null=True, help_text="The step that a stage event is about.")
     message = serializers.CharField(help_text="One line for a person to read.")
-    artifacts = ArtifactResponseSerializer(many=True, required=False)
+    artifacts = ArtifactResponseSerializer(many=True, required=False, help_text="The pictures that came with it.")
     extra = serializers.DictField(required=False, help_text="Particulars of the event, such as cost or error.")
-    created_at = serializers.DateTimeField()
+    created_at = serializers.DateTimeField(help_text="When it happened, in UTC.")
 
     def to_representation(self, row: Any) -> dict[str, Any]:
         out = self.boundary
@@ -67,7 +67,7 @@ class JobSummaryResponseSerializer(RowSerializer):
     public_id = serializers.CharField(help_text="The job's ULID.")
     job_type = serializers.CharField(help_text="A plain string: new types need no new version of this API.")
     status = serializers.ChoiceField(choices=V1Status.choices)
-    created_at = serializers.DateTimeField()
+    created_at = serializers.DateTimeField(help_text="When the job was asked for, in UTC.")
 
     def to_representation(self, row: Any) -> dict[str, Any]:
         public_id, job_type, status, created_at = row
@@ -98,7 +98,9 @@ class JobDetailResponseSerializer(JobSummaryResponseSerializer):
     result = ArtifactResponseSerializer(
         many=True, required=False, help_text="The final artifacts; empty until the job succeeds."
     )
-    latest_event = JobEventResponseSerializer(required=False, allow_null=True)
+    latest_event = JobEventResponseSerializer(
+        required=False, allow_null=True, help_text="The public event with the highest seq; null before the first."
+    )
 
     def to_representation(self, row: Any) -> dict[str, Any]:
         *summary, request, result, latest = row
