@@ -13,13 +13,18 @@ from rest_framework.renderers import BaseRenderer
 _PLAIN_ACCEPTS = frozenset({"", "*/*", "application/json"})
 
 
+def to_json(data: Any) -> bytes:
+    """``data`` as the API writes it; times, which are in UTC, end in ``Z``."""
+    return orjson.dumps(data, option=orjson.OPT_UTC_Z)
+
+
 class JSONRenderer(BaseRenderer):
     media_type = "application/json"
     format = "json"
     charset = None
 
     def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
-        return b"" if data is None else orjson.dumps(data, option=orjson.OPT_UTC_Z)
+        return b"" if data is None else to_json(data)
 
 
 class JSONOnly(BaseContentNegotiation):
@@ -36,6 +41,8 @@ class JSONOnly(BaseContentNegotiation):
 
 
 def accepts_json(request: Any) -> bool:
-    """Whether the most specific entry of ``Accept`` that speaks of JSON gives it a quality above 0."""
-    entry = request.accepted_type("application/json")
-    return entry is not None and entry.quality > 0
+    """Whether the most specific entry of ``Accept`` that speaks of JSON, with or without a charset, wants it at all."""
+    for entry in request.accepted_types_by_precedence:
+        if f"{entry.main_type}/{entry.sub_type}" in ("application/json", "application/*", "*/*"):
+            return bool(entry.quality > 0)
+    return False

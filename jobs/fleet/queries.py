@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -32,10 +33,13 @@ class FleetJob(NamedTuple):
 
 
 class FleetPage(NamedTuple):
-    """One page of jobs, newest first, and how many jobs the tenant has in each status of this dialect."""
+    """How many jobs the tenant has in each status of this dialect, and one page of them, newest first.
+
+    The jobs can be gone through once: each is decoded when its turn comes, for a page may have 80,000 events.
+    """
 
     status_counts: dict[str, int]
-    jobs: list[FleetJob]
+    jobs: Iterator[FleetJob]
 
 
 def job_page(tenant: int, params: FleetListParams) -> FleetPage:
@@ -58,9 +62,8 @@ def job_page(tenant: int, params: FleetListParams) -> FleetPage:
         values["beginning_time"] = datetime.fromisoformat(time).replace(tzinfo=UTC)
         values["beginning_id"] = UUID(public_id)
         rows = _page(filtered, True, params.limit).fetch(values)
-    documents = [orjson.loads(document) for (document,) in rows]
-    counts = documents[0][0] if documents else _COUNTS.fetch(values)
-    return FleetPage(_counts_by_status(counts), [_job(*columns) for _, *columns in documents])
+    counts = orjson.loads(rows[0][0]) if rows else _COUNTS.fetch(values)
+    return FleetPage(_counts_by_status(counts), (_job(*orjson.loads(document)) for _, document in rows))
 
 
 def _counts_by_status(rows: list[Any]) -> dict[str, int]:
@@ -95,7 +98,7 @@ def _page(filtered: bool, from_beginning: bool, limit: int) -> Prepared:
     # for as good as that of another. The limit said again makes it sort keys, not what was read.
     page = Job.objects.for_tenant(TENANT).filter(pk__in=jobs.values("pk")[:limit]).newest_first()[:limit]
     columns = (Text("public_id"), "job_type", "status", Instant("created_at"), "request", _EVENTS, RESULT)
-    return Prepared(page.values_list(Text(JSONRow(json_rows(_counts(), *_COUNT_COLUMNS), *columns))))
+    return Prepared(page.values_list(Text(json_rows(_counts(), *_COUNT_COLUMNS)), Text(JSONRow(*columns))))
 
 
 def _counts() -> Any:
