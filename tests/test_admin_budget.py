@@ -1,0 +1,183 @@
+"""What the console's pages cost: statements whatever the number of rows, and no scan at 2,000,000 jobs."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from jobs.models import Job
+from tenants.models import Tenant
+
+LIST = "/admin/jobs/job/"
+MOST_STATEMENTS = 10
+
+# Every filter alone and those that are used together, first and last pages, every step of the dates.
+PAGES = [
+    LIST,
+    f"{LIST}?p=20",
+    f"{LIST}?tenant=big",
+    f"{LIST}?tenant=small",
+    f"{LIST}?q=big.myshopify.com",
+    f"{LIST}?status=SUCCESS",
+    f"{LIST}?status=SUCCESS&p=20",
+    f"{LIST}?status=PARTIAL_FAILURE",
+    f"{LIST}?status=IN_PROGRESS",
+    f"{LIST}?job_type=MODEL_GENERATOR",
+    f"{LIST}?job_type=rare.operation",
+    f"{LIST}?job_type=no.such.type",
+    f"{LIST}?job_type=MODEL_GENERATOR&status=FAILURE",
+    f"{LIST}?job_type=rare.operation&status=SUCCESS",
+    f"{LIST}?tenant=big&status=FAILURE&job_type=MODEL_GENERATOR",
+    f"{LIST}?tenant=small&job_type=MODEL_SWAP_WITH_IMAGE&status=PARTIAL_FAILURE",
+    f"{LIST}?tenant=big&job_type=rare.operation",
+    f"{LIST}?attention=failed",
+    f"{LIST}?attention=failed&tenant=big&job_type=MODEL_GENERATOR",
+    f"{LIST}?attention=stuck",
+    f"{LIST}?attention=stuck&tenant=small",
+    f"{LIST}?created_at__year={{year}}",
+    f"{LIST}?created_at__year={{year}}&created_at__month={{month}}",
+    f"{LIST}?created_at__year={{year}}&created_at__month={{month}}&created_at__day={{day}}&status=FAILURE",
+    f"{LIST}?created_at__year=1999",
+    f"{LIST}?q=no-such-tenant",
+]
+
+
+def cost(client, address):
+    """The statements that a page made, and how long it took in milliseconds."""
+    with CaptureQueriesContext(connection) as queries:
+        start = time.perf_counter()
+        response = client.get(address)
+        taken = 1000 * (time.perf_counter() - start)
+    assert response.status_code == 200, (address, response.status_code)
+    return [query["sql"] for query in queries.captured_queries], taken
+
+
+@pytest.mark.parametrize("query", ["", "?tenant=acme&status=SUCCESS&job_type=MODEL_GENERATOR", "?q=acme"])
+def test_the_list_makes_as_many_statements_for_fifty_jobs_as_for_one(support_client, acme, job_of, query):
+    events = [{"seq": 1, "event_type": "succeeded", "message": "Done", "created_at": "2026-04-15T12:00:00Z"}]
+    job_of(acme, events=events)
+    for_one, _ = cost(support_client, f"{LIST}{query}")
+    for _ in range(49):
+        job_of(acme, events=events)
+    for_fifty, _ = cost(support_client, f"{LIST}{query}")
+    assert len(for_fifty) == len(for_one) <= MOST_STATEMENTS
+
+
+def test_the_page_of_a_job_makes_as_many_statements_for_many_events_as_for_one(support_client, acme, job_of):
+    def statements(count):
+        events = [
+            {
+                "seq": seq,
+                "event_type": "stage",
+                "created_at": "2026-04-15T12:00:00Z",
+                "artifacts": [{"storage_key": f"tenants/acme/{seq}.png", "kind": "k", "role": "final"}],
+            }
+            for seq in range(1, count + 1)
+        ]
+        job = job_of(acme, events=events)
+        return len(cost(support_client, f"/admin/jobs/job/{job.public_id}/change/")[0])
+
+    statements(1)
+    assert statements(50) == statements(1)
+
+
+# --- 2,000,000 jobs -----------------------------------------------------------------------------------------------
+
+JOBS = 2_000_000
+DAYS = 60
+# Rows that the statements of one page may read, filtered ones included. A page of the list reads up to 1,001 for its
+# total and 1,000 before its last page, each with an event; twice that is the limit.
+MOST_ROWS = 8_000
+# The home page reads the failures of a day and the jobs in progress, a tenant's page those that its chart counts.
+MOST_ROWS_OF_CHARTS = 100_000
+FILL = f"""
+    INSERT INTO jobs_job (public_id, tenant_id, job_type, status, created_at, updated_at, last_seq, last_public_seq,
+                          version, is_operation)
+    SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || lpad(to_hex(n), 20, '0'))::uuid,
+           tenants[CASE WHEN n % 2 = 0 THEN 1 ELSE 1 + (n / 2 % 199)::int + 1 END],
+           (array['MODEL_GENERATOR', 'BACKGROUND_GENERATOR', 'COMPLEMENTARY_GARMENT_GENERATOR',
+                  'PRODUCT_TO_MODEL_DIRECT', 'PRODUCT_TO_MODEL_PHASED', 'BACKGROUND_SWAP_WITH_IMAGE',
+                  'BACKGROUND_SWAP_WITH_SPEC', 'MODEL_SWAP_WITH_IMAGE', 'vm.start'])[1 + (n * 7919 % 9)::int],
+           CASE WHEN n % 1000 < 935 THEN 'SUCCESS' WHEN n % 1000 < 985 THEN 'FAILURE'
+                WHEN n % 1000 < 990 THEN 'PARTIAL_FAILURE' WHEN n % 1000 < 997 THEN 'IN_PROGRESS'
+                ELSE 'NOT_STARTED' END,
+           at, at + interval '30 seconds', 1, 1, 1, false
+    FROM (SELECT n, now() - interval '{DAYS} days' * (1 - n / {JOBS}.0) AS at FROM generate_series(1, {JOBS}) AS n) AS s,
+         (SELECT array_agg(id ORDER BY slug <> 'big', id) AS tenants FROM tenants_tenant) AS t;
+    UPDATE jobs_job SET job_type = 'rare.operation'
+    WHERE public_id IN (SELECT public_id FROM jobs_job ORDER BY created_at LIMIT 40);
+    INSERT INTO jobs_jobevent (job_id, tenant_id, seq, event_type, visibility, message, extra, created_at)
+    SELECT public_id, tenant_id, 1,
+           CASE v1_status WHEN 'SUCCESS' THEN 'succeeded' WHEN 'FAILURE' THEN 'failed' ELSE 'stage' END,
+           'public', 'A message of a usual length', '{{}}', updated_at
+    FROM jobs_job;
+    INSERT INTO jobs_jobcounts (tenant_id, not_started, in_progress, success, failure, partial_failure)
+    SELECT tenant_id, count(*) FILTER (WHERE status = 'NOT_STARTED'), count(*) FILTER (WHERE status = 'IN_PROGRESS'),
+           count(*) FILTER (WHERE status = 'SUCCESS'), count(*) FILTER (WHERE status = 'FAILURE'),
+           count(*) FILTER (WHERE status = 'PARTIAL_FAILURE')
+    FROM jobs_job GROUP BY tenant_id;
+    ANALYZE jobs_job, jobs_jobevent, tenants_tenant
+"""
+
+
+@pytest.fixture
+def two_million_jobs(db):
+    Tenant.objects.create(slug="big", shop_domain="big.myshopify.com")
+    Tenant.objects.create(slug="small")
+    Tenant.objects.bulk_create(Tenant(slug=f"tenant-{number}") for number in range(198))
+    with connection.cursor() as cursor:
+        for statement in FILL.split(";\n"):
+            cursor.execute(statement)
+    assert Job.all_tenants.count() == JOBS
+
+
+def rows_read(sql):
+    """The rows that a statement reads from tables and indexes, filtered ones included, and the tables it scans."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}")
+        plan = cursor.fetchone()[0]
+    plan = json.loads(plan) if isinstance(plan, str) else plan
+    rows, scanned, nodes = 0, set(), [plan[0]["Plan"]]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", [])
+        if "Scan" in node["Node Type"] and node["Node Type"] != "Subquery Scan":
+            removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+            rows += (node["Actual Rows"] + removed) * node["Actual Loops"]
+            if node["Node Type"] == "Seq Scan":
+                scanned.add(node["Relation Name"])
+    return round(rows), scanned
+
+
+def report(address, statements, taken, rows):
+    print(f"{address[:96]:<96} {len(statements):>2} statements {taken:>7.1f} ms {rows:>7,} rows read")
+
+
+@pytest.mark.full
+@pytest.mark.postgresql
+def test_no_page_counts_or_scans_two_million_jobs(support_client, two_million_jobs):
+    now = datetime.now(UTC)
+    big, job = Tenant.objects.get(slug="big"), Job.all_tenants.newest_first()[JOBS // 2]
+    at = {"year": now.year, "month": now.month, "day": (now - timedelta(hours=12)).day}
+    lists = [address.format(**at) for address in PAGES]
+    others = ["/admin/", f"{LIST}{job.public_id}/change/", f"{LIST}{job.public_id}/timeline/"]
+    others += [f"/admin/tenants/tenant/{big.pk}/change/", "/admin/tenants/tenant/", "/admin/jobs/auditentry/"]
+    support_client.get(LIST)  # what is loaded once a process is not what a page costs
+    print()
+    too_much = {}
+    for address in [*lists, *others]:
+        statements, taken = cost(support_client, address)
+        reads = [rows_read(sql) for sql in statements if re.match(r"\s*SELECT", sql)]
+        rows = sum(rows for rows, _ in reads)
+        report(address, statements, taken, rows)
+        scanned = set().union(*(scanned for _, scanned in reads)) & {"jobs_job", "jobs_jobevent", "jobs_artifact"}
+        limit = MOST_ROWS if address in lists else MOST_ROWS_OF_CHARTS
+        if rows > limit or scanned or (address in lists and len(statements) > MOST_STATEMENTS):
+            too_much[address] = (len(statements), rows, scanned)
+    assert too_much == {}

@@ -1,0 +1,171 @@
+"""Tenants and tokens in the console: who issues, who revokes, what is shown once and what never."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import timedelta
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from jobs.ingest import ledger
+from jobs.models import AuditAction, AuditEntry
+from tenants import tokens
+from tenants.models import ApiToken, Tenant
+
+NO_TIME = {"label": "storefront", "expires_at": ""}
+
+
+def audited():
+    return list(
+        AuditEntry.objects.order_by("pk").values_list("actor__username", "action", "tenant_slug", "subject", "ticket")
+    )
+
+
+def api_status(token):
+    return Client(headers={"Authorization": f"Bearer {token}"}).get("/v1/jobs").status_code
+
+
+@pytest.fixture
+def tenant_page(acme):
+    return f"/admin/tenants/tenant/{acme.pk}/change/"
+
+
+def test_the_page_of_a_tenant_shows_its_jobs_by_status_and_by_day(support_client, acme, globex, tenant_page):
+    for end in (ledger.finish, ledger.finish, ledger.fail):
+        end(ledger.open_job(acme, "MODEL_GENERATOR"), "The end")
+    ledger.open_job(globex, "MODEL_GENERATOR")
+    response = support_client.get(tenant_page)
+    rows = response.context["statuses"]["rows"]
+    assert {row["status"].value: row["jobs"] for row in rows} == {
+        "NOT_STARTED": 0,
+        "IN_PROGRESS": 0,
+        "SUCCESS": 2,
+        "FAILURE": 1,
+        "PARTIAL_FAILURE": 0,
+    }
+    bars = response.context["days"]["bars"]
+    assert len(bars) == 14
+    assert bars[-1].title.endswith(": 3 jobs, 1 failed")
+    assert (bars[-1].height, bars[-1].bad_height) == (120, 40)
+    assert {bar.height for bar in bars[:-1]} == {0}
+    listed = support_client.get(bars[-1].link).context["cl"].result_list
+    assert len(listed) == 3
+
+
+def test_a_day_with_more_jobs_than_are_counted_says_more_than(support_client, acme, tenant_page, monkeypatch):
+    monkeypatch.setattr("jobs.admin.charts.MOST_COUNTED", 2)
+    for _ in range(4):
+        ledger.open_job(acme, "MODEL_GENERATOR")
+    bars = support_client.get(tenant_page).context["days"]["bars"]
+    assert bars[-1].title.endswith(": more than 2 jobs, 0 failed")
+
+
+def test_tokens_are_listed_without_anything_that_opens(support_client, acme, acme_token, tenant_page):
+    prefix = acme_token.split("_")[1]
+    token = ApiToken.objects.get()
+    for address in (tenant_page, "/admin/tenants/apitoken/", f"/admin/tenants/apitoken/{token.pk}/change/"):
+        page = support_client.get(address).content.decode()
+        assert f"jgw_{prefix}_…" in page
+        assert acme_token not in page
+        assert hashlib.sha256(acme_token.encode()).hexdigest() not in page
+
+
+def test_the_hash_of_a_token_cannot_be_guessed_by_filtering(support_client, acme_token):
+    assert support_client.get("/admin/tenants/apitoken/?token_hash__startswith=a").status_code == 400
+
+
+def test_a_token_pasted_whole_is_found_by_its_prefix(support_client, acme, acme_token, globex):
+    tokens.issue(globex)
+    response = support_client.get("/admin/tenants/apitoken/", {"q": acme_token})
+    assert [token.tenant for token in response.context["cl"].result_list] == [acme]
+
+
+def test_issuing_shows_the_secret_once_and_it_opens_the_api(admin_client, acme, tenant_page):
+    response = admin_client.post(f"/admin/tenants/tenant/{acme.pk}/issue-token/", NO_TIME)
+    token = response.context["token"]
+    assert tokens.TOKEN.fullmatch(token)
+    assert token in response.content.decode()
+    assert "no-store" in response.headers["Cache-Control"]
+    assert api_status(token) == 200
+    secret = token.split("_", 2)[2]
+    for address in (tenant_page, "/admin/tenants/apitoken/", "/admin/jobs/auditentry/", "/admin/"):
+        assert secret not in admin_client.get(address).content.decode()
+    assert audited() == [("admin", AuditAction.TOKEN_ISSUED, "acme", token.split("_")[1], "")]
+
+
+def test_a_token_can_be_issued_to_expire_but_not_in_the_past(admin_client, acme):
+    address = f"/admin/tenants/tenant/{acme.pk}/issue-token/"
+    soon = (timezone.now() + timedelta(days=30)).strftime("%Y-%m-%dT%H:%M")
+    admin_client.post(address, {"label": "a month", "expires_at": soon})
+    assert ApiToken.objects.get().expires_at.strftime("%Y-%m-%dT%H:%M") == soon
+    refused = admin_client.post(address, {"label": "", "expires_at": "2020-01-01T00:00"})
+    assert "This is in the past" in refused.content.decode()
+    assert ApiToken.objects.count() == 1
+
+
+def test_revoking_asks_first_then_the_api_refuses_the_token(support_client, acme, acme_token, tenant_page):
+    token = ApiToken.objects.get()
+    address = f"/admin/tenants/apitoken/{token.pk}/revoke/"
+    assert f'href="{address}"' in support_client.get(tenant_page).content.decode()
+    asked = support_client.get(address).content.decode()
+    assert "There is no way back" in asked
+    assert api_status(acme_token) == 200
+    response = support_client.post(address, follow=True)
+    assert response.redirect_chain == [(tenant_page, 302)]
+    assert "is revoked: the API refuses it from now on." in response.content.decode()
+    assert api_status(acme_token) == 401
+    assert f'href="{address}"' not in response.content.decode()
+    assert audited() == [("sam", AuditAction.TOKEN_REVOKED, "acme", token.prefix, "")]
+
+
+def test_revoking_twice_changes_and_records_nothing(support_client, acme_token):
+    token = ApiToken.objects.get()
+    for _ in range(2):
+        support_client.post(f"/admin/tenants/apitoken/{token.pk}/revoke/")
+    assert len(audited()) == 1
+
+
+def test_a_superuser_switches_a_tenant_off_and_its_tokens_stop(admin_client, acme, acme_token, tenant_page):
+    admin_client.post(tenant_page, {"name": "Acme", "shop_domain": "acme.myshopify.com"})
+    acme.refresh_from_db()
+    assert not acme.is_active
+    assert api_status(acme_token) == 401
+    assert audited() == [("admin", AuditAction.TENANT_CHANGED, "acme", "", "")]
+
+
+def test_a_tenants_slug_and_folder_stay_as_they_are(admin_client, acme, tenant_page):
+    admin_client.post(tenant_page, {"slug": "other", "storage_prefix": "", "name": "New name", "is_active": "on"})
+    acme.refresh_from_db()
+    assert (acme.slug, acme.storage_prefix, acme.name) == ("acme", "tenants/acme/", "New name")
+
+
+def test_a_new_tenant_gets_a_folder_of_its_own_unless_one_is_named(admin_client):
+    address = "/admin/tenants/tenant/add/"
+    admin_client.post(address, {"slug": "initech", "storage_prefix": "", "is_active": "on"})
+    admin_client.post(address, {"slug": "hooli", "storage_prefix": "old/hooli/", "is_active": "on"})
+    overlapping = admin_client.post(address, {"slug": "evil", "storage_prefix": "tenants/", "is_active": "on"})
+    assert "overlaps" in overlapping.content.decode()
+    assert dict(Tenant.objects.values_list("slug", "storage_prefix")) == {
+        "initech": "tenants/initech/",
+        "hooli": "old/hooli/",
+    }
+    assert [entry[1:3] for entry in audited()] == [
+        (AuditAction.TENANT_ADDED, "initech"),
+        (AuditAction.TENANT_ADDED, "hooli"),
+    ]
+
+
+def test_support_sees_the_settings_of_a_tenant_but_no_way_to_change_them(support_client, tenant_page):
+    page = support_client.get(tenant_page).content.decode()
+    assert "acme.myshopify.com" in page
+    assert "issue-token" not in page
+    assert not re.findall(r'<input[^>]*name="(?:name|shop_domain|is_active|_save)"', page)
+
+
+def test_a_tenant_that_does_not_exist_is_said_so(support_client):
+    assert support_client.get("/admin/tenants/tenant/999/change/").status_code == 302
+    assert support_client.get("/admin/tenants/apitoken/999/revoke/").status_code == 404
+    assert support_client.get("/admin/tenants/apitoken/999/change/").status_code == 302
