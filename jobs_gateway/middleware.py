@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import resolve
 
 from jobs.egress import errors
@@ -50,14 +50,15 @@ class ApiLane:
             return response
         return self.get_response(request)
 
-    def answer(self, request: HttpRequest, path: str) -> HttpResponseBase:
+    def answer(self, request: HttpRequest, path: str) -> HttpResponse:
         try:
             request.get_host()
             match = resolve(path)
             request.resolver_match = match
-            response = match.func(request, *match.args, **match.kwargs).render()
+            response: HttpResponse = match.func(request, *match.args, **match.kwargs).render()
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets JSON and the log gets the trace
             dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
-            response = dialect.plain_response(error)
-        response.headers["Content-Length"] = str(len(response.content))
+            response = dialect.plain_response(error, request.request_id)  # type: ignore[attr-defined]
+        if response.status_code != 304:  # where it would be the length of the answer that is not sent
+            response.headers["Content-Length"] = str(len(response.content))
         return response

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import orjson
-from django.core.exceptions import DisallowedHost, RequestDataTooBig
+from django.core.exceptions import DisallowedHost, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
@@ -52,27 +52,29 @@ class Problem(NamedTuple):
     invalid: list[dict[str, Any]] | None = None
 
 
+# The first that fits, as some are kinds of others.
+_DJANGOS: tuple[tuple[type[Exception], int, str, str], ...] = (
+    (Http404, 404, "NOT_FOUND", "There is nothing at this address. See /v1/openapi.json for what there is."),
+    (DisallowedHost, 400, "INVALID_HOST", "This gateway does not answer to that Host header."),
+    (RequestDataTooBig, 413, "TOO_LARGE", "The request body is larger than the gateway reads."),
+    (SuspiciousOperation, 400, "BAD_REQUEST", "The gateway does not read requests like this one."),
+)
 _FIXED = {
     exceptions.MethodNotAllowed: ("METHOD_NOT_ALLOWED", "This address only answers GET, HEAD and OPTIONS."),
     exceptions.NotAcceptable: ("NOT_ACCEPTABLE", "Answers are application/json only; send Accept: application/json."),
 }
 
 
-def problem_of(error: Exception) -> Problem:
+def problem_of(error: Exception, request_id: str = "") -> Problem:
     """What to tell the caller about ``error``; one that nobody foresaw is logged with its trace and told as a 500."""
     headers: dict[str, str] = {}
     if isinstance(error, Invalid):
         return Problem(422, "INVALID", "One or more parameters are invalid.", headers, error.problems)
-    if isinstance(error, Http404):
-        return Problem(
-            404, "NOT_FOUND", "There is nothing at this address. See /v1/openapi.json for what there is.", {}
-        )
-    if isinstance(error, DisallowedHost):
-        return Problem(400, "INVALID_HOST", "This gateway does not answer to that Host header.", headers)
-    if isinstance(error, RequestDataTooBig):
-        return Problem(413, "TOO_LARGE", "The request body is larger than the gateway reads.", headers)
+    for kind, status, code, detail in _DJANGOS:
+        if isinstance(error, kind):
+            return Problem(status, code, detail, headers)
     if isinstance(error, (OperationalError, InterfaceError, CannotSign)):
-        logger.error("Neither rows nor links without it: %s: %s", type(error).__name__, error)
+        logger.error("Request %s: neither rows nor links: %s: %s", request_id, type(error).__name__, error)
         error = Unavailable()
     if isinstance(error, exceptions.APIException):
         if isinstance(error, Unavailable):
@@ -84,7 +86,7 @@ def problem_of(error: Exception) -> Problem:
         headers.update(getattr(error, "headers", None) or {})
         code, detail = _FIXED.get(type(error)) or (str(error.get_codes()), str(error.detail))
         return Problem(error.status_code, code, detail, headers)
-    logger.error("Unforeseen error while answering", exc_info=error)
+    logger.error("Request %s met an unforeseen error", request_id, exc_info=error)
     return Problem(
         500, "INTERNAL", "The gateway met an error of its own; it has been logged under this request id.", {}
     )
@@ -98,14 +100,14 @@ class Dialect(NamedTuple):
 
     def response(self, error: Exception, context: dict[str, Any]) -> Response:
         """For DRF: what its ``EXCEPTION_HANDLER`` returns."""
-        problem = problem_of(error)
+        problem = problem_of(error, context["request"].request_id)
         if isinstance(error, exceptions.MethodNotAllowed):
             problem.headers["Allow"] = ", ".join(context["view"].allowed_methods)
         return Response(self.body(problem), status=self.status(problem), headers=problem.headers)
 
-    def plain_response(self, error: Exception) -> HttpResponse:
+    def plain_response(self, error: Exception, request_id: str) -> HttpResponse:
         """For errors before or after a view: the same body without DRF."""
-        problem = problem_of(error)
+        problem = problem_of(error, request_id)
         return HttpResponse(
             orjson.dumps(self.body(problem)),
             status=self.status(problem),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.utils.functional import cached_property
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
@@ -27,6 +28,11 @@ class TenantViewSet(ViewSet):
 
     def get_exception_handler(self) -> Any:
         return self.dialect.response
+
+    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        response = super().options(request, *args, **kwargs)
+        response.headers["Allow"] = ", ".join(self.allowed_methods)
+        return response
 
     def validator(self, *parts: object) -> str:
         """The ``ETag`` of an answer that depends on ``parts``, on the tenant, and on the links in force."""

@@ -20,6 +20,15 @@ from jobs.demo.access import demo_access
 from jobs.models import Job, JobType
 
 
+def server_command(host: str, port: int, workers: int) -> list[str]:
+    """The production server's program and arguments."""
+    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "jobs_gateway.wsgi:application"]
+    command += ["--host", host, "--port", str(port), "--workers", str(workers)]
+    # One blocking thread a worker measured fastest; HTTP/1 only, as a proxy in front or a client beside speaks it.
+    command += ["--blocking-threads", "1", "--http", "1", "--no-ws"]
+    return [*command, "--respawn-failed-workers", "--log-level", "warning"]
+
+
 class Command(BaseCommand):
     help = (
         "Migrates the database, collects static files when they changed, and serves the gateway on WEB_HOST:PORT with "
@@ -95,17 +104,5 @@ class Command(BaseCommand):
         connections.close_all()
         self.stdout.write(f"Serving on http://{settings.WEB_HOST}:{settings.PORT} (Ctrl-C stops it).\n")
         self.stdout.flush()
-        command = [sys.executable, "-m", "granian", "--interface", "wsgi", "jobs_gateway.wsgi:application"]
-        command += ["--host", settings.WEB_HOST, "--port", str(settings.PORT), "--workers", str(settings.WEB_WORKERS)]
-        # One blocking thread a worker measured fastest; HTTP/1 only, as a proxy in front or a client beside speaks it.
-        command += [
-            "--blocking-threads",
-            "1",
-            "--http",
-            "1",
-            "--no-ws",
-            "--respawn-failed-workers",
-            "--log-level",
-            "warning",
-        ]
+        command = server_command(settings.WEB_HOST, settings.PORT, settings.WEB_WORKERS)
         os.execv(sys.executable, command)  # noqa: S606 - no shell is meant

@@ -1,0 +1,102 @@
+"""The gateway as `make serve` runs it, in a process of its own, for tests of what only a real server shows."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from django.db import connection
+
+from jobs.management.commands.serve import server_command
+from tests.servers import STOP_SECONDS, answers, free_ports, temporary_folder, wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+    rest: bytes  # what came after the answer, on a connection that was to be closed
+
+
+@dataclass
+class Gateway:
+    port: int
+    log: Path
+
+    def send(self, request: bytes, timeout: float = 10) -> Answer:
+        """The answer to raw bytes, read until the server closes: send ``Connection: close``."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout) as connection:
+            connection.sendall(request)
+            received = b""
+            while chunk := connection.recv(65536):
+                received += chunk
+        head, _, rest = received.partition(b"\r\n\r\n")
+        status_line, _, fields = head.partition(b"\r\n")
+        headers = http.client.HTTPMessage()
+        for line in fields.split(b"\r\n"):
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name] = value.strip()
+        length = 0 if request.startswith(b"HEAD ") else int(headers.get("Content-Length", 0))
+        return Answer(int(status_line.split(b" ")[1]), headers, rest[:length], rest[length:])
+
+    def get(self, path: str | bytes, token: str = "", method: str = "GET", **headers: str | bytes) -> Answer:
+        """One request on a connection of its own; ``If_None_Match="*"`` sends ``If-None-Match: *``."""
+        given = {"Host": "localhost", "Connection": "close"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        if token:
+            given.setdefault("Authorization", f"Bearer {token}")
+        lines = [b"%b %b HTTP/1.1" % (method.encode(), raw(path))]
+        lines += [b"%b: %b" % (name.encode(), raw(value)) for name, value in given.items()]
+        return self.send(b"\r\n".join([*lines, b"", b""]))
+
+
+def raw(text: str | bytes) -> bytes:
+    return text.encode("latin-1") if isinstance(text, str) else text
+
+
+def database_of_this_test() -> str:
+    """What ``DATABASE_URL`` takes for the database that committed test data is in."""
+    config = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return f"sqlite:///{config['NAME']}"
+    return f"postgres://{config['USER']}@/{config['NAME']}?host={config['HOST']}"
+
+
+@contextlib.contextmanager
+def serving(database_url: str, **environment: str) -> Iterator[Gateway]:
+    """A gateway that answers from ``database_url``, which is migrated, while the block runs; with one worker."""
+    (port,) = free_ports(1)
+    with temporary_folder("jgw-served-") as folder:
+        log = folder / "log"
+        given = os.environ | {"DATABASE_URL": database_url, "DATABASE_API_URL": "", "DATA_DIR": str(folder)}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                server_command("127.0.0.1", port, workers=1),
+                cwd=ROOT,
+                env=given | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/v1/openapi.json"), process, log)
+            yield Gateway(port, log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # its own group: the workers with it
+                process.wait()
