@@ -109,6 +109,9 @@ if CORS_ALLOWED_ORIGINS:
     INSTALLED_APPS.append("corsheaders")
     MIDDLEWARE.insert(0, "corsheaders.middleware.CorsMiddleware")
 
+# More than fit into a request line that a server takes: unknown parameters change nothing, however many there are.
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 10_000
+
 ROOT_URLCONF = "jobs_gateway.urls"
 WSGI_APPLICATION = "jobs_gateway.wsgi.application"
 APPEND_SLASH = True
@@ -147,7 +150,7 @@ def database(url: str) -> dict[str, Any]:
         options.update(
             server_side_binding=True,  # what prepared statements need
             prepare_threshold=1,  # prepare from the second use on
-            pool={"min_size": 1, "max_size": env.int("DATABASE_POOL_SIZE", default=4), "timeout": 2},
+            pool={"min_size": 1, "max_size": env.int("DATABASE_POOL_SIZE", default=4), "timeout": 1},
         )
         options.setdefault("connect_timeout", 2)  # seconds
     return config
@@ -219,7 +222,7 @@ CONTENT_SECURITY_POLICY = {
         "frame-ancestors": ["'none'"],
     }
 }
-STORAGES = {
+STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
         "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from django.core.files.storage import Storage
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.test import Client
-    from pytest_django.fixtures import SettingsWrapper
+    from pytest_django.fixtures import Settings
 
     from jobs.models import Job
     from tenants.models import Tenant
@@ -107,7 +107,7 @@ def django_db_modify_db_settings() -> None:
 
 
 @pytest.fixture
-def api_role(transactional_db: None, settings: SettingsWrapper) -> Iterator[BaseDatabaseWrapper]:
+def api_role(transactional_db: None, settings: Settings) -> Iterator[BaseDatabaseWrapper]:
     """The API is answered by a role that owns nothing and is bound by row security, as in production.
 
     For tests of the PostgreSQL round, marked ``django_db(transaction=True, databases=["default", "api"])``.
@@ -119,7 +119,7 @@ def api_role(transactional_db: None, settings: SettingsWrapper) -> Iterator[Base
     settings.API_DATABASE = "api"
     yield connections["api"]
     connections["api"].close()
-    connections["api"].close_pool()
+    connections["api"].close_pool()  # type: ignore[attr-defined]  # PostgreSQL's has it
 
 
 # --- Servers and stores -------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def valkey_server() -> Iterator[servers.Valkey]:
 
 
 @pytest.fixture
-def s3_store(s3_server: servers.S3, settings: SettingsWrapper, monkeypatch: pytest.MonkeyPatch) -> Storage:
+def s3_store(s3_server: servers.S3, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """The artifact store, in the bucket ``artifacts`` of a real S3 server."""
     for name, value in s3_server.environment("artifacts").items():
         monkeypatch.setenv(name, value)
@@ -160,12 +160,12 @@ def s3_store(s3_server: servers.S3, settings: SettingsWrapper, monkeypatch: pyte
 
 
 @pytest.fixture
-def local_store(settings: SettingsWrapper, tmp_path: Path) -> Storage:
+def local_store(settings: Settings, tmp_path: Path) -> Storage:
     """The artifact store, in a folder of this test's."""
     return artifact_store(settings, "jobs.egress.local.SignedFileSystemStorage", location=str(tmp_path / "artifacts"))
 
 
-def artifact_store(settings: SettingsWrapper, backend: str, **options: Any) -> Storage:
+def artifact_store(settings: Settings, backend: str, **options: Any) -> Storage:
     from django.core.files.storage import storages
 
     settings.STORAGES = settings.STORAGES | {"artifacts": {"BACKEND": backend, "OPTIONS": options}}
