@@ -104,6 +104,7 @@ MIDDLEWARE = [
 CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
 CORS_EXPOSE_HEADERS = ["ETag", "Link", "X-Request-ID", "Retry-After"]
 CORS_ALLOW_METHODS = ["GET", "HEAD", "OPTIONS"]
+CORS_ALLOW_HEADERS = ["authorization", "if-none-match", "x-request-id", "x-shopify-hmac-sha256"]
 CORS_URLS_REGEX = r"^/(v1/|job$)"
 if CORS_ALLOWED_ORIGINS:
     INSTALLED_APPS.append("corsheaders")
