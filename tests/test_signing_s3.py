@@ -212,6 +212,16 @@ def test_without_credentials_the_error_says_what_to_set(aws):
         links("")
 
 
+def test_without_credentials_callers_are_told_to_come_back(aws, acme_client):
+    aws(keys_from_elsewhere=True)
+    answer = acme_client.get("/v1/jobs")
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert answer.json() == {
+        "code": "UNAVAILABLE",
+        "detail": "The job store cannot be reached right now. Try again in a few seconds.",
+    }
+
+
 def test_credentials_of_the_environment_sign_and_their_token_goes_along(aws, clock, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ASIA1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
