@@ -1,0 +1,380 @@
+"""Polling: validators, ``304``, and the cursor that leads through a listing."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from ulid import ULID
+
+from jobs.ingest import ledger
+from jobs.models import Job, JobType
+from tenants import tokens
+from tests.conftest import client_with
+
+NOON = "2026-04-15T12:00:00Z"
+STRONG = re.compile(r'"[0-9a-f]{30}"')
+
+
+@pytest.fixture
+def job(acme, job_of):
+    picture = {"storage_key": "tenants/acme/1/front.png", "kind": "render", "role": "final"}
+    return job_of(acme, events=[{"seq": 1, "event_type": "stage", "created_at": NOON, "artifacts": [picture]}])
+
+
+@pytest.fixture
+def paths(job):
+    return ["/v1/jobs", f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events"]
+
+
+def etags(client, paths):
+    return [client.get(path).headers["ETag"] for path in paths]
+
+
+def poll(client, path, validator):
+    return client.get(path, headers={"If-None-Match": validator})
+
+
+# --- what an answer says about itself ---
+
+
+def test_every_answer_may_be_kept_by_its_caller_and_must_be_asked_for_again(acme_client, paths):
+    for path in paths:
+        response = acme_client.get(path)
+        assert STRONG.fullmatch(response.headers["ETag"])
+        assert response.headers["Cache-Control"] == "private, no-cache"
+        assert response.headers["Vary"] == "Authorization"
+
+
+def test_repeated_answers_are_the_same_to_the_byte(acme_client, paths):
+    for path in [*paths, "/job"]:
+        first, second = acme_client.get(path), acme_client.get(path)
+        assert first.content == second.content
+        assert first.headers.get("ETag") == second.headers.get("ETag")
+
+
+def test_errors_have_no_validator(acme_client, anonymous_client, paths):
+    for path in (f"/v1/jobs/{ULID()}", "/v1/jobs?limit=0", "/v1/nowhere"):
+        assert "ETag" not in acme_client.get(path).headers
+    for path in paths:
+        assert "ETag" not in anonymous_client.get(path).headers
+
+
+# --- 304 ---
+
+
+def test_a_validator_that_still_holds_gives_304_and_nothing_else(acme_client, paths):
+    for path, validator in zip(paths, etags(acme_client, paths), strict=True):
+        response = poll(acme_client, path, validator)
+        assert response.status_code == 304
+        assert response.content == b""
+        assert response.headers["ETag"] == validator
+        assert response.headers["Cache-Control"] == "private, no-cache"
+        assert response.headers["Vary"] == "Authorization"
+        assert "X-Request-ID" in response.headers
+        # Of a 304 these would speak of the answer that is not sent.
+        assert "Content-Type" not in response.headers
+        assert "Content-Length" not in response.headers
+
+
+def test_head_is_answered_with_304_too(acme_client, paths):
+    for path, validator in zip(paths, etags(acme_client, paths), strict=True):
+        assert acme_client.head(path, headers={"If-None-Match": validator}).status_code == 304
+
+
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"a", {} , "b"', '"x",W/{}', "*", " * ", "{},"])
+def test_every_form_that_names_the_current_validator_holds(acme_client, paths, form):
+    for path, validator in zip(paths, etags(acme_client, paths), strict=True):
+        assert poll(acme_client, path, form.format(validator)).status_code == 304
+
+
+@pytest.mark.parametrize(
+    "odd", ["", '""', '"x"', "x", '"*"', "W/", ",", '"é"', "\0", "w/{}", "{", "[" * 5000, ",".join("x" * 2000)]
+)
+def test_anything_else_is_answered_in_full(acme_client, paths, odd):
+    for path, validator in zip(paths, etags(acme_client, paths), strict=True):
+        response = poll(acme_client, path, odd.replace("{}", validator))
+        assert response.status_code == 200
+        assert response.json() == acme_client.get(path).json()
+
+
+def test_a_validator_opens_nothing(acme_client, anonymous_client, globex_client, paths):
+    for path, validator in zip(paths[1:], etags(acme_client, paths[1:]), strict=True):
+        for held in (validator, "*"):
+            assert poll(anonymous_client, path, held).status_code == 401
+            assert poll(globex_client, path, held).status_code == 404
+    assert poll(acme_client, "/v1/jobs?limit=0", "*").status_code == 422
+    assert poll(acme_client, f"{paths[2]}?since=x", "*").status_code == 422
+
+
+def test_304_is_decided_from_the_jobs_header_row_alone(acme_client, paths):
+    for path, validator in zip(paths[1:], etags(acme_client, paths[1:]), strict=True):
+        with CaptureQueriesContext(connection) as statements:
+            assert poll(acme_client, path, validator).status_code == 304
+        (statement,) = statements
+        assert "version" in statement["sql"]
+        assert not re.search("jobs_(jobevent|artifact)|request", statement["sql"])
+
+
+# --- what a validator depends on ---
+
+
+def test_it_is_the_same_for_every_token_of_a_tenant(acme_client, acme, paths):
+    other = client_with(tokens.issue(acme, label="another"))
+    assert etags(other, paths) == etags(acme_client, paths)
+    for path, validator in zip(paths, etags(acme_client, paths), strict=True):
+        assert poll(other, path, validator).status_code == 304
+
+
+def test_it_differs_by_tenant_where_all_else_is_equal(acme_client, globex_client, acme):
+    assert acme_client.get("/v1/jobs").json() == globex_client.get("/v1/jobs").json()
+    assert etags(acme_client, ["/v1/jobs"]) != etags(globex_client, ["/v1/jobs"])
+
+
+def test_it_changes_with_every_change_that_an_answer_can_show(acme_client, job, paths):
+    seen = [etags(acme_client, paths[1:])]
+    for change in (
+        lambda: ledger.append(job, "stage", "Rendering"),
+        lambda: ledger.attach(job, [{"storage_key": "tenants/acme/1/b.png", "kind": "render", "role": "final"}]),
+        lambda: ledger.note(
+            job, "worker 7", artifacts=[{"storage_key": "tenants/acme/1/c.png", "kind": "r", "role": "final"}]
+        ),
+        lambda: ledger.finish(job, "Done"),
+    ):
+        change()
+        seen.append(etags(acme_client, paths[1:]))
+    assert len({validator for both in seen for validator in both}) == len(seen) * 2
+
+
+def test_a_listings_validator_changes_with_what_the_page_shows(acme_client, acme, job, job_of):
+    seen = etags(acme_client, ["/v1/jobs"])
+    ledger.finish(job, "Done")
+    seen += etags(acme_client, ["/v1/jobs"])
+    job_of(acme)
+    seen += etags(acme_client, ["/v1/jobs"])
+    assert len(set(seen)) == 3
+
+
+def test_it_depends_on_the_parameters(acme_client, job):
+    events = f"/v1/jobs/{job.public_id}/events"
+    assert len(set(etags(acme_client, [events, f"{events}?since=1", f"{events}?since=2"]))) == 3
+    listings = [
+        "",
+        "?limit=49",
+        "?offset=1",
+        "?status=IN_PROGRESS",
+        "?job_type=MODEL_GENERATOR",
+        "?created_after=2020-01-01T00:00:00Z",
+    ]
+    assert len(set(etags(acme_client, [f"/v1/jobs{query}" for query in listings]))) == len(listings)
+    # Which are the ones that were applied, however they were spelled.
+    assert (
+        len(set(etags(acme_client, [events, f"{events}?since=0", f"{events}?since=-1", f"{events}?tenant_id=7"]))) == 1
+    )
+    assert len(set(etags(acme_client, ["/v1/jobs", "/v1/jobs?limit=50", "/v1/jobs?limit=7&limit=50&x=1"]))) == 1
+
+
+def test_it_lives_as_long_as_the_links_do(acme_client, paths, monkeypatch, settings):
+    now = 1_800_000_000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    first, pictures = etags(acme_client, paths), acme_client.get(paths[2]).content
+    now += settings.PRESIGN_TTL_SECONDS / 3 - 1
+    assert etags(acme_client, paths) == first
+    assert acme_client.get(paths[2]).content == pictures
+    now += 1
+    for path, validator in zip(paths, first, strict=True):
+        assert poll(acme_client, path, validator).status_code == 200
+    assert acme_client.get(paths[2]).content != pictures
+
+
+def test_it_changes_with_the_credentials_that_sign(acme_client, paths, s3_store, monkeypatch):
+    first = etags(acme_client, paths)
+    monkeypatch.setattr(s3_store._credentials, "secret_key", "another")
+    assert not set(first) & set(etags(acme_client, paths))
+
+
+def test_it_changes_with_the_format_of_answers(acme_client, paths, monkeypatch):
+    first = etags(acme_client, paths)
+    monkeypatch.setattr("jobs.egress.conditional.FORMAT_VERSION", 1_000)
+    assert not set(first) & set(etags(acme_client, paths))
+
+
+def test_it_depends_on_the_address_that_local_links_begin_with(acme_client, paths):
+    elsewhere = [acme_client.get(path, headers={"Host": "localhost"}).headers["ETag"] for path in paths]
+    assert not set(elsewhere) & set(etags(acme_client, paths))
+
+
+# --- Link and cursor ---
+
+
+def next_page(response):
+    """The address that ``Link`` names, from the root; None on the last page."""
+    link = response.headers.get("Link")
+    if link is None:
+        return None
+    match = re.fullmatch(r'<http://testserver(/v1/jobs\?[^>]+)>; rel="next"', link)
+    assert match, link
+    return match[1]
+
+
+def walk(client, path, between=lambda: None):
+    """The ids of every page from ``path`` on."""
+    while path:
+        response = client.get(path)
+        assert response.status_code == 200, response.content
+        yield [job["public_id"] for job in response.json()["jobs"]]
+        between()
+        path = next_page(response)
+
+
+def joined(pages):
+    return list(itertools.chain.from_iterable(pages))
+
+
+def test_a_full_page_leads_to_the_next_and_one_that_is_not_is_the_last(acme_client, acme, job_of):
+    jobs = [str(job_of(acme).public_id) for _ in range(7)][::-1]
+    assert list(walk(acme_client, "/v1/jobs?limit=3")) == [jobs[:3], jobs[3:6], jobs[6:]]
+    assert list(walk(acme_client, "/v1/jobs?limit=7")) == [jobs, []]
+    assert list(walk(acme_client, "/v1/jobs")) == [jobs]
+    assert list(walk(acme_client, "/v1/jobs?limit=2&offset=3")) == [jobs[3:5], jobs[5:], []]
+
+
+def test_pages_of_jobs_made_at_one_instant_neither_repeat_nor_miss(acme_client, acme, job_of):
+    for _ in range(11):
+        job_of(acme, public_id=str(ULID()), created_at="2026-04-15T12:00:00.000001Z")
+    pages = list(walk(acme_client, "/v1/jobs?limit=2"))
+    assert [len(page) for page in pages] == [2, 2, 2, 2, 2, 1]
+    assert joined(pages) == sorted(joined(pages), reverse=True)
+
+
+def test_a_walk_sees_each_job_once_while_others_are_made(acme_client, acme, job_of):
+    there = {str(job_of(acme).public_id) for _ in range(23)}
+
+    def meanwhile():
+        job_of(acme)  # the newest
+        job_of(acme, created_at="2026-04-15T12:00:03.5Z", public_id=str(ULID()))  # in between, late
+
+    seen = joined(walk(acme_client, "/v1/jobs?limit=4", meanwhile))
+    assert len(seen) == len(set(seen))
+    assert there <= set(seen)
+
+
+def test_a_walk_keeps_its_filters(acme_client, acme, job_of):
+    for n in range(30):
+        job_of(acme, job_type=JobType.values[n % 3], status=("SUCCESS", "FAILURE")[n % 2])
+    query = "job_type=MODEL_GENERATOR&job_type=BACKGROUND_GENERATOR&status=FAILURE&created_after=2026-04-15T12:00:04Z"
+    whole = acme_client.get(f"/v1/jobs?{query}").json()["jobs"]
+    walked = joined(walk(acme_client, f"/v1/jobs?limit=2&{query}"))
+    assert len(walked) == 8
+    assert walked == [job["public_id"] for job in whole]
+
+
+@pytest.fixture
+def listing(acme, job_of):
+    for _ in range(4):
+        job_of(acme)
+
+
+def cursor_of(client, query="limit=2"):
+    return parse_qs(urlsplit(next_page(client.get(f"/v1/jobs?{query}"))).query)["cursor"][0]
+
+
+def refused(client, cursor, query="limit=2"):
+    response = client.get(f"/v1/jobs?{query}&cursor={quote(cursor)}")
+    assert response.status_code == 422, response.content
+    assert response.json() == {
+        "detail": [
+            {
+                "loc": ["query", "cursor"],
+                "msg": "Input should be a cursor that this listing gave, sent with the same filters",
+                "type": "value_error",
+            }
+        ]
+    }
+    return True
+
+
+def test_a_cursor_tells_nothing_that_its_page_did_not(acme_client, acme, listing):
+    assert cursor_of(acme_client) == cursor_of(acme_client)
+    assert acme.slug not in cursor_of(acme_client)
+
+
+def test_a_cursor_may_be_sent_with_another_page_size_or_an_offset(acme_client, listing):
+    everything = [job["public_id"] for job in acme_client.get("/v1/jobs").json()["jobs"]]
+    cursor = quote(cursor_of(acme_client))
+    for query, rest in [("limit=1", everything[2:3]), ("limit=200", everything[2:]), ("offset=1", everything[3:])]:
+        response = acme_client.get(f"/v1/jobs?{query}&cursor={cursor}")
+        assert [job["public_id"] for job in response.json()["jobs"]] == rest
+
+
+def test_a_cursor_is_bound_to_its_tenant(acme_client, globex_client, globex, job_of, listing):
+    for _ in range(3):
+        job_of(globex)
+    assert refused(globex_client, cursor_of(acme_client))
+    assert refused(acme_client, cursor_of(globex_client))
+
+
+def test_a_cursor_is_bound_to_its_filters(acme_client, listing):
+    plain = cursor_of(acme_client)
+    filters = ["status=NOT_STARTED", "job_type=MODEL_GENERATOR", f"created_after={quote(NOON)}"]
+    for given in filters:
+        assert refused(acme_client, plain, given)
+        filtered = (
+            cursor_of(acme_client, f"limit=2&{given}")
+            if "after" not in given
+            else cursor_of(acme_client, f"limit=1&{given}")
+        )
+        assert refused(acme_client, filtered)
+        assert refused(acme_client, filtered, f"{given}&status=SUCCESS")
+    # Filters that say the same in other words are the same.
+    one = cursor_of(acme_client, "limit=2&job_type=MODEL_GENERATOR&job_type=MODEL_SWAP_WITH_IMAGE")
+    other = f"job_type=MODEL_SWAP_WITH_IMAGE&job_type=MODEL_GENERATOR&job_type=MODEL_GENERATOR&cursor={quote(one)}"
+    assert acme_client.get(f"/v1/jobs?{other}").status_code == 200
+
+
+def test_a_cursor_that_was_altered_anywhere_is_refused(acme_client, listing):
+    cursor = cursor_of(acme_client)
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    for place, letter in enumerate(cursor):
+        # The neighbours in the alphabet too: the last letter has bits that a lax reader ignores.
+        for other in {alphabet[(alphabet.find(letter) + step) % 64] for step in (1, 2, 63)} | {"=", "", "é", "\0"}:
+            if other != letter:
+                assert refused(acme_client, cursor[:place] + other + cursor[place + 1 :])
+    for altered in ("", "null", "x", cursor + "=", cursor + "A", cursor[:-1], cursor * 2, " " + cursor, cursor.lower()):
+        assert refused(acme_client, altered)
+
+
+def test_a_cursor_that_was_forged_with_its_checksum_gives_no_more_than_a_page(acme_client, acme, listing):
+    """Whoever knows the code can make one up: it grants nothing, and breaks nothing."""
+    from jobs.v1.paging import _cursor
+    from jobs.v1.params import Filters
+
+    mine = (acme.pk, Filters([], None, None))
+    hexadecimal = ULID().hex
+    for created_at in (
+        "2026-04-15T12:00:00",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+        "2026-04-15",
+        "x",
+        "",
+    ):
+        for public_id in (hexadecimal, "0", "f" * 33, "-", "zz", ""):
+            forged = _cursor(public_id, created_at, mine)
+            response = acme_client.get(f"/v1/jobs?cursor={quote(forged)}")
+            assert response.status_code in (200, 422)
+            if response.status_code == 200:
+                shown = {job["public_id"] for job in response.json()["jobs"]}
+                assert shown <= {str(job) for job in Job.objects.for_tenant(acme)}
+
+
+def test_a_walk_of_jobs_at_the_ends_of_the_calendar(acme_client, acme, job_of):
+    instants = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)]
+    for instant in (*instants, instants[0] + timedelta(microseconds=1)):
+        job_of(acme, public_id=str(ULID()), created_at=instant.isoformat())
+    assert [len(page) for page in walk(acme_client, "/v1/jobs?limit=1")] == [1, 1, 1, 0]
