@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from jobs.models import Job
     from tenants.models import Tenant
+    from tests.stores import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
@@ -170,6 +171,17 @@ def artifact_store(settings: Settings, backend: str, **options: Any) -> Storage:
 
     settings.STORAGES = settings.STORAGES | {"artifacts": {"BACKEND": backend, "OPTIONS": options}}
     return storages["artifacts"]
+
+
+@pytest.fixture(scope="session")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Store]:
+    """``new_store()`` is an empty, migrated store that commands in processes of their own run on."""
+    from tests.stores import PostgreSQLStores, SQLiteStores
+
+    folder = tmp_path_factory.mktemp("stores")
+    if TEST_DATABASE == "sqlite":
+        return SQLiteStores(folder).new
+    return PostgreSQLStores(folder, running.postgresql).new  # type: ignore[attr-defined]
 
 
 # --- The cast -----------------------------------------------------------------------------------------------------

@@ -1,14 +1,25 @@
-"""What a store holds, as tests compare it."""
+"""What a store holds, as tests compare it, and stores of their own for commands in processes of their own."""
 
 from __future__ import annotations
 
 import io
+import itertools
+import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from jobs.ingest import stored
 from jobs.ingest.interchange import dump
 from jobs.models import Artifact, Job, JobCounts, JobEvent
+from tests import servers
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def counts_of(tenant: Any) -> dict[str, int]:
@@ -33,3 +44,74 @@ def exported() -> bytes:
     for batch in stored.batches(Job.all_tenants.all(), 100):
         out.writelines(map(dump, batch))
     return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A database that ``manage.py`` is run on."""
+
+    url: str
+    folder: Path
+
+    def run(self, *arguments: object, stdin: bytes = b"", expected: int = 0) -> subprocess.CompletedProcess[bytes]:
+        done = subprocess.run(**self._how(arguments), input=stdin, capture_output=True, check=False, timeout=600)
+        assert done.returncode == expected, (arguments, done.returncode, done.stdout, done.stderr)
+        return done
+
+    def start(self, *arguments: object) -> subprocess.Popen[bytes]:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(**self._how(arguments), **pipes)
+
+    def add_tenants(self, *slugs: str) -> None:
+        for slug in slugs:
+            self.run("create_tenant", slug)
+
+    def export(self, *arguments: object) -> bytes:
+        return self.run("export_jobs", *arguments).stdout
+
+    def _how(self, arguments: tuple[object, ...]) -> dict[str, Any]:
+        environment = {name: value for name, value in os.environ.items() if name != "DATABASE_API_URL"}
+        return {
+            "args": [sys.executable, ROOT / "manage.py", *map(str, arguments)],
+            "cwd": self.folder,
+            "env": environment | {"DATABASE_URL": self.url},
+        }
+
+
+class SQLiteStores:
+    """Copies of one that has been migrated."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.numbers = itertools.count()
+
+    @cached_property
+    def migrated(self) -> Path:
+        path = self.folder / "migrated.sqlite3"
+        Store(f"sqlite:///{path}", self.folder).run("migrate", "--verbosity=0")
+        return path
+
+    def new(self) -> Store:
+        path = self.folder / f"store{next(self.numbers)}.sqlite3"
+        shutil.copy(self.migrated, path)
+        return Store(f"sqlite:///{path}", self.folder)
+
+
+class PostgreSQLStores:
+    """Databases made after one that has been migrated."""
+
+    def __init__(self, folder: Path, server: servers.PostgreSQL) -> None:
+        self.folder = folder
+        self.server = server
+        self.numbers = itertools.count()
+
+    @cached_property
+    def migrated(self) -> str:
+        self.server.psql("CREATE DATABASE migrated")
+        Store(self.server.url("migrated"), self.folder).run("migrate", "--verbosity=0")
+        return "migrated"
+
+    def new(self) -> Store:
+        name = f"store{next(self.numbers)}"
+        self.server.psql(f"CREATE DATABASE {name} TEMPLATE {self.migrated}")
+        return Store(self.server.url(name), self.folder)

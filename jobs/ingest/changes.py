@@ -100,7 +100,7 @@ def _copy(changes: Sequence[Change]) -> None:
     with connection.cursor() as cursor:
         if new := [_job_row(change) for change in changes if change.before is None]:
             _stage(cursor, Job, JOB_COLUMNS, new)
-            if _insert_staged(cursor, Job, JOB_COLUMNS) != len(new):
+            if _insert_staged(cursor, Job, JOB_COLUMNS, "ON CONFLICT DO NOTHING") != len(new):
                 raise Raced
         if grown := [_job_row(change) for change in changes if change.before is not None]:
             _stage(cursor, Job, JOB_COLUMNS, grown)
@@ -120,10 +120,10 @@ def _stage(cursor: Any, model: type[Model], columns: Sequence[str], rows: Iterab
             copy.write_row(row)
 
 
-def _insert_staged(cursor: Any, model: type[Model], columns: Sequence[str]) -> int:
-    """The number of rows inserted: fewer than were staged where another writer was first."""
+def _insert_staged(cursor: Any, model: type[Model], columns: Sequence[str], otherwise: str = "") -> int:
+    """The number of rows inserted."""
     table, names = model._meta.db_table, ", ".join(columns)
-    cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM staged ON CONFLICT DO NOTHING")  # noqa: S608
+    cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM staged {otherwise}")  # noqa: S608 - ours
     inserted: int = cursor.rowcount
     cursor.execute("DROP TABLE staged")
     return inserted

@@ -30,6 +30,15 @@ EMPTY_OBJECT = "{}"
 Line = TypeVar("Line")
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _seq = attrgetter("seq")
+# No datetime, dataclass or subclass is taken for the JSON value it resembles.
+_CANONICAL = (
+    orjson.OPT_SORT_KEYS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+# What JSON text needs a closer look for: NUL, null (which is how NaN is written), whole and very large or small floats.
+_UNUSUAL = re.compile(rb"u0000|null|\d\.0(?!\d)|\de[-+\d]")
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"0" * 9)
 
 
@@ -130,7 +139,7 @@ def record(value: Any) -> Record:
         public_id,
         _text(members["tenant"], "tenant"),
         _text(members["job_type"], "job_type", longest=100),
-        None if members["status"] is None else _choice(members["status"], "status", JobStatus.values),
+        None if members["status"] is None else _choice(members["status"], "status", _STATUSES),
         instant(members["created_at"], "created_at"),
         None if members["request"] is None else json_object(members["request"], "request"),
         events,
@@ -147,7 +156,7 @@ def event(value: Any) -> EventLine:
     return EventLine(
         seq,
         _text(members["event_type"], "event_type", longest=50),
-        _choice(members["visibility"], "visibility", Visibility.values),
+        _choice(members["visibility"], "visibility", _VISIBILITIES),
         _text_or_none(members["stage"], "stage"),
         _text(members["message"], "message"),
         _text_or_none(members["hostname"], "hostname"),
@@ -163,7 +172,7 @@ def artifact(value: Any) -> ArtifactLine:
     return ArtifactLine(
         _text(members["storage_key"], "storage_key"),
         _text(members["kind"], "kind", longest=100),
-        _choice(members["role"], "role", Role.values),
+        _choice(members["role"], "role", _ROLES),
         _text_or_none(members["label"], "label"),
         json_object(members["meta"], "meta"),
     )
@@ -212,20 +221,29 @@ def canonical(value: Any) -> str:
     PostgreSQL keeps 1e2 as 100 and SQLite as it was sent, which is why the spelling is settled before either sees it.
     Raises Rejected for what no store keeps faithfully.
     """
-    return orjson.dumps(_faithful(value, 0), option=orjson.OPT_SORT_KEYS).decode()
+    try:
+        text = orjson.dumps(value, option=_CANONICAL)
+        if not _UNUSUAL.search(text) and text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
+            return text.decode()
+    except orjson.JSONEncodeError:
+        pass
+    return orjson.dumps(_faithful(value, 0), option=_CANONICAL).decode()
 
 
 def instant(value: Any, name: str) -> datetime:
     """An RFC 3339 instant (or an aware datetime) in UTC, cut to microseconds; raises Rejected."""
     try:
-        if isinstance(value, datetime) and value.tzinfo:
-            return value.astimezone(UTC)
         if type(value) is str and _INSTANT.fullmatch(value):
-            return datetime.fromisoformat(value.upper()).astimezone(UTC)
+            value = datetime.fromisoformat(value.upper())
+        if isinstance(value, datetime) and value.tzinfo:
+            return value if value.tzinfo is UTC else value.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
     raise Rejected(Reason.MEMBER, f"{name}: {_shown(value)} is not an RFC 3339 instant such as 2026-04-15T12:00:00Z")
 
+
+# Once: Django makes these lists anew each time they are asked for.
+_STATUSES, _VISIBILITIES, _ROLES = JobStatus.values, Visibility.values, Role.values
 
 _RECORD_REQUIRED = frozenset({"public_id", "tenant", "job_type", "created_at"})
 _RECORD_DEFAULTS: dict[str, Any] = {"status": None, "request": None, "events": (), "artifacts": ()}
@@ -278,6 +296,8 @@ def _text(value: Any, name: str, longest: int | None = None) -> str:
         raise Rejected(Reason.MEMBER, f"{name}: {_shown(value)} is not a string")
     if longest and not 0 < len(value) <= longest:
         raise Rejected(Reason.MEMBER, f"{name}: {len(value)} characters, where 1 to {longest} fit")
+    if value.isascii() and "\0" not in value:
+        return value
     try:
         return _faithful_text(value)
     except Rejected as error:

@@ -1,0 +1,133 @@
+"""``export_jobs``: the store as a file, the same bytes from every database, and back into an empty store."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+from ulid import ULID
+
+from jobs.ingest import bulk, ledger, stored
+from jobs.models import Job
+from tests.records import records
+from tests.stores import exported
+from tests.test_interchange import EXAMPLE
+
+
+def export(tmp_path, *arguments, name="jobs.ndjson", **options):
+    path = tmp_path / name
+    call_command("export_jobs", str(path), *arguments, stderr=io.StringIO(), **options)
+    return path.read_bytes()
+
+
+def test_a_job_is_one_line_with_every_member_and_sorted_names(acme, tmp_path):
+    bulk.load_record({name: EXAMPLE[name] for name in ("public_id", "tenant", "job_type", "created_at")})
+    assert export(tmp_path) == (
+        b'{"artifacts":[],"created_at":"2026-04-15T12:00:00Z","events":[],"job_type":"MODEL_GENERATOR",'
+        b'"public_id":"01JADE5XAMPK9M0Q7RS3T4V5W6","request":null,"status":"NOT_STARTED","tenant":"acme"}\n'
+    )
+
+
+def test_jobs_come_in_the_order_of_their_ids_whatever_the_batch(acme, job_of, tmp_path):
+    ids = [job_of(acme, public_id=str(ULID())).public_id for _ in range(7)]
+    whole = export(tmp_path)
+    assert [json.loads(line)["public_id"] for line in whole.splitlines()] == sorted(map(str, ids))
+    assert export(tmp_path, batch=2) == whole
+
+
+def test_one_tenants_jobs_alone(acme, globex, job_of, tmp_path):
+    mine = job_of(acme)
+    job_of(globex)
+    [line] = export(tmp_path, tenant="acme").splitlines()
+    assert json.loads(line)["public_id"] == str(mine.public_id)
+    with pytest.raises(CommandError, match="No tenant “initech”"):
+        export(tmp_path, tenant="initech")
+
+
+def test_it_goes_on_after_a_job_and_appends(acme, job_of, tmp_path):
+    ids = [job_of(acme).public_id for _ in range(3)]
+    whole = export(tmp_path)
+    path = tmp_path / "jobs.ndjson"
+    path.write_bytes(whole.splitlines(keepends=True)[0])
+    assert export(tmp_path, after=ids[0]) == whole
+
+
+def test_gzip_is_known_by_its_name_and_the_same_each_time(acme, job_of, tmp_path):
+    job_of(acme)
+    packed = export(tmp_path, name="jobs.ndjson.gz")
+    assert gzip.decompress(packed) == export(tmp_path)
+    assert export(tmp_path, name="jobs.ndjson.gz") == packed
+
+
+def test_standard_output_is_the_default(acme, job_of, capfdbinary, tmp_path):
+    job_of(acme)
+    call_command("export_jobs", stderr=io.StringIO())
+    assert capfdbinary.readouterr().out == export(tmp_path)
+
+
+def test_a_dry_run_counts_and_writes_nothing(acme, job_of, tmp_path):
+    job_of(acme)
+    err = io.StringIO()
+    call_command("export_jobs", str(tmp_path / "jobs.ndjson"), dry_run=True, stderr=err)
+    assert err.getvalue() == "Dry run, nothing written: 1 jobs\n"
+    assert not (tmp_path / "jobs.ndjson").exists()
+
+
+def test_what_the_ledger_wrote_is_exported_like_what_was_loaded(acme, tmp_path):
+    job = ledger.open_job(acme, "restart", {"service": "nginx"})
+    ledger.append(job, "submitted", hostname="_api")
+    ledger.append(job, "completed", hostname="web-1", extra={"data": {"b": 1.0, "a": 1e300}, "changed": True})
+    ledger.note(job, "seen")
+    ledger.attach(job, [{"storage_key": "tenants/acme/log.txt", "kind": "log", "role": "final"}])
+    first = exported()
+    Job.all_tenants.all().delete()
+    path = tmp_path / "jobs.ndjson"
+    path.write_bytes(first)
+    call_command("backfill_jobs", str(path), stdout=io.StringIO(), stderr=io.StringIO())
+    assert exported() == first
+    assert json.loads(first)["events"][1]["extra"] == {"data": {"a": 1e300, "b": 1}, "changed": True}
+
+
+def test_an_event_that_is_appended_while_a_job_is_read_waits_for_the_next_export(acme, job_of, monkeypatch):
+    job = job_of(acme, events=[{"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z"}])
+    before = exported()
+    read = stored._artifacts
+
+    def finished_meanwhile(jobs):
+        ledger.finish(job)
+        return read(jobs)
+
+    monkeypatch.setattr(stored, "_artifacts", finished_meanwhile)
+    assert exported() == before
+
+
+def test_batches_of_long_timelines_are_small(acme, job_of):
+    for _ in range(5):
+        job_of(acme, events=[{"seq": 9, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z"}])
+    assert [len(batch) for batch in stored.batches(Job.all_tenants.all(), size=4, rows=20)] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param((60, 300), id="short"), pytest.param((1_000, 10_000), id="1000-and-10000", marks=pytest.mark.full)],
+)
+def test_round_trip_between_stores(new_store, tmp_path, size):
+    """Battery 10 on one kind of database; test_round_trip_between_databases goes through both."""
+    jobs, events = size
+    first, second = new_store(), new_store()
+    for store in (first, second):
+        store.add_tenants("acme", "globex")
+    source, once, twice = (tmp_path / name for name in ("source.ndjson", "once.ndjson", "twice.ndjson.gz"))
+    source.write_bytes(b"".join(records(jobs, ("acme", "globex"), longest=events)))
+    first.run("backfill_jobs", source)
+    first.run("export_jobs", once)
+    second.run("backfill_jobs", once)
+    second.run("export_jobs", twice)
+    assert gzip.decompress(twice.read_bytes()) == once.read_bytes()
+    assert len(once.read_bytes().splitlines()) == jobs
+    again = second.run("backfill_jobs", source).stdout.decode()
+    assert again == f"loaded 0, unchanged {jobs:,}, rejected 0\n"
+    print(f"battery 10: {jobs:,} jobs, one of {events:,} events")  # noqa: T201 - a battery says its count
