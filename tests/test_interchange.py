@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
+from django.db import transaction
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ulid import ULID
 
 from jobs.ingest import bulk, interchange
 from jobs.ingest.interchange import Reason, Rejected
-from jobs.ingest.stored import records
-from jobs.models import Job
+from jobs.ingest.merge import merge
+from tests.stores import exported
 
-EXAMPLE = {
+EXAMPLE: dict[str, Any] = {
     "public_id": "01JADE5XAMPK9M0Q7RS3T4V5W6",
     "tenant": "acme",
     "job_type": "MODEL_GENERATOR",
@@ -57,5 +62,163 @@ EXAMPLE = {
 
 def test_the_contracts_example_comes_out_as_it_went_in(acme):
     bulk.load_record(EXAMPLE)
-    [record] = records(Job.all_tenants.all())
-    assert json.loads(interchange.dump(record)) == EXAMPLE
+    assert json.loads(exported()) == EXAMPLE
+
+
+# --- Any record ---------------------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+numbers = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+objects = st.dictionaries(texts, values, max_size=4)
+A_DAY = timedelta(days=1)  # from either end of time, so that no offset leads beyond it
+instants = st.datetimes(
+    datetime.min + A_DAY,  # noqa: DTZ901 - hypothesis adds the zone
+    datetime.max - A_DAY,  # noqa: DTZ901
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))]),
+).map(datetime.isoformat)
+artifacts = st.lists(
+    st.fixed_dictionaries(
+        {
+            "storage_key": texts.map(lambda name: f"tenants/acme/_{name}_"),
+            "kind": st.text("ab\u00e9", min_size=1, max_size=100),
+            "role": st.sampled_from(["intermediate", "final"]),
+        },
+        optional={"label": st.none() | texts, "meta": objects},
+    ),
+    max_size=3,
+)
+ids = st.integers(0, 2**128 - 1).map(lambda number: str(ULID.from_int(number)))
+
+
+@st.composite
+def any_record(draw: st.DrawFn) -> dict[str, Any]:
+    hosts = draw(st.sampled_from([(None,), ("web-1", "web-2", "_api")]))
+    event = st.fixed_dictionaries(
+        {
+            "seq": st.integers(1, 2**31 - 1),
+            "event_type": st.sampled_from(["queued", "stage", "started", "completed", "submitted", "progress"]),
+            "created_at": instants,
+            "hostname": st.sampled_from(hosts),
+        },
+        optional={
+            "visibility": st.sampled_from(["public", "internal"]),
+            "stage": st.none() | texts,
+            "message": texts,
+            "extra": objects,
+            "artifacts": artifacts,
+        },
+    )
+    return draw(
+        st.fixed_dictionaries(
+            {
+                "public_id": ids,
+                "tenant": st.just("acme"),
+                "job_type": st.text("ab\u00e9", min_size=1, max_size=100),
+                "created_at": instants,
+            },
+            optional={
+                "request": st.none() | objects,
+                "events": st.lists(event, max_size=5, unique_by=lambda each: each["seq"]),
+                "artifacts": artifacts,
+            },
+        )
+    )
+
+
+def as_canonical(record: dict[str, Any]) -> bytes:
+    """What an export must say, without a store: the same bytes on every database, then."""
+    return interchange.dump(merge(None, interchange.record(record)))
+
+
+@given(records=st.lists(any_record(), max_size=3, unique_by=lambda each: each["public_id"]), spaced=st.booleans())
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_record_leaves_the_store_as_it_came(acme, records, spaced):
+    lines = [json.dumps(record, ensure_ascii=spaced, indent=None).encode() for record in records]
+    with transaction.atomic():
+        for loaded in bulk.load(lines):
+            assert (loaded.loaded, loaded.rejections) == (len(records), [])
+        assert exported() == b"".join(sorted(map(as_canonical, records), key=by_id))
+        for again in bulk.load(exported().splitlines()):
+            assert (again.unchanged, again.rejections) == (len(records), [])
+        transaction.set_rollback(True)
+
+
+def by_id(line: bytes) -> str:
+    return str(json.loads(line)["public_id"])
+
+
+@given(value=objects)
+@settings(max_examples=300, deadline=None)
+def test_canonical_text_is_the_same_value_whatever_its_spelling(value):
+    text = interchange.canonical(value)
+    assert json.loads(text) == value
+    assert interchange.canonical(json.loads(text)) == text
+    assert interchange.canonical(json.loads(json.dumps(value, sort_keys=True))) == text
+    assert interchange.canonical(json.loads(text, parse_int=float)) == text or holds_large_integers(value)
+
+
+def holds_large_integers(value: Any) -> bool:
+    """Integers that no float stands for: read as floats, they are other numbers."""
+    if isinstance(value, dict | list):
+        return any(map(holds_large_integers, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and int(float(value)) != value
+
+
+def test_what_is_left_out_gets_its_default():
+    short = {name: EXAMPLE[name] for name in ("public_id", "tenant", "job_type", "created_at")}
+    short["events"] = [{"seq": 7, "event_type": "stage", "created_at": "2026-04-15T12:00:00.25Z"}]
+    short["artifacts"] = [{"storage_key": "a", "kind": "b", "role": "final"}]
+    assert json.loads(as_canonical(short)) == short | {
+        "status": "IN_PROGRESS",
+        "request": None,
+        "events": [
+            {
+                "seq": 7,
+                "event_type": "stage",
+                "visibility": "public",
+                "stage": None,
+                "message": "",
+                "hostname": None,
+                "extra": {},
+                "created_at": "2026-04-15T12:00:00.250000Z",
+                "artifacts": [],
+            }
+        ],
+        "artifacts": [{"storage_key": "a", "kind": "b", "role": "final", "label": None, "meta": {}}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("2026-04-15T12:00:00Z", "2026-04-15T12:00:00+00:00"),
+        ("2026-04-15t12:00:00z", "2026-04-15T12:00:00+00:00"),
+        ("2026-04-15 12:00:00-03:30", "2026-04-15T15:30:00+00:00"),
+        ("2026-04-15T12:00:00.1+00:00", "2026-04-15T12:00:00.100000+00:00"),
+        ("2026-04-15T12:00:00.123456789Z", "2026-04-15T12:00:00.123456+00:00"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+00:00"),
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999+00:00"),
+    ],
+)
+def test_instants_are_read_to_the_microsecond(text, instant):
+    assert interchange.instant(text, "created_at").isoformat() == instant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "2026-04-15", "2026-04-15T12:00Z", "2026-04-15T12:00:00", "2026-04-15T12:00:00+0200", "20260415T120000Z",
+        "2026-13-01T00:00:00Z", "2026-04-15T24:00:00Z", "2026-04-15T12:00:60Z", "2026-W16-3T12:00:00Z",
+        "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01", "२०२६-04-15T12:00:00Z", " 2026-04-15T12:00:00Z",
+        "2026-04-15T12:00:00Z\n", "2026-04-15T12:00:00,5Z", "2026-04-15T12:00:00+24:00",
+    ],
+)  # fmt: skip
+def test_anything_else_is_no_instant(text):
+    with pytest.raises(Rejected, match="is not an RFC 3339 instant") as rejected:
+        interchange.instant(text, "created_at")
+    assert rejected.value.reason is Reason.MEMBER
