@@ -18,6 +18,7 @@ run: $(VENV)/.installed ## Install, migrate, fill an empty store with a demo, pr
 	@exec $(BIN)/python manage.py serve --demo
 
 serve: ## The same without demo or install; every setting comes from the environment or .env.
+	@test -x $(BIN)/python || { echo "Nothing is installed in $(VENV) yet: make run installs it."; exit 1; }
 	@exec $(BIN)/python manage.py serve
 
 test: lint ## Lint, types, migrations, and every test on SQLite and on PostgreSQL.
