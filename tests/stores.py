@@ -54,13 +54,16 @@ class Store:
     folder: Path
 
     def run(self, *arguments: object, stdin: bytes = b"", expected: int = 0) -> subprocess.CompletedProcess[bytes]:
+        return self.python(ROOT / "manage.py", *arguments, stdin=stdin, expected=expected)
+
+    def python(self, *arguments: object, stdin: bytes = b"", expected: int = 0) -> subprocess.CompletedProcess[bytes]:
         done = subprocess.run(**self._how(arguments), input=stdin, capture_output=True, check=False, timeout=600)
         assert done.returncode == expected, (arguments, done.returncode, done.stdout, done.stderr)
         return done
 
     def start(self, *arguments: object) -> subprocess.Popen[bytes]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen(**self._how(arguments), **pipes)
+        return subprocess.Popen(**self._how((ROOT / "manage.py", *arguments)), **pipes)
 
     def add_tenants(self, *slugs: str) -> None:
         for slug in slugs:
@@ -72,9 +75,9 @@ class Store:
     def _how(self, arguments: tuple[object, ...]) -> dict[str, Any]:
         environment = {name: value for name, value in os.environ.items() if name != "DATABASE_API_URL"}
         return {
-            "args": [sys.executable, ROOT / "manage.py", *map(str, arguments)],
+            "args": [sys.executable, *map(str, arguments)],
             "cwd": self.folder,
-            "env": environment | {"DATABASE_URL": self.url},
+            "env": environment | {"DATABASE_URL": self.url, "PYTHONPATH": str(ROOT)},
         }
 
 

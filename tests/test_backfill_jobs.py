@@ -6,6 +6,10 @@ import copy
 import gzip
 import io
 import json
+import shlex
+import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from ulid import ULID
 
 from jobs.ingest import bulk, changes, ledger
 from jobs.models import Artifact, Job, JobCounts, JobEvent
+from tests.records import records
 from tests.stores import counts_of, everything, exported, true_counts
 
 JOB = {
@@ -450,3 +455,85 @@ def test_a_value_that_only_the_database_refuses_rejects_its_record_alone(acme, b
     records = [JOB | {"public_id": str(ULID()), "job_type": name} for name in ["a", "b", "too_much", "c", "d"]]
     assert backfill(*records).splitlines()[:2] == ["loaded 4, unchanged 0, rejected 1", "  1 × refused by the database"]
     assert counts_of(acme) == {"not_started": 4}
+
+
+# --- As a process -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(new_store):
+    store = new_store()
+    store.add_tenants("acme")
+    return store
+
+
+def lines_of(number: int) -> bytes:
+    return b"".join(
+        json.dumps(JOB | {"public_id": str(ULID.from_int(index))}).encode() + b"\n" for index in range(number)
+    )
+
+
+def test_it_reads_standard_input_and_says_how_it_went(store):
+    done = store.run("backfill_jobs", "-", "--batch", 2, stdin=lines_of(5) + b"no\n", expected=1)
+    assert done.stdout.decode().replace("\r\n", "\n") == (
+        "loaded 5, unchanged 0, rejected 1\n  1 × not a JSON object in UTF-8\n"
+    )
+    assert done.stderr.decode().splitlines() == [
+        "line 6: not a JSON object in UTF-8: not JSON: Expecting value: line 1 column 1 (char 0)",
+        "CommandError: 1 records were rejected.",
+    ]
+    assert len(store.export().splitlines()) == 5
+
+
+def test_ctrl_c_stops_it_after_what_has_come_and_it_says_how_to_go_on(store):
+    process = store.start("backfill_jobs", "-", "--batch", 100, "--follow")
+    assert process.stdin is not None
+    process.stdin.write(lines_of(7))
+    process.stdin.flush()
+    wait_until(lambda: len(store.export().splitlines()) == 7)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 1  # with standard input still open
+    out, err = process.communicate()
+    assert out == b"loaded 7, unchanged 0, rejected 0\n"
+    assert err.decode() == (
+        "CommandError: Stopped, after line 7. Resume with:\n"
+        "python manage.py backfill_jobs - --batch 100 --follow --after-line 7\n"
+    )
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_command_it_printed(store, tmp_path):
+    file, checkpoint = tmp_path / "the jobs.ndjson", tmp_path / "checkpoint"
+    file.write_bytes(lines_of(1_500))
+    process = store.start("backfill_jobs", file, "--batch", 10, "--checkpoint", checkpoint)
+    wait_until(checkpoint.exists)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    python, manage, *again = shlex.split(err.decode().splitlines()[-1])
+    assert [python, manage, *again[:2]] == ["python", "manage.py", "backfill_jobs", str(file)]
+    assert store.run(*again).stdout == b"loaded 1,500, unchanged 0, rejected 0\n"
+    assert len(store.export().splitlines()) == 1_500
+
+
+def test_memory_does_not_grow_with_the_file(new_store, tmp_path):
+    """The peak of the process in KiB, at 20 and at 80 batches."""
+
+    def peak(number: int) -> int:
+        store = new_store()
+        store.add_tenants("acme")
+        file = tmp_path / f"{number}.ndjson"
+        file.write_bytes(b"".join(records(number, ("acme",))))
+        code = (
+            "import resource, sys; from django.core.management import call_command; import django; django.setup();"
+            "call_command('backfill_jobs', sys.argv[1], batch=50, verbosity=0);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        return int(store.python("-c", code, file).stdout.splitlines()[-1])
+
+    assert peak(4_000) < peak(1_000) * 1.1
