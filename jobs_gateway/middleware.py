@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
+from typing import Any
 
+from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import resolve
+from django.utils.http import parse_header_parameters
 
 from jobs.egress import errors
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class GatewayRequest(WSGIRequest):
+    """Reads a query string as UTF-8, where Django reads it in the charset that ``Content-Type`` gives the body.
+
+    Some charsets are none for text ("hex"), which Django meets before anything could turn its error into an answer.
+    """
+
+    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
+        self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
 
 
 class RequestId:

@@ -8,5 +8,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "jobs_gateway.settings")
 application = get_wsgi_application()
 
 from jobs.egress import row_security  # noqa: E402 - once the models are loaded
+from jobs_gateway.middleware import GatewayRequest  # noqa: E402
+
+application.request_class = GatewayRequest
 
 row_security.check_before_serving()

@@ -70,7 +70,7 @@ def database_of_this_test() -> str:
     config = connection.settings_dict
     if connection.vendor == "sqlite":
         return f"sqlite:///{config['NAME']}"
-    return f"postgres://{config['USER']}@/{config['NAME']}?host={config['HOST']}"
+    return f"postgres://{config['USER']}@/{config['NAME']}?host={config['HOST'] or config['OPTIONS']['host']}"
 
 
 @contextlib.contextmanager
