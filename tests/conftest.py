@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
 import re
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,7 @@ from django.conf import settings as django_settings
 from tests import servers
 
 if TYPE_CHECKING:
+    from django.contrib.auth.models import User
     from django.core.files.storage import Storage
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.test import Client
@@ -234,13 +237,24 @@ def client_with(token: str) -> Client:
 
 
 @pytest.fixture
-def support_client(db: None) -> Client:
-    """Sam of the support group, signed in to the console; a superuser is pytest-django's ``admin_client``."""
+def sam(db: None) -> User:
+    """Sam of the support group, who signs in to the console as sam, sam; a superuser is pytest-django's admin_user."""
+    from django.apps import apps
     from django.contrib.auth.models import Group, User
-    from django.test import Client
+    from django.db import connection
 
+    # A test that commits leaves empty tables behind: what the migration had made is made again.
+    migration = importlib.import_module("jobs.migrations.0002_support_console")
+    migration.add_support_group(apps, SimpleNamespace(connection=connection))
     sam = User.objects.create_user("sam", password="sam", is_staff=True)
     sam.groups.add(Group.objects.get(name="support"))
+    return sam
+
+
+@pytest.fixture
+def support_client(sam: User) -> Client:
+    from django.test import Client
+
     client = Client()
     client.force_login(sam)
     return client

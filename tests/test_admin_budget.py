@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -62,6 +63,7 @@ def cost(client, address):
 def test_the_list_makes_as_many_statements_for_fifty_jobs_as_for_one(support_client, acme, job_of, query):
     events = [{"seq": 1, "event_type": "succeeded", "message": "Done", "created_at": "2026-04-15T12:00:00Z"}]
     job_of(acme, events=events)
+    cost(support_client, LIST)  # what is asked once a process is not what a page costs
     for_one, _ = cost(support_client, f"{LIST}{query}")
     for _ in range(49):
         job_of(acme, events=events)
@@ -91,11 +93,12 @@ def test_the_page_of_a_job_makes_as_many_statements_for_many_events_as_for_one(s
 
 JOBS = 2_000_000
 DAYS = 60
-# Rows that the statements of one page may read, filtered ones included. A page of the list reads up to 1,001 for its
-# total and 1,000 before its last page, each with an event; twice that is the limit.
-MOST_ROWS = 8_000
-# The home page reads the failures of a day and the jobs in progress, a tenant's page those that its chart counts.
-MOST_ROWS_OF_CHARTS = 100_000
+# Rows that the statements of one page of the list may read, filtered ones included: up to 1,001 for its total, 1,000
+# before its last page, an event for each, and where two filters share no index, those of the rarer one in between.
+MOST_ROWS = 25_000
+# The home page reads the failures of a day and the jobs in progress, a tenant's page what its chart counts; twice where
+# PostgreSQL goes by bitmap.
+MOST_ROWS_OF_CHARTS = 200_000
 FILL = f"""
     INSERT INTO jobs_job (public_id, tenant_id, job_type, status, created_at, updated_at, last_seq, last_public_seq,
                           version, is_operation)
@@ -108,7 +111,8 @@ FILL = f"""
                 WHEN n % 1000 < 990 THEN 'PARTIAL_FAILURE' WHEN n % 1000 < 997 THEN 'IN_PROGRESS'
                 ELSE 'NOT_STARTED' END,
            at, at + interval '30 seconds', 1, 1, 1, false
-    FROM (SELECT n, now() - interval '{DAYS} days' * (1 - n / {JOBS}.0) AS at FROM generate_series(1, {JOBS}) AS n) AS s,
+    FROM (SELECT n, now() - interval '{DAYS} days' * (1 - n / {JOBS}.0) AS at FROM
+              generate_series(1::bigint, {JOBS}) AS n) AS s,
          (SELECT array_agg(id ORDER BY slug <> 'big', id) AS tenants FROM tenants_tenant) AS t;
     UPDATE jobs_job SET job_type = 'rare.operation'
     WHERE public_id IN (SELECT public_id FROM jobs_job ORDER BY created_at LIMIT 40);
@@ -122,7 +126,9 @@ FILL = f"""
            count(*) FILTER (WHERE status = 'SUCCESS'), count(*) FILTER (WHERE status = 'FAILURE'),
            count(*) FILTER (WHERE status = 'PARTIAL_FAILURE')
     FROM jobs_job GROUP BY tenant_id;
-    ANALYZE jobs_job, jobs_jobevent, tenants_tenant
+    ANALYZE jobs_job, jobs_jobevent, tenants_tenant;
+    SET CONSTRAINTS ALL IMMEDIATE;
+    SET CONSTRAINTS ALL DEFERRED
 """
 
 
@@ -155,29 +161,26 @@ def rows_read(sql):
     return round(rows), scanned
 
 
-def report(address, statements, taken, rows):
-    print(f"{address[:96]:<96} {len(statements):>2} statements {taken:>7.1f} ms {rows:>7,} rows read")
-
-
 @pytest.mark.full
 @pytest.mark.postgresql
-def test_no_page_counts_or_scans_two_million_jobs(support_client, two_million_jobs):
+def test_no_page_counts_or_scans_two_million_jobs(support_client, two_million_jobs, capsys):
     now = datetime.now(UTC)
     big, job = Tenant.objects.get(slug="big"), Job.all_tenants.newest_first()[JOBS // 2]
     at = {"year": now.year, "month": now.month, "day": (now - timedelta(hours=12)).day}
     lists = [address.format(**at) for address in PAGES]
     others = ["/admin/", f"{LIST}{job.public_id}/change/", f"{LIST}{job.public_id}/timeline/"]
     others += [f"/admin/tenants/tenant/{big.pk}/change/", "/admin/tenants/tenant/", "/admin/jobs/auditentry/"]
-    support_client.get(LIST)  # what is loaded once a process is not what a page costs
-    print()
-    too_much = {}
+    cost(support_client, LIST)
+    too_much, told = {}, []
     for address in [*lists, *others]:
         statements, taken = cost(support_client, address)
         reads = [rows_read(sql) for sql in statements if re.match(r"\s*SELECT", sql)]
         rows = sum(rows for rows, _ in reads)
-        report(address, statements, taken, rows)
+        told.append(f"{address[:96]:<96} {len(statements):>2} statements {taken:>7.1f} ms {rows:>7,} rows read")
         scanned = set().union(*(scanned for _, scanned in reads)) & {"jobs_job", "jobs_jobevent", "jobs_artifact"}
         limit = MOST_ROWS if address in lists else MOST_ROWS_OF_CHARTS
         if rows > limit or scanned or (address in lists and len(statements) > MOST_STATEMENTS):
             too_much[address] = (len(statements), rows, scanned)
+    with capsys.disabled():
+        sys.stdout.write("\n".join(["", *told, ""]))
     assert too_much == {}
