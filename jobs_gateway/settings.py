@@ -90,6 +90,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "jobs_gateway.middleware.RequestId",
     "jobs_gateway.middleware.ApiLane",
+    "jobs_gateway.health.ProbeLane",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",

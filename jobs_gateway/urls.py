@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from jobs.egress.downloads import download
+from jobs_gateway.health import livez, readyz
 from jobs_gateway.landing import LandingPage
 from jobs_gateway.openapi import OpenApiView, redoc, swagger
 
@@ -13,6 +14,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("jobs.fleet.urls")),
     # A key may hold any character, line breaks too.
     re_path(r"^artifacts/(?P<key>(?s:.+))\Z", download, name="artifact"),
+    path("livez", livez, name="livez"),
+    path("readyz", readyz, name="readyz"),
     path("", LandingPage.as_view(), name="landing"),
     path("docs", swagger, name="docs"),
     path("redoc", redoc, name="redoc"),

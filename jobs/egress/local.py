@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import re
 import time
 from functools import lru_cache
@@ -72,3 +73,7 @@ class SignedFileSystemStorage(FileSystemStorage):
     def url(self, name: str | None) -> str:
         """The link as an API answer has it, from the root of the gateway where ``PUBLIC_BASE_URL`` is not set."""
         return self.links("").url(name or "")
+
+    def probe(self) -> None:
+        """Raises OSError where the folder is missing or may not be read."""
+        os.scandir(self.location).close()

@@ -9,12 +9,20 @@ from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
+from botocore.httpsession import URLLib3Session
 from django.conf import settings
 from storages.backends.s3 import S3Storage
 
 from jobs.egress.signing import CannotSign, Links, signing_times
 from jobs.egress.sigv4 import Credentials, Presigner
+
+PROBE_SECONDS = 1.0  # to connect, and between two packets of an answer
+
+
+class StoreRefused(Exception):
+    """The artifact store answers, and would not serve our links: no such bucket, an unknown key, a wrong secret."""
 
 
 @lru_cache(maxsize=8)
@@ -82,6 +90,17 @@ class SignedS3Storage(S3Storage):
     def url(self, name: str) -> str:
         """The link as an API answer has it."""
         return self.links("").url(name)
+
+    def probe(self) -> None:
+        """Follows a link to no picture. Raises StoreRefused where the store would not serve one either, CannotSign,
+        and what the network raises.
+        """
+        request = AWSRequest("GET", self.url("readyz")).prepare()
+        response = URLLib3Session(timeout=PROBE_SECONDS).send(request)
+        code = re.search(rb"<Code>(\w+)</Code>", response.content)
+        # Denied is what S3 says of a missing key to those who may read pictures and not list them.
+        if response.status_code != 200 and not (code and code[1] in (b"NoSuchKey", b"AccessDenied")):
+            raise StoreRefused(f"{response.status_code} {code[1].decode() if code else ''}")
 
     def _credentials_now(self) -> tuple[Credentials, float | None]:
         """What to sign with now and, of temporary credentials, when they expire; refreshed when they are about to."""

@@ -53,6 +53,9 @@ class ArtifactStore(Protocol):
     def links(self, base_url: str) -> Links:
         """Links of the current window. Raises CannotSign."""
 
+    def probe(self) -> None:
+        """Asks the store for an answer; raises any exception where a link that is made now would lead nowhere."""
+
 
 def artifact_store() -> ArtifactStore:
     return cast(ArtifactStore, storages["artifacts"])

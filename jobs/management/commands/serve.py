@@ -45,6 +45,8 @@ class Command(BaseCommand):
         if not prepare_only:
             self.check_port()
         call_command("migrate", interactive=False, verbosity=0)
+        if folder := settings.STORAGES["artifacts"]["OPTIONS"].get("location"):
+            Path(folder).mkdir(parents=True, exist_ok=True)  # one that is missing later is a disk that is not mounted
         self.collect_static()
         if demo:
             if not Job.all_tenants.exists():
@@ -75,7 +77,8 @@ class Command(BaseCommand):
         with contextlib.suppress(FileNotFoundError):
             if stamp.read_text() == seen.hexdigest():
                 return
-        settings.STORAGES["staticfiles"]["BACKEND"] = "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        chosen: Any = settings.STORAGES
+        chosen["staticfiles"]["BACKEND"] = "whitenoise.storage.CompressedManifestStaticFilesStorage"
         call_command("collectstatic", interactive=False, clear=True, verbosity=0)
         stamp.write_text(seen.hexdigest())
 
