@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -140,7 +141,7 @@ def test_an_operations_events_name_their_agent(acme):
     assert Job.all_tenants.get().status == "IN_PROGRESS"
 
 
-DEEP = {"a": 1}
+DEEP: dict[str, Any] = {"a": 1}
 for _ in range(64):
     DEEP = {"deeper": DEEP}
 

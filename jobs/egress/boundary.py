@@ -9,17 +9,17 @@ from rest_framework.request import Request
 
 from jobs.egress.redaction import redactor
 from jobs.egress.signing import links
+from tenants.callers import Caller
 
 
 class Boundary:
     """The way out for one request of one tenant."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, caller: Caller) -> None:
         asked_at = f"{request.scheme}://{request.get_host()}"
         self.base_url = settings.PUBLIC_BASE_URL or asked_at
-        self.tenant = request.user
         self.links = links(self.base_url)
-        redact = redactor(self.tenant.storage_prefix, asked_at)
+        redact = redactor(caller.storage_prefix, asked_at)
         self.text = redact.text
         self.value = redact.value
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.utils.functional import cached_property
-from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from jobs.egress import errors
 from jobs.egress.boundary import Boundary
 from jobs.egress.conditional import etag, holds
+from tenants.callers import Caller
 
 
 class TenantViewSet(ViewSet):
     dialect = errors.V1
     http_method_names = ["get", "head", "options"]
 
+    @property
+    def caller(self) -> Caller:
+        return cast(Caller, self.request.user)
+
     @cached_property
     def boundary(self) -> Boundary:
-        return Boundary(self.request)
+        return Boundary(self.request, self.caller)
 
     @property
     def default_response_headers(self) -> dict[str, str]:
@@ -29,14 +33,14 @@ class TenantViewSet(ViewSet):
     def get_exception_handler(self) -> Any:
         return self.dialect.response
 
-    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+    def options(self, request: Any, *args: Any, **kwargs: Any) -> Response:
         response = super().options(request, *args, **kwargs)
         response.headers["Allow"] = ", ".join(self.allowed_methods)
         return response
 
     def validator(self, *parts: object) -> str:
         """The ``ETag`` of an answer that depends on ``parts``, on the tenant, and on the links in force."""
-        return etag(self.request.user.tenant_id, self.boundary.base_url, self.boundary.links.window, *parts)
+        return etag(self.caller.tenant_id, self.boundary.base_url, self.boundary.links.window, *parts)
 
     @property
     def is_poll(self) -> bool:

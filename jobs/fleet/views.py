@@ -20,6 +20,6 @@ class FleetJobViewSet(TenantViewSet):
     @schema.list_jobs
     def list(self, request: Request) -> Response:
         params = FleetListParams.read(request.query_params)
-        page = queries.job_page(request.user.tenant_id, params)
+        page = queries.job_page(self.caller.tenant_id, params)
         shape = FleetJobListResponseSerializer(context={"boundary": self.boundary})
         return Response(shape.to_representation((page, params)))

@@ -32,7 +32,9 @@ class ArtifactResponseSerializer(serializers.Serializer[Any]):
     image_url = serializers.CharField(help_text="A short-lived presigned GET link to the picture.")
     kind = serializers.CharField(help_text="What it shows, such as on_model_render.")
     role = serializers.CharField(help_text="intermediate or final.")
-    label = serializers.CharField(required=False, allow_null=True, help_text="Which one it is, such as front.")
+    label = serializers.CharField(  # type: ignore[assignment]  # a serializer's own label is text
+        required=False, allow_null=True, help_text="Which one it is, such as front."
+    )
     meta = serializers.DictField(required=False, help_text="Particulars of the kind, such as width and height.")
 
 

@@ -21,7 +21,7 @@ class JobViewSet(TenantViewSet):
 
     @schema.list_jobs
     def list(self, request: Request) -> Response:
-        tenant_id = request.user.tenant_id
+        tenant_id = self.caller.tenant_id
         params = ListParams.read(request.query_params, tenant_id)
         rows = queries.job_page(tenant_id, params)
         validator = self.validator(rows, vars(params))
@@ -44,7 +44,7 @@ class JobViewSet(TenantViewSet):
     def one_job(self, query: Prepared, shape: type[serializers.RowSerializer], public_id: str, **more: int) -> Response:
         """The answer about one job; a poll that still holds is told from the job's header row alone."""
         try:
-            key: dict[str, Any] = {"tenant": self.request.user.tenant_id, "public_id": parse_ulid(public_id), **more}
+            key: dict[str, Any] = {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id), **more}
         except ValueError:
             raise JobNotFound from None
         if self.is_poll:
