@@ -35,7 +35,8 @@ def true_counts(tenant: Any) -> dict[str, int]:
 
 def everything() -> list[list[dict[str, Any]]]:
     """Every row of every job."""
-    return [list(model.all_tenants.order_by("pk").values()) for model in (Job, JobEvent, Artifact, JobCounts)]
+    models: list[Any] = [Job, JobEvent, Artifact, JobCounts]
+    return [list(model.all_tenants.order_by("pk").values()) for model in models]
 
 
 def exported() -> bytes:
@@ -62,7 +63,7 @@ class Store:
         return done
 
     def start(self, *arguments: object) -> subprocess.Popen[bytes]:
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen(**self._how((ROOT / "manage.py", *arguments)), **pipes)
 
     def add_tenants(self, *slugs: str) -> None:
@@ -101,20 +102,22 @@ class SQLiteStores:
 
 
 class PostgreSQLStores:
-    """Databases made after one that has been migrated."""
+    """Databases made after one that has been migrated; ``prefix`` tells those of one server apart."""
 
-    def __init__(self, folder: Path, server: servers.PostgreSQL) -> None:
+    def __init__(self, folder: Path, server: servers.PostgreSQL, prefix: str = "") -> None:
         self.folder = folder
         self.server = server
+        self.prefix = prefix
         self.numbers = itertools.count()
 
     @cached_property
     def migrated(self) -> str:
-        self.server.psql("CREATE DATABASE migrated")
-        Store(self.server.url("migrated"), self.folder).run("migrate", "--verbosity=0")
-        return "migrated"
+        name = f"{self.prefix}migrated"
+        self.server.psql(f"CREATE DATABASE {name}")
+        Store(self.server.url(name), self.folder).run("migrate", "--verbosity=0")
+        return name
 
     def new(self) -> Store:
-        name = f"store{next(self.numbers)}"
+        name = f"{self.prefix}store{next(self.numbers)}"
         self.server.psql(f"CREATE DATABASE {name} TEMPLATE {self.migrated}")
         return Store(self.server.url(name), self.folder)
