@@ -169,9 +169,7 @@ class JobEvent(models.Model):
 
     # One constraint in the database holds job and tenant together, see migration 0003: hence none of each alone.
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events", db_index=False, db_constraint=False)
-    tenant = models.ForeignKey(
-        Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False
-    )
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
     seq = models.PositiveIntegerField()
     event_type = models.CharField(max_length=50)
     visibility = models.CharField(max_length=8, choices=Visibility, default=Visibility.PUBLIC)
@@ -204,10 +202,10 @@ class Artifact(models.Model):
     """A file a job made: a key in the artifact store and what it is. Its event is null when none recorded it."""
 
     # One constraint in the database holds job and tenant together, as for events: hence none of each alone.
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="artifacts", db_index=False, db_constraint=False)
-    tenant = models.ForeignKey(
-        Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False
+    job = models.ForeignKey(
+        Job, on_delete=models.CASCADE, related_name="artifacts", db_index=False, db_constraint=False
     )
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
     event = models.ForeignKey(
         JobEvent, on_delete=models.CASCADE, related_name="artifacts", null=True, blank=True, db_index=False
     )
