@@ -1,0 +1,296 @@
+"""The console in a real browser, as support uses it; its screenshots are kept.
+
+They go to ``var/screenshots``, or where SCREENSHOTS says: ``make screenshots`` renews those that the README shows.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from jobs.ingest import ledger
+from jobs.models import Artifact, AuditAction, AuditEntry, Job, JobStatus
+from tenants import tokens
+from tenants.models import ApiToken, Tenant
+
+ROOT = Path(__file__).resolve().parent.parent
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "var" / "screenshots")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; apt-get install chromium"),
+    pytest.mark.django_db(transaction=True),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Playwright's loop runs in this thread all along, which Django takes for a view that is async.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the browser had to say against a page: errors of scripts, refused by policy, not found."""
+    return []
+
+
+@pytest.fixture
+def context(browser: Browser, live_server, complaints: list[str]) -> Iterator[BrowserContext]:
+    context = browser.new_context(base_url=live_server.url, viewport={"width": 1280, "height": 900})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(15_000)
+    context.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, sam) -> Page:
+    """A page of Sam's, of the support group, who has signed in by hand."""
+    return signed_in(context, "sam")
+
+
+def signed_in(context: BrowserContext, name: str) -> Page:
+    page = context.new_page()
+    page.goto("/admin/")
+    page.get_by_label("Username").fill(name)
+    page.get_by_label("Password").fill(name if name == "sam" else "password")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="What needs attention")).to_be_visible()
+    return page
+
+
+@pytest.fixture
+def demo(s3_store, s3_server, settings) -> Tenant:
+    """The demo tenant: jobs in every state, their pictures in a real S3 server, which pages may show pictures from."""
+    policy = copy.deepcopy(settings.CONTENT_SECURITY_POLICY)
+    policy["DIRECTIVES"]["img-src"].append(s3_server.endpoint_url)
+    settings.CONTENT_SECURITY_POLICY = policy
+    call_command("seed_demo", verbosity=0)
+    return Tenant.objects.get(slug="demo")
+
+
+def failed_job(tenant: Tenant) -> Job:
+    failed = Job.all_tenants.filter(tenant=tenant, status=JobStatus.FAILURE, is_operation=False)
+    return failed.filter(pk__in=Artifact.all_tenants.values("job")).newest_first()[0]
+
+
+def loaded(page: Page) -> list[int]:
+    """The widths in pixels of the pictures on a page, each scrolled to and waited for: 0 for one without bytes."""
+    widths = []
+    for image in page.locator(".picture img").all():
+        image.scroll_into_view_if_needed()
+        widths.append(
+            image.evaluate(
+                "async image => { if (!image.complete) await new Promise(done => image.onload = image.onerror = done);"
+                " return image.naturalWidth }"
+            )
+        )
+    return widths
+
+
+def test_support_finds_a_failed_job_by_its_pasted_id_and_reads_why(page, demo, complaints):
+    job = failed_job(demo)
+    reason = job.events.get(event_type="failed").message
+    page.keyboard.press("/")
+    page.keyboard.insert_text(f" {job.public_id.to_uuid()} ")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=job.job_type)).to_be_visible()
+    expect(page.get_by_role("region", name="Why it failed")).to_contain_text(reason)
+    pictures = loaded(page)
+    assert len(pictures) >= 1
+    assert min(pictures) > 100
+    assert list(AuditEntry.objects.values_list("actor__username", "action", "subject")) == [
+        ("sam", AuditAction.JOB_VIEWED, str(job.public_id))
+    ]
+    assert complaints == []
+
+
+def test_a_picture_opens_in_full_size(page, demo, complaints):
+    job = Job.all_tenants.filter(tenant=demo, status=JobStatus.SUCCESS, is_workflow=True)[0]
+    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="in full size").first.click()
+    picture = opened.value
+    picture.wait_for_load_state()
+    assert picture.url.startswith("http")
+    assert "X-Amz-Signature" in picture.url
+    assert picture.locator("img").evaluate("image => image.naturalWidth") > 100
+
+
+def test_a_picture_that_the_store_lost_says_so_in_its_place(page, demo, s3_store):
+    job = failed_job(demo)
+    s3_store.delete(job.artifacts.first().storage_key)
+    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    page.locator(".pictures").first.scroll_into_view_if_needed()
+    expect(page.get_by_text("The store did not give this picture.").first).to_be_visible()
+
+
+def test_a_token_that_support_revokes_is_refused_by_the_api(page, demo, complaints):
+    token = tokens.issue(demo, label="left behind")
+    headers = {"Authorization": f"Bearer {token}"}
+    assert page.request.get("/v1/jobs", headers=headers).status == 200
+    page.get_by_role("navigation", name="Console").get_by_role("link", name="Tenants").click()
+    page.get_by_role("link", name="demo", exact=True).click()
+    page.get_by_role("link", name="Revoke jgw_").click()
+    expect(page.get_by_text("There is no way back")).to_be_visible()
+    page.get_by_role("button", name="Yes, revoke it").click()
+    expect(page.get_by_text("the API refuses it from now on")).to_be_visible()
+    assert page.request.get("/v1/jobs", headers=headers).status == 401
+    assert complaints == []
+
+
+def test_a_superuser_issues_a_token_that_works_and_copies_it(context, admin_user, demo, complaints):
+    page = signed_in(context, "admin")
+    page.goto(f"/admin/tenants/tenant/{demo.pk}/change/")
+    page.get_by_role("link", name="Issue a token").click()
+    page.get_by_label("Label").fill("storefront")
+    page.get_by_role("button", name="Issue the token").click()
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    token = page.evaluate("navigator.clipboard.readText()")
+    assert page.request.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).status == 200
+    assert complaints == []
+
+
+def test_an_open_page_follows_its_job_without_a_reload(page, demo, settings, complaints):
+    settings.CONSOLE_REFRESH_SECONDS = 0.1
+    job = ledger.open_job(demo, "MODEL_GENERATOR", request={"prompt": "studio"})
+    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    page.evaluate("window.isTheSamePage = true")
+    page.get_by_text("GET /v1/jobs/").first.click()
+    ledger.append(job, "stage", "Rendering the picture", stage="render")
+    expect(page.get_by_text("Rendering the picture").first).to_be_visible()
+    assert page.locator("#answer-1").get_attribute("open") is not None  # what was open stays open
+    ledger.finish(job, "Here it is")
+    expect(page.locator(".facts .badge")).to_have_text("Success")
+    expect(page.locator("[data-live]")).to_have_count(0)
+    assert page.evaluate("window.isTheSamePage")
+    assert complaints == []
+
+
+def test_ids_and_the_curl_command_are_copied(page, demo):
+    job = failed_job(demo)
+    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    for name, text in {
+        "Copy the ULID": str(job.public_id),
+        "Copy the UUID": str(job.public_id.to_uuid()),
+        "Copy the curl command": "Authorization: Bearer $JGW_TOKEN",
+    }.items():
+        page.get_by_role("button", name=name).click()
+        assert text in page.evaluate("navigator.clipboard.readText()")
+
+
+def test_the_tenant_box_suggests_and_filters(page, demo, acme):
+    page.goto("/admin/jobs/job/")
+    box = page.get_by_role("combobox", name="Slug of the tenant")
+    with page.expect_response("**/autocomplete/**"):
+        box.press_sequentially("d")
+    expect(page.locator("#tenant-suggestions option")).to_have_attribute("value", "demo")
+    box.fill("demo")
+    page.wait_for_url("**/?tenant=demo")
+    expect(page.locator(".field-tenant_link").first).to_have_text("demo")
+
+
+def test_everything_of_a_job_is_reached_by_keyboard(page, demo):
+    page.goto(f"/admin/jobs/job/{failed_job(demo).public_id}/change/")
+    reached = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
+        )
+    assert {"Copy the ULID", "Copy the curl command", "‹ Previous job", "meta", "extra", "Jobs", "Set"} <= reached
+    assert any(name.startswith("Open ") for name in reached)
+    assert any(name.startswith("GET /v1/jobs/") for name in reached)
+    page.keyboard.press("p")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_no_page_is_wider_than_a_phone(context, sam, admin_user, demo):
+    tokens.issue(demo)
+    page = signed_in(context, "admin")
+    page.set_viewport_size({"width": 390, "height": 844})
+    for address in addresses(demo).values():
+        page.goto(address)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, address
+
+
+def addresses(tenant: Tenant) -> dict[str, str]:
+    operation = Job.all_tenants.filter(tenant=tenant, status=JobStatus.PARTIAL_FAILURE)[0]
+    done = Job.all_tenants.filter(tenant=tenant, status=JobStatus.SUCCESS, is_workflow=True)[0]
+    token = ApiToken.objects.filter(tenant=tenant)[0]
+    return {
+        "home": "/admin/",
+        "jobs": "/admin/jobs/job/",
+        "job-failed": f"/admin/jobs/job/{failed_job(tenant).public_id}/change/",
+        "job-done": f"/admin/jobs/job/{done.public_id}/change/",
+        "job-agents": f"/admin/jobs/job/{operation.public_id}/change/",
+        "tenants": "/admin/tenants/tenant/",
+        "tenant": f"/admin/tenants/tenant/{tenant.pk}/change/",
+        "token-issue": f"/admin/tenants/tenant/{tenant.pk}/issue-token/",
+        "tokens": "/admin/tenants/apitoken/",
+        "token-revoke": f"/admin/tenants/apitoken/{token.pk}/revoke/",
+        "audit": "/admin/jobs/auditentry/",
+    }
+
+
+# --- Screenshots --------------------------------------------------------------------------------------------------
+
+HEIGHTS = {"job-failed": 1500, "job-done": 1300, "job-agents": 1500}
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "names"),
+    [
+        (1280, "light", None),
+        (1280, "dark", ["home", "jobs", "job-failed", "tenant"]),
+        (390, "light", ["home", "jobs", "job-failed", "tenant"]),
+    ],
+    ids=["light", "dark", "narrow"],
+)
+def test_screenshots_of_each_page_are_kept(context, sam, admin_user, demo, complaints, width, scheme, names):
+    for label in ("storefront", "back office"):
+        tokens.issue(demo, label=label)
+    page = signed_in(context, "admin")
+    page.emulate_media(color_scheme=scheme)
+    suffix = {"light": "", "dark": "-dark"}[scheme] if width == 1280 else "-narrow"
+    page.get_by_label("Ticket").fill("SUP-2207")
+    page.get_by_role("button", name="Set").click()
+    for name, address in sorted(addresses(demo).items(), key=lambda item: item[0] in ("home", "audit")):
+        if names is None or name in names or name == "job-failed":
+            page.set_viewport_size({"width": width, "height": HEIGHTS.get(name, 900) if width == 1280 else 1200})
+            page.goto(address)
+            loaded(page)
+            page.evaluate("scrollTo(0, 0)")
+            keep(page.screenshot(), f"console-{name}{suffix}.png")
+    if names is None:
+        page.get_by_role("button", name="Log out").click()
+        page.goto("/admin/login/")
+        page.set_viewport_size({"width": 1280, "height": 700})
+        keep(page.screenshot(), "console-sign-in.png")
+    assert complaints == []
+
+
+def keep(png: bytes, name: str) -> None:
+    """Written with 256 colours: a third of the size, and no difference to the eye."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        SCREENSHOTS / name, optimize=True
+    )
