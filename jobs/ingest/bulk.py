@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -75,13 +77,24 @@ def load(
     memory holds these two. Blank lines count, and hold nothing; an empty one (not even its newline) ends the batch.
     """
     batches = _batches(lines, batch, after_line, tenant)
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+    with _patient_collector(), ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
         upcoming = reader.submit(next, batches, None)
         while (now := upcoming.result()) is not None:
             upcoming = reader.submit(next, batches, None)
             loaded = load_batch(now.lines, dry_run)
             loaded.last_line, loaded.skipped = now.last_line, now.skipped
             yield loaded
+
+
+@contextmanager
+def _patient_collector() -> Iterator[None]:
+    """A batch is some 50,000 objects that live until it is written: looked through every 700 it costs a sixth more."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _batches(lines: Iterable[bytes], size: int, after_line: int, tenant: str | None) -> Iterator[Batch]:
@@ -107,7 +120,7 @@ def _content(raw: bytes) -> Record | Rejected:
     try:
         return interchange.parse(raw)
     except Rejected as error:
-        return error
+        return error.told()
 
 
 def load_batch(batch: Sequence[Line], dry_run: bool = False) -> Loaded:
@@ -149,23 +162,21 @@ def _load(batch: Sequence[Line]) -> Loaded:
     before = {record.public_id: record for record in records(existing.order_by("pk").select_for_update(no_key=True))}
     now = dict(before)
     for line in batch:
+        if isinstance(line.content, Rejected):
+            loaded.rejections.append(Rejection(line, line.content))
+            continue
+        record = line.content
+        stored = now.get(record.public_id)
         try:
-            if isinstance(line.content, Rejected):
-                raise line.content
-            record = line.content
-            if record.tenant not in tenants:
-                raise Rejected(Reason.TENANT, f"tenant: there is none with the slug “{record.tenant}”")
-            check_keys(record.all_artifacts(), tenants[record.tenant].storage_prefix)
-            stored = now.get(record.public_id)
-            after = merge(stored, record)
+            after = _after(stored, record, tenants.get(record.tenant))
         except Rejected as error:
-            loaded.rejections.append(Rejection(line, error))
+            loaded.rejections.append(Rejection(line, error.told()))
+            continue
+        if after is stored:
+            loaded.unchanged += 1
         else:
-            if after is stored:
-                loaded.unchanged += 1
-            else:
-                loaded.loaded += 1
-                now[record.public_id] = after
+            loaded.loaded += 1
+            now[record.public_id] = after
     write(
         [
             Change(before.get(public_id), after, tenants[after.tenant].pk)
@@ -174,3 +185,10 @@ def _load(batch: Sequence[Line]) -> Loaded:
         ]
     )
     return loaded
+
+
+def _after(stored: Record | None, record: Record, tenant: Tenant | None) -> Record:
+    if tenant is None:
+        raise Rejected(Reason.TENANT, f"tenant: there is none with the slug “{record.tenant}”")
+    check_keys(record.all_artifacts(), tenant.storage_prefix)
+    return merge(stored, record)

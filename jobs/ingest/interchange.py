@@ -72,6 +72,10 @@ class Rejected(ValueError):
         """The same, found deeper inside: ``seq: …`` within ``events[3]`` is ``events[3].seq: …``."""
         return Rejected(self.reason, f"{place}.{self}")
 
+    def told(self) -> Rejected:
+        """The same without its traceback, which would keep all that was in sight alive."""
+        return Rejected(self.reason, str(self))
+
 
 class ArtifactLine(NamedTuple):
     storage_key: str
