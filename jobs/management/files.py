@@ -6,6 +6,7 @@ import gzip
 import os
 import select
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import IO, cast
 from jobs.management.stopping import Stop
 
 POLL_SECONDS = 0.2  # a stop is noticed that late while standard input is silent
+FLUSH_SECONDS = 0.5  # with --follow: what has come is loaded that soon, also where more keeps coming
 CHUNK_BYTES = 2**16
 
 
 class Source:
     """The lines of a file as they are, newline included; they end early where a stop is requested.
 
-    With ``follow`` an empty line stands for each moment in which a pipe has nothing to read.
+    With ``follow`` an empty line says that what has come should not wait for more.
     """
 
     def __init__(self, raw: IO[bytes], lines: Iterable[bytes], size: int | None, stop: Stop) -> None:
@@ -59,11 +61,13 @@ class Source:
 
 def arriving(descriptor: int, stop: Stop, follow: bool) -> Iterator[bytes]:
     """The lines of a pipe, which may be silent for long: waited for in steps, so that a stop is noticed."""
-    unfinished = b""
+    unfinished, due = b"", 0.0
     while not stop.requested:
-        if not select.select([descriptor], [], [], POLL_SECONDS)[0]:
-            if follow:
-                yield b""
+        is_silent = not select.select([descriptor], [], [], POLL_SECONDS)[0]
+        if follow and (is_silent or time.monotonic() >= due):
+            yield b""
+            due = time.monotonic() + FLUSH_SECONDS
+        if is_silent:
             continue
         chunk = os.read(descriptor, CHUNK_BYTES)
         *lines, unfinished = (unfinished + chunk).split(b"\n") if b"\n" in chunk else [unfinished + chunk]
