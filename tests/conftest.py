@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import itertools
@@ -38,6 +39,7 @@ TEST_DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
 # pytest-django would read them before this file when the name of the module came from pyproject.toml.
 
 running = contextlib.ExitStack()
+atexit.register(running.close)  # for a run that ends before pytest was configured
 
 
 def set_the_stage() -> None:
