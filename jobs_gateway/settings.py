@@ -88,6 +88,7 @@ INSTALLED_APPS = [
 
 # ApiLane answers /v1 and /job by itself: what follows it costs an API request nothing.
 MIDDLEWARE = [
+    "jobs_gateway.observing.Observed",
     "jobs_gateway.middleware.RequestId",
     "jobs_gateway.middleware.ApiLane",
     "jobs_gateway.health.ProbeLane",
@@ -109,7 +110,7 @@ CORS_ALLOW_HEADERS = ["authorization", "if-none-match", "x-request-id", "x-shopi
 CORS_URLS_REGEX = r"^/(v1/|job$)"
 if CORS_ALLOWED_ORIGINS:
     INSTALLED_APPS.append("corsheaders")
-    MIDDLEWARE.insert(0, "corsheaders.middleware.CorsMiddleware")
+    MIDDLEWARE.insert(2, "corsheaders.middleware.CorsMiddleware")
 
 # More than fit into a request line that a server takes: unknown parameters change nothing, however many there are.
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 10_000
@@ -306,10 +307,17 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
 
+# Whether each request leaves a line in the log.
+ACCESS_LOG = env.bool("ACCESS_LOG", default=True)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"no_storage_keys": {"()": "jobs.egress.redaction.NoStorageKeys"}},
-    # Django names the address of every request that it refuses, and that of a link to a local file holds a key.
-    "loggers": {"django.request": {"filters": ["no_storage_keys"]}},
+    "formatters": {"lines": {"()": "jobs_gateway.logs.formatter"}},
+    "filters": {"with_trace": {"()": "jobs_gateway.logs.WithTrace"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {
+        "django": {"handlers": [], "level": "WARNING"},
+        "django.request": {"level": "ERROR", "filters": ["with_trace"]},
+    },
 }

@@ -1,10 +1,12 @@
 """The application a WSGI server serves: ``jobs_gateway.wsgi:application``."""
 
+import logging
 import os
 
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "jobs_gateway.settings")
+logging.captureWarnings(True)  # into the log, in its form
 application = get_wsgi_application()
 
 from jobs.egress import row_security  # noqa: E402 - once the models are loaded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from functools import lru_cache
 from typing import Any
@@ -182,14 +181,3 @@ def redactor(storage_prefix: str, base_url: str) -> Redactor:
     """
     own = (f"{base.rstrip('/')}/artifacts/" for base in (settings.PUBLIC_BASE_URL, base_url) if base)
     return _cached(storage_prefix, (*artifact_store().store_bases, *own))
-
-
-class NoStorageKeys(logging.Filter):
-    """Takes storage keys out of what is logged about requests for local files."""
-
-    _key = re.compile(r"(?<=/artifacts/).+", re.DOTALL)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(self._key.sub(REDACTED, arg) if isinstance(arg, str) else arg for arg in record.args)
-        return True
