@@ -9,10 +9,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/checks DATABASE_URL=sqlite:///:memory: DJANGO_SECRET_KEY=checks
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-full lint openapi bench lock
+.PHONY: help run serve test test-full lint openapi screenshots bench lock
 
 help: ## List what make can do.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## Install, migrate, fill an empty store with a demo, print requests to try, serve on 127.0.0.1:${PORT:-8000}.
 	@exec $(BIN)/python manage.py serve --demo
@@ -37,6 +37,9 @@ lint: $(VENV)/.installed-dev ## Lint, format, types, and whether a migration is 
 
 openapi: $(VENV)/.installed ## Write tests/golden/openapi.json anew, after a change of the API's description that is meant.
 	$(BARE) $(BIN)/python manage.py spectacular --format openapi-json --validate --fail-on-warn --file tests/golden/openapi.json
+
+screenshots: $(VENV)/.installed-dev ## Take the console's screenshots that the README shows anew; needs Chromium.
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/test_console_browser.py -k screenshots
 
 bench: $(VENV)/.installed-bench ## Measure GET /job at 1,000,000 jobs of one tenant against 10,000: minutes, and 2 GB of disk.
 	$(BIN)/python -m benchmarks.fleet_scale

@@ -37,6 +37,14 @@ def test_a_view_that_was_refused_leaves_none(client, django_user_model, job_page
     assert entries() == []
 
 
+def test_what_an_open_page_reads_anew_is_not_read_without_having_opened_it(support_client, admin_client, job, job_page):
+    timeline = f"/admin/jobs/job/{job.public_id}/timeline/"
+    admin_client.get(job_page)
+    assert support_client.get(timeline).status_code == 404
+    support_client.get(job_page)
+    assert support_client.get(timeline).status_code == 200
+
+
 def test_entries_are_written_for_the_ticket_that_was_set_until_it_is_changed(support_client, acme_token, job, job_page):
     token, ticket = ApiToken.objects.get(), "/admin/jobs/auditentry/ticket/"
     response = support_client.post(ticket, {"ticket": "SUP-123", "next": job_page}, follow=True)

@@ -26,6 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "var" / "screenshots")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
+# On a machine that does something else too, a page takes its time.
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
+
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; apt-get install chromium"),
     pytest.mark.django_db(transaction=True),
@@ -53,7 +57,7 @@ def complaints() -> list[str]:
 def context(browser: Browser, live_server, complaints: list[str]) -> Iterator[BrowserContext]:
     context = browser.new_context(base_url=live_server.url, viewport={"width": 1280, "height": 900})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MS)
     context.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     context.on("weberror", lambda error: complaints.append(str(error.error)))
     yield context

@@ -43,6 +43,7 @@ def as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> Answer:
     )
     # What DRF's own tests do to skip the credential check, and nothing else.
     inner._force_auth_user = Caller(tenant.pk, tenant.slug, tenant.storage_prefix, None)  # type: ignore[attr-defined]
+    inner.request_id = request.request_id  # type: ignore[attr-defined]
     view, args, kwargs = resolve(path)
     response = view(inner, *args, **kwargs)
     if hasattr(response, "render"):

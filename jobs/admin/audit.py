@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import cast
 
 from django import forms
@@ -10,6 +11,7 @@ from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -19,7 +21,7 @@ from django.views.decorators.http import require_POST
 from jobs.admin.identity import whole_id
 from jobs.admin.listing import ChoiceFilter, LookOnly
 from jobs.admin.words import moment
-from jobs.models import AuditAction, AuditEntry
+from jobs.models import AuditAction, AuditEntry, Job
 from tenants.models import Tenant
 
 
@@ -32,6 +34,16 @@ def record(request: HttpRequest, action: AuditAction, tenant: Tenant, subject: s
         subject=subject,
         ticket=request.session.get("ticket", ""),
     )
+
+
+def has_viewed(request: HttpRequest, job: Job) -> bool:
+    """Whether the signed-in user opened the page of ``job``, on record, within a day."""
+    return AuditEntry.objects.filter(
+        actor=cast(User, request.user),
+        action=AuditAction.JOB_VIEWED,
+        subject=str(job.public_id),
+        at__gt=timezone.now() - timedelta(days=1),
+    ).exists()
 
 
 def lately_viewed(user: User) -> list[AuditEntry]:

@@ -27,7 +27,7 @@ from django.views.decorators.http import require_safe
 
 from jobs.admin import attention
 from jobs.admin.answers import as_tenant
-from jobs.admin.audit import record
+from jobs.admin.audit import has_viewed, record
 from jobs.admin.identity import tenant_ids, whole_id
 from jobs.admin.listing import ChoiceFilter, LookOnly
 from jobs.admin.timeline import JobView
@@ -218,9 +218,12 @@ class JobAdmin(LookOnly):
     @method_decorator(never_cache)
     @method_decorator(require_safe)
     def timeline_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """What changes on an open page while its job goes on; 204 when nothing did since ``version``."""
+        """What changes on an open page while its job goes on; 204 when nothing did since ``version``.
+
+        Only for who opened the page: what is read here is not on record, the page was.
+        """
         job = self._job(request, object_id)
-        if job is None:
+        if job is None or not has_viewed(request, job):
             return HttpResponse(status=404)
         if request.GET.get("version") == JobView(job, request).version:
             return HttpResponse(status=204)

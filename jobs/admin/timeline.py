@@ -230,7 +230,8 @@ class JobView:
             link, problem = self._links.url(artifact.storage_key), ""
         except ValueError:
             link, problem = "", "This artifact's key cannot be signed."
-        media_type = mimetypes.guess_type(artifact.storage_key)[0] or ""
+        # A key without an ending may well be a picture; the page says so where it is none.
+        media_type = mimetypes.guess_type(artifact.storage_key)[0] or "image/*"
         return Picture(
             kind=self._redact.text(artifact.kind),
             role=artifact.role,
