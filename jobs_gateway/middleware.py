@@ -7,12 +7,14 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import resolve
 from django.utils.http import parse_header_parameters
 
 from jobs.egress import errors
+from jobs_gateway.patience import patience
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
@@ -30,7 +32,7 @@ class GatewayRequest(WSGIRequest):
 
 
 class RequestId:
-    """``X-Request-ID`` on every response: the caller's own when it is sane, else a new one."""
+    """``X-Request-ID`` on every response: the caller's own when it is sane, else a new one. No response takes long."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -39,7 +41,8 @@ class RequestId:
         given = request.META.get("HTTP_X_REQUEST_ID", "")
         request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         request.request_id = request_id  # type: ignore[attr-defined]
-        response = self.get_response(request)
+        with patience.of(settings.DATABASE_PATIENCE_SECONDS):
+            response = self.get_response(request)
         response.headers["X-Request-ID"] = request_id
         return response
 

@@ -150,10 +150,18 @@ def database(url: str) -> dict[str, Any]:
         if not Path(config["NAME"]).parent.exists():
             Path(config["NAME"]).parent.mkdir(parents=True)
     else:
+        config["ENGINE"] = "jobs_gateway.postgresql"
         options.update(
             server_side_binding=True,  # what prepared statements need
-            prepare_threshold=1,  # prepare from the second use on
-            pool={"min_size": 1, "max_size": env.int("DATABASE_POOL_SIZE", default=4), "timeout": 1},
+            # Prepare from the second use on; never behind a pooler that hands each transaction to another server.
+            prepare_threshold=1 if env.bool("DATABASE_PREPARED", default=True) else None,
+            pool={
+                "min_size": 1,
+                "max_size": env.int("DATABASE_POOL_SIZE", default=4),
+                "timeout": 1,  # seconds a request waits for a connection
+                # Seconds of ever rarer attempts to connect again; after that whoever needs a connection makes the next.
+                "reconnect_timeout": 2,
+            },
         )
         options.setdefault("connect_timeout", 2)  # seconds
     return config
@@ -165,10 +173,19 @@ API_DATABASE = "default"
 if env.str("DATABASE_API_URL", default=""):
     API_DATABASE = "api"
     DATABASES["api"] = database(env.str("DATABASE_API_URL")) | {"TEST": {"MIRROR": "default"}}
+# The database alias of a streaming replica, which reads of the API go to first; "" for none.
+API_REPLICA = ""
+if env.str("DATABASE_REPLICA_URL", default=""):
+    API_REPLICA = "replica"
+    DATABASES["replica"] = database(env.str("DATABASE_REPLICA_URL")) | {"TEST": {"MIRROR": "default"}}
+# Seconds that the replica may be behind; beyond that the primary answers, as long as it can.
+DATABASE_REPLICA_MAX_LAG_SECONDS = env.float("DATABASE_REPLICA_MAX_LAG_SECONDS", default=10)
 # Refuse to serve where row security does not bind the API's role.
 REQUIRE_ROW_SECURITY = env.bool("REQUIRE_ROW_SECURITY", default=False)
 # Milliseconds after which PostgreSQL cancels a read of the API.
 STATEMENT_TIMEOUT_MS = env.int("STATEMENT_TIMEOUT_MS", default=1500)
+# Seconds that a request, of the API or of a page, waits for PostgreSQL in all: a little longer than it takes to cancel.
+DATABASE_PATIENCE_SECONDS = max(STATEMENT_TIMEOUT_MS, 1500) / 1000 + 0.25
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Where `make run` and `make serve` listen, and in how many processes: SQLite gains nothing from a second one.

@@ -21,3 +21,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("redoc", redoc, name="redoc"),
     path("admin/", admin.site.urls),
 ]
+# Of the pages; the API writes its errors itself.
+handler500 = "jobs_gateway.pages.server_error"

@@ -145,6 +145,11 @@ class PostgreSQL:
             "--no-instructions",
         )
 
+    def copy(self, primary: PostgreSQL) -> None:
+        """Makes the streaming replica of ``primary``, a server that runs, that :meth:`start` serves."""
+        from_primary = ["-h", str(primary.folder), "-U", "postgres", "--write-recovery-conf", "--checkpoint=fast"]
+        self.run("pg_basebackup", "-D", str(self.data), "--wal-method=stream", "--no-sync", *from_primary)
+
     def start(self) -> None:
         """Returns when the server takes connections."""
         quick = {} if self.durable else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -180,8 +185,24 @@ class PostgreSQL:
 
     def is_ready(self) -> bool:
         with contextlib.suppress(OSError):
-            return (self.data / "postmaster.pid").read_text().rstrip().endswith("ready")
+            return (self.data / "postmaster.pid").read_text().rstrip().endswith(("ready", "standby"))
         return False
+
+    def hang(self) -> None:
+        """The server keeps its connections and answers nothing until :meth:`go_on`."""
+        self._signal_all(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        """Each backend is a process with a session of its own; the parent comes first, so that none is added."""
+        if self.process:
+            self.process.send_signal(number)
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+            for pid in map(int, children.split()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stops the server in order, rolling back what is open; SIGQUIT stops it as a crash would."""
@@ -201,14 +222,19 @@ class PostgreSQL:
 
 
 @contextlib.contextmanager
-def postgresql(durable: bool = False, settings: Mapping[str, str] | None = None) -> Iterator[PostgreSQL]:
-    """A new, empty PostgreSQL server while the block runs; as many as are wanted, side by side."""
+def postgresql(
+    durable: bool = False, settings: Mapping[str, str] | None = None, replica_of: PostgreSQL | None = None
+) -> Iterator[PostgreSQL]:
+    """A new PostgreSQL server while the block runs, empty or a streaming replica; as many as are wanted."""
     with temporary_folder("jgw-pg-") as folder:
         if as_user := unprivileged():
             os.chown(folder, as_user["user"], as_user["group"])
             folder.chmod(0o711)  # root's own clients, and nobody's server
         server = PostgreSQL(folder, durable, settings or {})
-        server.create()
+        if replica_of:
+            server.copy(replica_of)
+        else:
+            server.create()
         server.start()
         try:
             yield server
@@ -225,6 +251,18 @@ class S3:
     secret_key: str
     process: subprocess.Popen[bytes]
     region: str = "us-east-1"
+
+    def hang(self) -> None:
+        """The server keeps its connections and answers nothing until :meth:`go_on`."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Its data goes with it, and in order it would take half a minute."""
+        self.process.kill()
+        self.process.wait()
 
     def environment(self, bucket: str) -> dict[str, str]:
         """The gateway's settings for ``bucket`` on this server."""
@@ -307,8 +345,7 @@ def s3(*buckets: str) -> Iterator[S3]:
                 wait_until(lambda bucket=bucket: takes_objects(client, bucket), process, log)  # type: ignore[misc]
             yield server
         finally:
-            process.kill()  # its data goes with it, and in order it takes half a minute
-            process.wait()
+            server.stop()
             for side in sides:
                 Path(f"/tmp/seaweedfs-{side}-grpc-{ports[f'{side}.port.grpc']}.sock").unlink(missing_ok=True)
 

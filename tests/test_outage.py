@@ -1,0 +1,170 @@
+"""With its database, cache or artifact store gone or hanging, the gateway says so within two seconds, and recovers."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
+
+import orjson
+import pytest
+
+from tests import servers
+from tests.gateway import serving
+from tests.stores import Store
+
+pytestmark = pytest.mark.postgresql  # with servers of its own: once is enough
+
+JOB = "01JADE5XAMPK9M0Q7RS3T4V5W6"
+ROUTES = ("/v1/jobs", f"/v1/jobs/{JOB}", f"/v1/jobs/{JOB}/events", "/job")
+UNKNOWN_TOKEN = f"jgw_{'a' * 12}_{'b' * 43}"
+# What a caller waits at most, and how long the gateway may need to notice that all is well again.
+PATIENCE_SECONDS = 2
+RECOVERY_SECONDS = 10
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """What a gateway in production stands on, and the token of the tenant that has a job with a picture."""
+    with servers.postgresql() as database, servers.valkey() as cache, servers.s3("artifacts") as store:
+        database.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
+        commands = Store(database.url("gateway", user="gateway"), tmp_path_factory.mktemp("outage"))
+        commands.run("migrate", "--verbosity=0")
+        commands.run("grant_api_role", "gateway_api")
+        commands.add_tenants("acme")
+        picture = {"storage_key": "tenants/acme/front.png", "kind": "render", "role": "final"}
+        store.client().put_object(Bucket="artifacts", Key=picture["storage_key"], Body=b"picture")
+        job = {"public_id": JOB, "tenant": "acme", "job_type": "MODEL_GENERATOR", "created_at": "2026-04-15T12:00:00Z"}
+        event = {"seq": 1, "event_type": "succeeded", "created_at": job["created_at"], "artifacts": [picture]}
+        commands.run("backfill_jobs", "-", stdin=orjson.dumps(job | {"events": [event]}))
+        token = commands.run("issue_token", "acme").stdout.decode().split()[-1]
+        yield database, cache, store, token
+
+
+@pytest.fixture(scope="module")
+def gateway(parts):
+    """One process through all outages: what it recovers from, it recovers from by itself."""
+    database, cache, store, _ = parts
+    environment = {
+        "DATABASE_API_URL": database.url("gateway", user="gateway_api"),
+        "REQUIRE_ROW_SECURITY": "1",
+        "CACHE_URL": cache.url,
+        "RATE_LIMIT_PER_TENANT": "100000",
+        "RATE_LIMIT_FAILED_PER_ADDRESS": "100000",
+        "RECORD_TOKEN_USE": "1",
+        **store.environment("artifacts"),
+    }
+    with serving(database.url("gateway", user="gateway"), **environment) as gateway:
+        yield gateway
+
+
+def asked(gateway, route, token):
+    """The answer, and that it came in time and named its request."""
+    began = time.monotonic()
+    answer = gateway.get(route, token)
+    assert time.monotonic() - began < PATIENCE_SECONDS, (route, answer)
+    assert answer.headers["X-Request-ID"]
+    return answer
+
+
+def refused(answer, route):
+    """That the answer is the 503 of its dialect."""
+    assert answer.status == 503, answer
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.headers["Content-Type"] == "application/json"
+    body = orjson.loads(answer.body)
+    assert body == {"error": body["error"], "code": 503} if route == "/job" else {"code": "UNAVAILABLE"} | body
+    return True
+
+
+def wait_until_well(gateway, token):
+    """Every route answers again, to those it answered before."""
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while any(gateway.get(route, token).status != 200 for route in ROUTES) or console(gateway).status != 302:
+        assert time.monotonic() < deadline, gateway.log.read_text()
+        time.sleep(0.1)
+    assert gateway.get(ROUTES[0], UNKNOWN_TOKEN).status == 401
+
+
+def console(gateway):
+    """What the console answers someone with a session that it does not know."""
+    return gateway.get("/admin/", Cookie=f"sessionid={'a' * 32}")
+
+
+def begin(outage, part):
+    part.stop() if outage == "stopped" else part.hang()
+
+
+def end(outage, part):
+    part.start() if outage == "stopped" else part.go_on()
+
+
+@pytest.mark.parametrize("part", ["database", "cache"])
+@pytest.mark.parametrize("outage", ["stopped", "hanging"])
+def test_without_its_database_or_cache_it_answers_503_in_time_and_recovers(outage, part, parts, gateway):
+    database, cache, _, token = parts
+    server = database if part == "database" else cache
+    wait_until_well(gateway, token)
+    begin(outage, server)
+    try:
+        for _ in range(2):  # the second time a connection has been lost already
+            for route in ROUTES:
+                for credential in (token, UNKNOWN_TOKEN):
+                    assert refused(asked(gateway, route, credential), route)
+            time.sleep(1.1)  # and what was believed or left alone for a moment is tried again
+        malformed = asked(gateway, ROUTES[0], "malformed")
+        assert malformed.status == (401 if part == "database" else 503), "what needs no database is told without one"
+    finally:
+        end(outage, server)
+    wait_until_well(gateway, token)
+
+
+@pytest.mark.parametrize("part", ["database", "cache"])
+@pytest.mark.parametrize("outage", ["stopped", "hanging"])
+def test_many_that_ask_at_once_are_all_told_in_time(outage, part, parts, gateway):
+    database, cache, _, token = parts
+    server = database if part == "database" else cache
+    wait_until_well(gateway, token)
+    begin(outage, server)
+    try:
+        with ThreadPoolExecutor(16) as callers:
+            routes = [ROUTES[n % len(ROUTES)] for n in range(64)]
+            answers = list(callers.map(lambda route: asked(gateway, route, token), routes))
+        assert all(map(refused, answers, routes))
+    finally:
+        end(outage, server)
+    wait_until_well(gateway, token)
+
+
+@pytest.mark.parametrize("outage", ["stopped", "hanging"])
+def test_a_page_without_its_database_says_so_too(outage, parts, gateway):
+    database, _, _, token = parts
+    wait_until_well(gateway, token)
+    begin(outage, database)
+    try:
+        for _ in range(2):
+            began = time.monotonic()
+            answer = console(gateway)
+            assert time.monotonic() - began < PATIENCE_SECONDS
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+            assert answer.body == b"The job store cannot be reached right now. Try again in a few seconds.\n"
+    finally:
+        end(outage, database)
+    wait_until_well(gateway, token)
+
+
+@pytest.mark.parametrize("outage", ["hanging", "stopped"])
+def test_links_are_signed_without_the_artifact_store(outage, parts, gateway):
+    """Last, for a store that was stopped is empty when it comes back."""
+    _, _, store, token = parts
+    wait_until_well(gateway, token)
+    begin(outage, store)
+    try:
+        for route in ROUTES:
+            assert asked(gateway, route, token).status == 200
+        (picture,) = orjson.loads(asked(gateway, ROUTES[1], token).body)["result"]
+        assert picture["image_url"].startswith(f"{store.endpoint_url}/artifacts/tenants/acme/front.png?")
+    finally:
+        if outage == "hanging":
+            store.go_on()
+            assert urlopen(picture["image_url"]).read() == b"picture"
