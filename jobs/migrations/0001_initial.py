@@ -255,6 +255,7 @@ class Migration(migrations.Migration):
                 models.OrderBy(models.F("public_id"), descending=True),
                 condition=models.Q(("is_workflow", True)),
                 name="job_v1",
+                include=["job_type", "v1_status"],
             ),
         ),
         migrations.AddIndex(
@@ -266,6 +267,7 @@ class Migration(migrations.Migration):
                 models.OrderBy(models.F("public_id"), descending=True),
                 condition=models.Q(("is_workflow", True)),
                 name="job_v1_status",
+                include=["job_type"],
             ),
         ),
         migrations.AddIndex(
@@ -277,6 +279,7 @@ class Migration(migrations.Migration):
                 models.OrderBy(models.F("public_id"), descending=True),
                 condition=models.Q(("is_workflow", True)),
                 name="job_v1_type",
+                include=["v1_status"],
             ),
         ),
         migrations.AddIndex(
