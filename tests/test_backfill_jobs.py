@@ -17,6 +17,7 @@ from django.core.management import CommandError, call_command
 from ulid import ULID
 
 from jobs.ingest import bulk, changes, ledger
+from jobs.management import progress
 from jobs.models import Artifact, Job, JobCounts, JobEvent
 from tests.records import records
 from tests.stores import counts_of, everything, exported, true_counts
@@ -96,7 +97,7 @@ def test_a_record_with_more_events_adds_just_those(acme, backfill, many):
     assert backfill(job(QUEUED, STAGE, SUCCEEDED)) == "loaded 1, unchanged 0, rejected 0\n"
     assert JobEvent.all_tenants.order_by("seq").values()[0] == first
     stored = Job.all_tenants.get()
-    assert (stored.status, stored.last_seq, stored.last_public_seq, stored.version) == ("SUCCESS", 3, 3, 2)
+    assert (stored.status, stored.last_seq, stored.last_public_seq, stored.version) == ("SUCCESS", 3, 3, 4)
     assert stored.updated_at.isoformat() == "2026-04-15T12:00:03+00:00"
     assert Artifact.all_tenants.get().event.seq == 3
     assert counts_of(acme) == {"success": 1}
@@ -453,6 +454,30 @@ def test_a_value_that_only_the_database_refuses_rejects_its_record_alone(acme, b
     records = [JOB | {"public_id": str(ULID()), "job_type": name} for name in ["a", "b", "too_much", "c", "d"]]
     assert backfill(*records).splitlines()[:2] == ["loaded 4, unchanged 0, rejected 1", "  1 × refused by the database"]
     assert counts_of(acme) == {"not_started": 4}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("err", "shown"),
+    [
+        (
+            Terminal(),
+            "\r\x1b[K[##############################] 100%  line 3: loaded 3, unchanged 0, rejected 0  0:00:00 left",
+        ),
+        (io.StringIO(), "100%  line 3: loaded 3, unchanged 0, rejected 0  0:00:00 left\n"),
+    ],
+    ids=["terminal", "file"],
+)
+def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(acme, file, monkeypatch, err, shown):
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+    file.write_bytes(lines_of(3))
+    call_command("backfill_jobs", str(file), batch=1, stdout=io.StringIO(), stderr=err)
+    assert shown in err.getvalue()
 
 
 # --- As a process -------------------------------------------------------------------------------------------------

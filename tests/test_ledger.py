@@ -79,7 +79,7 @@ def test_artifacts_with_no_event_are_numbered_after_those_before(job):
     rows = Artifact.all_tenants.order_by("position").values_list("position", "event", "role", "label")
     assert list(rows) == [(0, None, "final", None), (1, None, "intermediate", None), (2, None, "final", "third")]
     job.refresh_from_db()
-    assert job.version == 3
+    assert job.version == 4
 
 
 def test_a_job_that_has_ended_takes_internal_notes_and_nothing_else(acme, job):

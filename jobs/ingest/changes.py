@@ -55,6 +55,11 @@ class Change(NamedTuple):
         return len(self.before.artifacts) if self.before else 0
 
     @property
+    def growth(self) -> int:
+        """By how much the job's version grows: as much as the ledger's calls for the same would make it."""
+        return len(self.events) + len(self.artifacts)
+
+    @property
     def header(self) -> dict[str, Any]:
         """The columns of the job's row that its events decide."""
         return {"status": self.after.status} | header(self.after.created_at, self.after.events)
@@ -80,6 +85,7 @@ def _insert(changes: Sequence[Change]) -> None:
             job_type=change.after.job_type,
             created_at=change.after.created_at,
             request=None if change.after.request is None else orjson.loads(change.after.request),
+            version=1 + change.growth,
             **change.header,
         )
         for change in changes
@@ -87,7 +93,9 @@ def _insert(changes: Sequence[Change]) -> None:
     )
     for change in changes:
         if change.before is not None:
-            Job.all_tenants.filter(pk=change.after.public_id).update(version=F("version") + 1, **change.header)
+            Job.all_tenants.filter(pk=change.after.public_id).update(
+                version=F("version") + change.growth, **change.header
+            )
     insert_events((change.after.public_id, change.tenant_id, event) for change in changes for event in change.events)
     insert_artifacts(
         (change.after.public_id, change.tenant_id, None, position, artifact)
@@ -98,11 +106,11 @@ def _insert(changes: Sequence[Change]) -> None:
 
 def _copy(changes: Sequence[Change]) -> None:
     with connection.cursor() as cursor:
-        if new := [_job_row(change) for change in changes if change.before is None]:
+        if new := [_job_row(change, 1 + change.growth) for change in changes if change.before is None]:
             _stage(cursor, Job, JOB_COLUMNS, new)
             if _insert_staged(cursor, Job, JOB_COLUMNS, "ON CONFLICT DO NOTHING") != len(new):
                 raise Raced
-        if grown := [_job_row(change) for change in changes if change.before is not None]:
+        if grown := [_job_row(change, change.growth) for change in changes if change.before is not None]:
             _stage(cursor, Job, JOB_COLUMNS, grown)
             _update_staged(cursor)
         events, artifacts = _event_and_artifact_rows(changes, _new_event_ids(cursor, changes))
@@ -132,13 +140,13 @@ def _insert_staged(cursor: Any, model: type[Model], columns: Sequence[str], othe
 def _update_staged(cursor: Any) -> None:
     columns = ", ".join(f"{name} = staged.{name}" for name in HEADER_COLUMNS)
     cursor.execute(
-        f"UPDATE jobs_job AS job SET version = job.version + 1, {columns} "  # noqa: S608 - names of our own columns
+        f"UPDATE jobs_job AS job SET version = job.version + staged.version, {columns} "  # noqa: S608 - names of our own columns
         "FROM staged WHERE job.public_id = staged.public_id"
     )
     cursor.execute("DROP TABLE staged")
 
 
-def _job_row(change: Change) -> list[Any]:
+def _job_row(change: Change, version: int) -> list[Any]:
     job, header = change.after, change.header
     return [
         job.public_id.hex,
@@ -146,7 +154,7 @@ def _job_row(change: Change) -> list[Any]:
         job.job_type,
         job.created_at,
         job.request,
-        1,
+        version,
         *(header[name] for name in HEADER_COLUMNS),
     ]
 

@@ -227,7 +227,8 @@ def canonical(value: Any) -> str:
     """
     try:
         text = orjson.dumps(value, option=_CANONICAL)
-        if not _UNUSUAL.search(text) and text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
+        is_shallow = len(text) <= 2 * MAX_DEPTH or text.count(b"{") + text.count(b"[") <= MAX_DEPTH
+        if is_shallow and not _UNUSUAL.search(text):
             return text.decode()
     except orjson.JSONEncodeError:
         pass
@@ -267,10 +268,10 @@ _ARTIFACT_DEFAULTS: dict[str, Any] = {"label": None, "meta": {}}
 def _members(value: Any, required: frozenset[str], defaults: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Rejected(Reason.MEMBER, f"{_shown(value)} is not a JSON object")
+    if not required <= value.keys():
+        raise Rejected(Reason.MEMBER, f"{min(required - value.keys())}: required, and missing")
     members = defaults | value
-    if len(members) != len(required) + len(defaults) or not required <= value.keys():
-        if missing := required - value.keys():
-            raise Rejected(Reason.MEMBER, f"{min(missing)}: required, and missing")
+    if len(members) > len(required) + len(defaults):
         unknown = min(map(str, value.keys() - required - defaults.keys()))
         raise Rejected(Reason.MEMBER, f"{_shown(unknown)}: no member of that name is known")
     return members
@@ -289,9 +290,11 @@ def _sequence(values: Any, name: str, read: Callable[[Any], Line]) -> tuple[Line
 
 
 def _choice(value: Any, name: str, choices: Sequence[str]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        raise Rejected(Reason.MEMBER, f"{name}: {_shown(value)} is none of {', '.join(choices)}")
-    return str(value)
+    if type(value) is str and value in choices:
+        return value
+    if isinstance(value, str) and value in choices:  # an enumeration's
+        return str(value)
+    raise Rejected(Reason.MEMBER, f"{name}: {_shown(value)} is none of {', '.join(choices)}")
 
 
 def _text(value: Any, name: str, longest: int | None = None) -> str:

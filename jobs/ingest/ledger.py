@@ -148,6 +148,7 @@ def append(job: Job | ULID | str, event_type: str, message: str = "", **details:
         row.status = _status(row, line)
         row.updated_at = line.created_at
         row.last_seq = line.seq
+        row.version += 1
         if line.visibility == Visibility.PUBLIC:
             row.last_public_seq = line.seq
         [event] = insert_events([(row.pk, row.tenant_id, line)])
@@ -174,6 +175,7 @@ def attach(job: Job | ULID | str, artifacts: Iterable[NewArtifact]) -> None:
     with _changing(job) as row:
         lines = tuple(_checked(interchange.artifact, artifact) for artifact in artifacts)
         _check_artifacts(row, lines)
+        row.version += len(lines)
         start = Artifact.all_tenants.filter(job=row, event=None).count()
         insert_artifacts((row.pk, row.tenant_id, None, position, line) for position, line in enumerate(lines, start))
 
@@ -221,7 +223,6 @@ def _changing(job: Job | ULID | str) -> Iterator[Job]:
             raise JobNotFound(f"There is no job {public_id}.")
         before = row.status
         yield row
-        row.version += 1
         row.save(update_fields=_MOVED_BY_EVENTS)
         if group is None:
             counts.apply(counts.moved(row.tenant_id, before, row.status))
