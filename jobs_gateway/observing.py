@@ -7,7 +7,7 @@ from time import perf_counter
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
-from jobs_gateway import logs
+from jobs_gateway import logs, metrics
 from jobs_gateway.middleware import Handler
 
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
@@ -19,6 +19,8 @@ class Observed:
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
         self.observers = [logs.access_log()] if settings.ACCESS_LOG else []
+        if settings.METRICS_PORT:
+            self.observers.append(metrics.count_request)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         began = perf_counter()

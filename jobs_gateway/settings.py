@@ -324,6 +324,13 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
 
+# Where Prometheus finds /metrics, for whoever can reach it; 0 is nowhere. Processes count into files they share.
+METRICS_HOST = env.str("METRICS_HOST", default="127.0.0.1")
+METRICS_PORT = env.int("METRICS_PORT", default=0)
+METRICS_DIR = DATA_DIR / "metrics" / str(METRICS_PORT)
+if METRICS_PORT:
+    METRICS_DIR.mkdir(parents=True, exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)  # before anything imports prometheus_client
 # Whether each request leaves a line in the log.
 ACCESS_LOG = env.bool("ACCESS_LOG", default=True)
 LOGGING = {

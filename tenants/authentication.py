@@ -11,6 +11,7 @@ from rest_framework.request import Request
 
 from tenants import shopify, tokens
 from tenants.callers import Caller
+from tenants.rejections import rejected
 from tenants.throttling import count_failure, count_request
 
 __all__ = ["BearerAuthentication", "Caller", "InvalidHmac", "Unauthenticated"]
@@ -49,6 +50,7 @@ class BearerAuthentication(BaseAuthentication):
         count_request(http, caller)
         hmac_header = http.META.get("HTTP_X_SHOPIFY_HMAC_SHA256")
         if hmac_header is not None and not _hmac_verifies(hmac_header, http):
+            rejected("hmac")
             count_failure(http)
             raise InvalidHmac
         return caller, None
@@ -60,7 +62,7 @@ class BearerAuthentication(BaseAuthentication):
 def _caller(authorization: str) -> Caller | None:
     scheme, _, credential = authorization.partition(" ")
     if scheme.lower() != "bearer":
-        return None
+        return rejected("other scheme" if authorization else "none sent")
     return tokens.verify(credential) if credential.startswith("jgw_") else shopify.verify(credential)
 
 

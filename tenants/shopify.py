@@ -12,6 +12,7 @@ from django.conf import settings
 
 from tenants.callers import Caller, Checked, memory
 from tenants.models import SHOP_DOMAIN, Tenant
+from tenants.rejections import rejected
 
 LEEWAY_SECONDS = 5
 LONGEST_SESSION_TOKEN = 8192
@@ -27,7 +28,7 @@ def verify(session_token: str) -> Caller | None:
     away.
     """
     if len(session_token) > LONGEST_SESSION_TOKEN or not SESSION_TOKEN.fullmatch(session_token):
-        return None
+        return rejected("malformed")
     return memory.caller(session_token, _look_up)
 
 
@@ -45,13 +46,13 @@ def hmac_verifies(header: str, body: bytes) -> bool:
 def _look_up(session_token: str, _digest: bytes) -> Checked | None:
     claims = _claims(session_token)
     if claims is None:
-        return None
+        return rejected("session token not in force")
     scheme, _, shop_domain = claims["dest"].partition("://")
     if scheme != "https" or not SHOP_DOMAIN.fullmatch(shop_domain):
-        return None
+        return rejected("session token not in force")
     tenant = Tenant.objects.using(settings.API_DATABASE).filter(shop_domain=shop_domain, is_active=True).first()
     if tenant is None:
-        return None
+        return rejected("unknown shop")
     return Checked(Caller(tenant.pk, tenant.slug, tenant.storage_prefix, None), int(claims["exp"]) + LEEWAY_SECONDS)
 
 

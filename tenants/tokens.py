@@ -16,6 +16,7 @@ from django.utils import timezone
 from tenants.callers import Caller, Checked, memory
 from tenants.last_used import last_used
 from tenants.models import ApiToken, Tenant
+from tenants.rejections import rejected
 
 # 60 bits: enough to tell tokens apart, which is all that a prefix is for.
 _PREFIX_ALPHABET = string.ascii_lowercase + string.digits
@@ -61,7 +62,7 @@ def verify(token: str) -> Caller | None:
     No statement when it was checked in the last ``TOKEN_CACHE_SECONDS`` or is malformed, else one. Raises what the
     database raises when it is away.
     """
-    return memory.caller(token, _look_up) if TOKEN.fullmatch(token) else None
+    return memory.caller(token, _look_up) if TOKEN.fullmatch(token) else rejected("malformed")
 
 
 def _look_up(token: str, digest: bytes) -> Checked | None:
@@ -69,10 +70,14 @@ def _look_up(token: str, digest: bytes) -> Checked | None:
     row = ApiToken.objects.using(settings.API_DATABASE).select_related("tenant").filter(prefix=prefix).first()
     # Compared before anything else is looked at: how long it takes says nothing about the row.
     is_known = hmac.compare_digest(row.token_hash if row else _NO_HASH, digest.hex())
-    if row is None or not is_known or row.revoked_at is not None or not row.tenant.is_active:
-        return None
+    if row is None or not is_known:
+        return rejected("unknown")
+    if row.revoked_at is not None:
+        return rejected("revoked")
     if row.expires_at is not None and row.expires_at <= timezone.now():
-        return None
+        return rejected("expired")
+    if not row.tenant.is_active:
+        return rejected("inactive tenant")
     last_used.note(row.pk, row.last_used_at)
     expires_at = row.expires_at.timestamp() if row.expires_at else math.inf
     return Checked(Caller(row.tenant_id, row.tenant.slug, row.tenant.storage_prefix, row.prefix), expires_at)

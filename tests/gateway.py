@@ -74,15 +74,15 @@ def database_of_this_test() -> str:
 
 
 @contextlib.contextmanager
-def serving(database_url: str, **environment: str) -> Iterator[Gateway]:
-    """A gateway that answers from ``database_url``, which is migrated, while the block runs; with one worker."""
+def serving(database_url: str, workers: int = 1, **environment: str) -> Iterator[Gateway]:
+    """A gateway that answers from ``database_url``, which is migrated, while the block runs."""
     (port,) = free_ports(1)
     with temporary_folder("jgw-served-") as folder:
         log = folder / "log"
         given = os.environ | {"DATABASE_URL": database_url, "DATABASE_API_URL": "", "DATA_DIR": str(folder)}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                server_command("127.0.0.1", port, workers=1),
+                server_command("127.0.0.1", port, workers),
                 cwd=ROOT,
                 env=given | environment,
                 stdin=subprocess.DEVNULL,

@@ -125,7 +125,7 @@ def test_a_port_that_is_taken_is_named_before_anything_else_happens(tmp_path):
     assert process.returncode == 1
     assert printed == (
         f"CommandError: Cannot listen on 127.0.0.1:{port}: Address already in use. "
-        "Choose another port, such as: PORT=8001 make run\n"
+        f"Choose another port, such as: PORT={port + 1} make run\n"
     )
     assert not (tmp_path / "gateway.sqlite3").exists()
 

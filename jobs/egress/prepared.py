@@ -14,6 +14,14 @@ from django.conf import settings
 from django.db import connections, models
 from django.db.models import Expression, Func, Subquery
 from django.db.models.sql.compiler import SQLCompiler
+from prometheus_client import Histogram
+
+SECONDS = Histogram(
+    "gateway_database_seconds",
+    "Time that reads of the API wait for a database, by its alias.",
+    ["database"],
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
 
 # Local to the transaction, so that no connection carries a tenant back into the pool.
 _SETTINGS = "SELECT set_config('app.tenant', %s, true), set_config('statement_timeout', %s, true)"
@@ -119,7 +127,7 @@ class Prepared:
             part.output_field.get_db_prep_value(values[part.name], connection) if isinstance(part, Param) else part
             for part in template
         ]
-        with connection.cursor() as cursor:
+        with SECONDS.labels(connection.alias).time(), connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 with connection.wrap_database_errors, connection.connection.pipeline():
                     connection.connection.execute(_SETTINGS, [str(values["tenant"]), str(settings.STATEMENT_TIMEOUT_MS)])

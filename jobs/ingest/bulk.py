@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from django.db import DataError, IntegrityError, transaction
+from prometheus_client import Counter
 
 from jobs.ingest import interchange
 from jobs.ingest.changes import Change, Raced, write
@@ -22,6 +23,7 @@ from tenants.models import Tenant
 
 BATCH_RECORDS = 1_000
 BATCH_BYTES = 8 * 2**20  # of text: a batch of long timelines is cut here, whatever their number
+RECORDS = Counter("gateway_backfill_records", "Interchange records read, by what became of them.", ["outcome"])
 ATTEMPTS = 5  # at a batch whose new jobs another writer adds at the same time
 
 
@@ -54,6 +56,11 @@ class Loaded:
     skipped: int = 0
     rejections: list[Rejection] = field(default_factory=list)
 
+    def count(self) -> None:
+        for outcome in ("loaded", "unchanged", "skipped"):
+            RECORDS.labels(outcome).inc(getattr(self, outcome))
+        RECORDS.labels("rejected").inc(len(self.rejections))
+
 
 def load_record(record: dict[str, Any]) -> None:
     """Loads one record, given as a dict of the interchange's members; raises Rejected, having written nothing."""
@@ -83,6 +90,8 @@ def load(
             upcoming = reader.submit(next, batches, None)
             loaded = load_batch(now.lines, dry_run)
             loaded.last_line, loaded.skipped = now.last_line, now.skipped
+            if not dry_run:
+                loaded.count()
             yield loaded
 
 

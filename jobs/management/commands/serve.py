@@ -45,7 +45,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, demo: bool, prepare_only: bool, **options: Any) -> None:
         if not prepare_only:
-            self.check_port()
+            self.check_port("PORT", settings.WEB_HOST, settings.PORT)
+            if settings.METRICS_PORT:
+                self.check_port("METRICS_PORT", settings.METRICS_HOST, settings.METRICS_PORT)
+                for counters in settings.METRICS_DIR.glob("*.db"):
+                    counters.unlink()  # of processes before this start; Prometheus expects a counter to begin at 0
         call_command("migrate", interactive=False, verbosity=0)
         if folder := settings.STORAGES["artifacts"]["OPTIONS"].get("location"):
             Path(folder).mkdir(parents=True, exist_ok=True)  # one that is missing later is a disk that is not mounted
@@ -57,15 +61,15 @@ class Command(BaseCommand):
         if not prepare_only:
             self.become_server()
 
-    def check_port(self) -> None:
+    def check_port(self, setting: str, host: str, port: int) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((settings.WEB_HOST, settings.PORT))
+                probe.bind((host, port))
             except OSError as error:
                 raise CommandError(
-                    f"Cannot listen on {settings.WEB_HOST}:{settings.PORT}: {error.strerror}. "
-                    "Choose another port, such as: PORT=8001 make run"
+                    f"Cannot listen on {host}:{port}: {error.strerror}. "
+                    f"Choose another port, such as: {setting}={port + 1} make run"
                 ) from None
 
     def collect_static(self) -> None:
