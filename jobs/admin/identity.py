@@ -25,5 +25,7 @@ def whole_id(text: str) -> ULID | None:
 
 def tenant_ids(text: str) -> list[int]:
     """The tenants with this slug or this shop domain, which may be pasted as an address: one statement."""
+    if "\0" in text:  # PostgreSQL has no such text
+        return []
     name = text.lower().removeprefix("https://").rstrip("/")
     return list(Tenant.objects.filter(Q(slug=text) | Q(shop_domain=name)).values_list("pk", flat=True))
