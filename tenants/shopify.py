@@ -13,6 +13,7 @@ from django.conf import settings
 from tenants.callers import Caller, Checked, memory
 from tenants.models import SHOP_DOMAIN, Tenant
 from tenants.rejections import rejected
+from tenants.replica import primary_first
 
 LEEWAY_SECONDS = 5
 LONGEST_SESSION_TOKEN = 8192
@@ -50,7 +51,8 @@ def _look_up(session_token: str, _digest: bytes) -> Checked | None:
     scheme, _, shop_domain = claims["dest"].partition("://")
     if scheme != "https" or not SHOP_DOMAIN.fullmatch(shop_domain):
         return rejected("session token not in force")
-    tenant = Tenant.objects.using(settings.API_DATABASE).filter(shop_domain=shop_domain, is_active=True).first()
+    shop = {"shop_domain": shop_domain, "is_active": True}
+    tenant = primary_first(lambda alias: Tenant.objects.using(alias).filter(**shop).first())
     if tenant is None:
         return rejected("unknown shop")
     return Checked(Caller(tenant.pk, tenant.slug, tenant.storage_prefix, None), int(claims["exp"]) + LEEWAY_SECONDS)

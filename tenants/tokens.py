@@ -10,13 +10,13 @@ import secrets
 import string
 from datetime import datetime
 
-from django.conf import settings
 from django.utils import timezone
 
 from tenants.callers import Caller, Checked, memory
 from tenants.last_used import last_used
 from tenants.models import ApiToken, Tenant
 from tenants.rejections import rejected
+from tenants.replica import primary_first
 
 # 60 bits: enough to tell tokens apart, which is all that a prefix is for.
 _PREFIX_ALPHABET = string.ascii_lowercase + string.digits
@@ -67,7 +67,9 @@ def verify(token: str) -> Caller | None:
 
 def _look_up(token: str, digest: bytes) -> Checked | None:
     prefix = token.split("_", 2)[1]
-    row = ApiToken.objects.using(settings.API_DATABASE).select_related("tenant").filter(prefix=prefix).first()
+    row = primary_first(
+        lambda alias: ApiToken.objects.using(alias).select_related("tenant").filter(prefix=prefix).first()
+    )
     # Compared before anything else is looked at: how long it takes says nothing about the row.
     is_known = hmac.compare_digest(row.token_hash if row else _NO_HASH, digest.hex())
     if row is None or not is_known:

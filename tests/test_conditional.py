@@ -18,7 +18,7 @@ from tenants import tokens
 from tests.conftest import client_with
 
 NOON = "2026-04-15T12:00:00Z"
-STRONG = re.compile(r'"[0-9a-f]{30}"')
+STRONG = re.compile(r'"([0-9]+-)?[0-9a-f]{30}"')
 
 
 @pytest.fixture

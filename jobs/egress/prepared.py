@@ -6,7 +6,8 @@ the compiled text, so a request pays for binding and the round trip alone; the d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -15,6 +16,8 @@ from django.db import connections, models
 from django.db.models import Expression, Func, Subquery
 from django.db.models.sql.compiler import SQLCompiler
 from prometheus_client import Histogram
+
+from tenants.replica import replica_first
 
 SECONDS = Histogram(
     "gateway_database_seconds",
@@ -121,7 +124,21 @@ class Prepared:
         On PostgreSQL the round trip also tells row security whose rows these may be: what one pipeline sends is one
         transaction, and the setting ends with it. ``values`` names the ``tenant``.
         """
-        connection = connections[settings.API_DATABASE]
+        if settings.API_REPLICA:
+            return replica_first(partial(self._fetch, values))
+        return self._fetch(values, settings.API_DATABASE)
+
+    def fetch_json(self, values: Mapping[str, Any], is_enough: Callable[[Any], bool] | None = None) -> Any:
+        """The JSON document of the one row, whose single column is a :class:`JSONRow`; None for no row.
+
+        A replica's counts where ``is_enough`` says so, else the primary is asked.
+        """
+        if settings.API_REPLICA:
+            return replica_first(partial(self._fetch_json, values), is_enough)
+        return self._fetch_json(values, settings.API_DATABASE)
+
+    def _fetch(self, values: Mapping[str, Any], alias: str) -> list[tuple[Any, ...]]:
+        connection = connections[alias]
         sql, template = self._compiled.get(connection.vendor) or self._compile(connection)
         params = [
             part.output_field.get_db_prep_value(values[part.name], connection) if isinstance(part, Param) else part
@@ -130,15 +147,16 @@ class Prepared:
         with SECONDS.labels(connection.alias).time(), connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 with connection.wrap_database_errors, connection.connection.pipeline():
-                    connection.connection.execute(_SETTINGS, [str(values["tenant"]), str(settings.STATEMENT_TIMEOUT_MS)])
+                    connection.connection.execute(
+                        _SETTINGS, [str(values["tenant"]), str(settings.STATEMENT_TIMEOUT_MS)]
+                    )
                     cursor.execute(sql, params)
             else:
                 cursor.execute(sql, params)
             return cursor.fetchall()  # after the pipeline: inside it, a fetch is a round trip of its own
 
-    def fetch_json(self, values: Mapping[str, Any]) -> Any:
-        """The JSON document of the one row, whose single column is a :class:`JSONRow`; None for no row."""
-        rows = self.fetch(values)
+    def _fetch_json(self, values: Mapping[str, Any], alias: str) -> Any:
+        rows = self._fetch(values, alias)
         return orjson.loads(rows[0][0]) if rows else None
 
     def _compile(self, connection: Any) -> tuple[str, list[Any]]:

@@ -38,9 +38,10 @@ class TenantViewSet(ViewSet):
         response.headers["Allow"] = ", ".join(self.allowed_methods)
         return response
 
-    def validator(self, *parts: object) -> str:
+    def validator(self, *parts: object, version: int | None = None) -> str:
         """The ``ETag`` of an answer that depends on ``parts``, on the tenant, and on the links in force."""
-        return etag(self.caller.tenant_id, self.boundary.base_url, self.boundary.links.window, *parts)
+        common = (self.caller.tenant_id, self.boundary.base_url, self.boundary.links.window)
+        return etag(*common, *parts, version=version)
 
     @property
     def is_poll(self) -> bool:

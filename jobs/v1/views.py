@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from jobs.egress.conditional import newest_version
 from jobs.egress.errors import JobNotFound
 from jobs.egress.prepared import Prepared
 from jobs.egress.views import TenantViewSet
@@ -33,27 +35,44 @@ class JobViewSet(TenantViewSet):
 
     @schema.get_job
     def retrieve(self, request: Request, public_id: str) -> Response:
-        return self.one_job(queries.DETAIL, serializers.JobDetailResponseSerializer, public_id)
+        return self.one_job(queries.DETAIL, serializers.JobDetailResponseSerializer, self.is_enough, public_id)
 
     @schema.list_job_events
     def events(self, request: Request, public_id: str) -> Response:
         # The parameters come before the id, so that a bad one is told for every id alike.
         since = EventsParams.read(request.query_params).since
-        return self.one_job(queries.EVENTS, serializers.JobEventsResponseSerializer, public_id, since=since)
+        return self.one_job(
+            queries.EVENTS, serializers.JobEventsResponseSerializer, self.is_page, public_id, since=since
+        )
 
-    def one_job(self, query: Prepared, shape: type[serializers.RowSerializer], public_id: str, **more: int) -> Response:
+    def is_enough(self, row: Any) -> bool:
+        """Whether a replica's row will do: it is there, and no older than what the caller has seen."""
+        return row is not None and row[0] >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
+
+    def is_page(self, row: Any) -> bool:
+        """Whether it has events for the caller, too: that there are no more only the primary can say."""
+        return self.is_enough(row) and bool(row[-1])
+
+    def one_job(
+        self,
+        query: Prepared,
+        shape: type[serializers.RowSerializer],
+        is_enough: Callable[[Any], bool],
+        public_id: str,
+        **more: int,
+    ) -> Response:
         """The answer about one job; a poll that still holds is told from the job's header row alone."""
         try:
             key: dict[str, Any] = {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id), **more}
         except ValueError:
             raise JobNotFound from None
         if self.is_poll:
-            (version,) = found(queries.VERSION.fetch_json(key))
-            if unchanged := self.unchanged(self.validator(shape.__name__, version, key)):
+            (version,) = found(queries.VERSION.fetch_json(key, self.is_enough))
+            if unchanged := self.unchanged(self.validator(shape.__name__, key, version=version)):
                 return unchanged
-        version, *row = found(query.fetch_json(key))
+        version, *row = found(query.fetch_json(key, is_enough))
         body = shape(context={"boundary": self.boundary}).to_representation(row)
-        return self.answer(body, self.validator(shape.__name__, version, key))
+        return self.answer(body, self.validator(shape.__name__, key, version=version))
 
 
 def found(row: Any) -> Any:

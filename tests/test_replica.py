@@ -1,0 +1,379 @@
+"""With a streaming replica, readers lose no event and never go backwards, whichever of the two servers is gone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from contextlib import contextmanager, suppress
+from itertools import count
+
+import pytest
+from ulid import ULID
+
+from tests import servers
+from tests.gateway import serving
+from tests.stores import Store
+
+pytestmark = pytest.mark.postgresql  # with servers of its own: once is enough
+
+# What a caller waits at most while a server is gone or hangs.
+FAILOVER_SECONDS = 2
+# How long all may take that comes by itself: replaying, noticing that a server is back.
+SETTLE_SECONDS = 15
+UNKNOWN = "01JADE5XAMPK9M0Q7RS3T4V5W6"
+
+
+@pytest.fixture(scope="module")
+def primary():
+    # Durable, or the primary would forget in a crash what it had told its readers.
+    with servers.postgresql(durable=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def store(primary, tmp_path_factory):
+    primary.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
+    store = Store(primary.url("gateway", user="gateway"), tmp_path_factory.mktemp("replica"))
+    store.run("migrate", "--verbosity=0")
+    store.run("grant_api_role", "gateway_api")
+    store.add_tenants("acme", "globex")
+    return store
+
+
+@pytest.fixture(scope="module")
+def replica(primary, store):
+    with servers.postgresql(True, {"wal_retrieve_retry_interval": "100ms"}, replica_of=primary) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def token(store):
+    return store.run("issue_token", "acme").stdout.decode().split()[-1]
+
+
+@pytest.fixture(scope="module")
+def served(primary, replica, token):
+    environment = {
+        "DATABASE_API_URL": primary.url("gateway", user="gateway_api"),
+        "DATABASE_REPLICA_URL": replica.url("gateway", user="gateway_api"),
+        "DATABASE_REPLICA_MAX_LAG_SECONDS": "3600",  # one test has a process of its own for this
+        "REQUIRE_ROW_SECURITY": "1",
+    }
+    with serving(primary.url("gateway", user="gateway"), **environment) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(served, token):
+    wait_until_both_answer(served, token)
+    return served
+
+
+@pytest.fixture
+def load(store):
+    """``load(job, 3)`` makes the job, or adds to it, until it has three events."""
+
+    def load(job, events, tenant="acme", wait_for=None):
+        record = {"public_id": job, "tenant": tenant, "job_type": "MODEL_GENERATOR", "created_at": at(0)}
+        record["events"] = [{"seq": seq, "event_type": "stage", "created_at": at(seq)} for seq in range(1, events + 1)]
+        store.run("backfill_jobs", "-", stdin=json.dumps(record).encode())
+        if wait_for:
+            settle(
+                lambda: (
+                    wait_for.psql(f"SELECT count(*) FROM jobs_jobevent WHERE {of(job)}", database="gateway").strip()
+                    == str(events)
+                )
+            )
+
+    return load
+
+
+def at(second):
+    return f"2026-04-15T12:{second // 60:02}:{second % 60:02}Z"
+
+
+def of(job):
+    return f"job_id = '{ULID.from_str(job).to_uuid()}'"
+
+
+def settle(is_so):
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not settle"
+        time.sleep(0.02)
+
+
+@contextmanager
+def standing_still(replica):
+    """The replica answers, and replays nothing of what it receives."""
+    replica.psql("SELECT pg_wal_replay_pause()")
+    settle(lambda: replica.psql("SELECT pg_get_wal_replay_pause_state()").strip() == "paused")
+    try:
+        yield
+    finally:
+        replica.psql("SELECT pg_wal_replay_resume()")
+
+
+@contextmanager
+def crashed(server, gateway, token):
+    server.stop(signal.SIGQUIT)
+    try:
+        yield
+    finally:
+        server.start()
+        wait_until_both_answer(gateway, token)
+
+
+@contextmanager
+def hanging(server, gateway, token):
+    server.hang()
+    try:
+        yield
+    finally:
+        server.go_on()
+        wait_until_both_answer(gateway, token)
+
+
+def wait_until_both_answer(gateway, token):
+    """A listing is the replica's, an unknown job the primary's; who is back is noticed within a second or two."""
+    settle(lambda: gateway.log.read_bytes().count(b"is left alone") == gateway.log.read_bytes().count(b"answers again"))
+    settle(lambda: gateway.get(f"/v1/jobs/{UNKNOWN}", token).status == 404)
+
+
+def asked(gateway, path, token, **headers):
+    """Status and body, which came in time."""
+    began = time.monotonic()
+    answer = gateway.get(path, token, **headers)
+    took = time.monotonic() - began
+    assert took < FAILOVER_SECONDS, (path, answer, took)
+    return answer.status, json.loads(answer.body) if answer.body else None, answer.headers["ETag"]
+
+
+def seqs(gateway, job, token, since=0):
+    status, body, _ = asked(gateway, f"/v1/jobs/{job}/events?since={since}", token)
+    return status, body.get("latest_seq"), [event["seq"] for event in body.get("events", ())]
+
+
+# --- A replica that is behind -------------------------------------------------------------------------------------
+
+
+def test_a_page_comes_from_the_replica_and_what_it_lacks_from_the_primary(gateway, replica, token, load):
+    job = str(ULID())
+    load(job, 2, wait_for=replica)
+    with standing_still(replica):
+        load(job, 4)
+        assert seqs(gateway, job, token) == (200, 2, [1, 2]), "what the replica has"
+        assert seqs(gateway, job, token, since=2) == (200, 4, [3, 4]), "where the replica has no more"
+        assert seqs(gateway, job, token, since=4) == (200, 4, []), "the cursor of an empty page"
+        assert seqs(gateway, job, token, since=9) == (200, 4, [])
+
+
+def test_a_job_that_the_replica_does_not_have_yet_is_found(gateway, replica, token, load):
+    job, theirs = str(ULID()), str(ULID())
+    with standing_still(replica):
+        load(job, 1)
+        load(theirs, 1, tenant="globex")
+        assert asked(gateway, f"/v1/jobs/{job}", token)[0] == 200
+        assert seqs(gateway, job, token) == (200, 1, [1])
+        for path in (f"/v1/jobs/{theirs}", f"/v1/jobs/{UNKNOWN}", f"/v1/jobs/{theirs}/events"):
+            assert asked(gateway, path, token)[0] == 404
+        listed = asked(gateway, "/v1/jobs?limit=200", token)[1]["jobs"]
+        assert job not in {each["public_id"] for each in listed}, "a listing is as old as the replica"
+
+
+def test_a_poll_is_never_told_less_than_it_was_told_before(gateway, primary, replica, token, load):
+    job = str(ULID())
+    load(job, 2, wait_for=replica)
+    path = f"/v1/jobs/{job}"
+    _, _, old = asked(gateway, path, token)
+    with standing_still(replica):
+        load(job, 3)
+        assert asked(gateway, path, token, If_None_Match=old) == (304, None, old), "as far as the replica knows"
+        _, _, new = asked(gateway, f"{path}/events?since=2", token)
+        assert asked(gateway, f"{path}/events?since=2", token, If_None_Match=new) == (304, None, new)
+        # The caller has seen the third event, so the replica's two will not do, whatever is asked for.
+        status, body, newest = asked(gateway, path, token, If_None_Match=new)
+        assert (status, body["latest_event"]["seq"]) == (200, 3)
+        assert newest != old
+        with crashed(primary, gateway, token):
+            assert asked(gateway, path, token, If_None_Match=newest)[0] == 503
+            assert asked(gateway, path, token, If_None_Match=old) == (304, None, old)
+            replica.psql("SELECT pg_wal_replay_resume()")
+
+
+def test_a_replica_that_is_too_far_behind_is_only_asked_while_the_primary_is_gone(primary, replica, token, load):
+    job = str(ULID())
+    environment = {
+        "DATABASE_API_URL": primary.url("gateway", user="gateway_api"),
+        "DATABASE_REPLICA_URL": replica.url("gateway", user="gateway_api"),
+        "DATABASE_REPLICA_MAX_LAG_SECONDS": "0.5",
+    }
+    with serving(primary.url("gateway", user="gateway"), **environment) as gateway:
+        load(job, 1, wait_for=replica)
+        assert seqs(gateway, job, token) == (200, 1, [1])
+        with standing_still(replica):
+            load(job, 2)
+            settle(lambda: seqs(gateway, job, token) == (200, 2, [1, 2]))
+            with crashed(primary, gateway, token):
+                assert seqs(gateway, job, token) == (200, 1, [1])
+                assert seqs(gateway, job, token, since=1)[0] == 503
+                replica.psql("SELECT pg_wal_replay_resume()")
+        settle(lambda: b"has caught up" in gateway.log.read_bytes())
+
+
+# --- A server that is gone ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", [crashed, hanging])
+def test_without_the_replica_the_primary_answers(gateway, replica, token, load, gone):
+    job = str(ULID())
+    load(job, 1, wait_for=replica)
+    with gone(replica, gateway, token):
+        for _ in range(3):
+            assert asked(gateway, "/v1/jobs", token)[0] == 200
+            assert asked(gateway, "/job", token)[0] == 200
+            assert asked(gateway, f"/v1/jobs/{job}", token)[0] == 200
+            assert seqs(gateway, job, token) == (200, 1, [1])
+            assert seqs(gateway, job, token, since=1) == (200, 1, [])
+            assert asked(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == 404
+        began = time.monotonic()
+        for _ in range(20):
+            assert asked(gateway, f"/v1/jobs/{job}", token)[0] == 200
+        assert time.monotonic() - began < FAILOVER_SECONDS, "who is gone is remembered"
+
+
+@pytest.mark.parametrize("gone", [crashed, hanging])
+def test_without_the_primary_the_replica_answers_what_it_can_vouch_for(
+    gateway, primary, replica, store, token, load, gone
+):
+    job = str(ULID())
+    load(job, 2, wait_for=replica)
+    unused = store.run("issue_token", "acme").stdout.decode().split()[-1]
+    settle(lambda: unused.split("_")[1] in replica.psql("SELECT prefix FROM tenants_apitoken", database="gateway"))
+    with gone(primary, gateway, token):
+        for credential in (token, unused):
+            assert asked(gateway, "/v1/jobs", credential)[0] == 200
+            assert asked(gateway, "/job", credential)[0] == 200
+            assert asked(gateway, f"/v1/jobs/{job}", credential)[0] == 200
+            assert seqs(gateway, job, credential) == (200, 2, [1, 2])
+            assert seqs(gateway, job, credential, since=1) == (200, 2, [2])
+            # What only the primary knows: whether there is more, another job, another token.
+            assert seqs(gateway, job, credential, since=2)[0] == 503
+            assert asked(gateway, f"/v1/jobs/{UNKNOWN}", credential)[0] == 503
+        assert asked(gateway, "/v1/jobs", f"jgw_{'a' * 12}_{'b' * 43}")[0] == 503
+        assert asked(gateway, "/v1/jobs", "")[0] == 401
+
+
+def test_without_both_a_caller_is_told_in_time(gateway, primary, replica, token):
+    primary.hang()
+    replica.stop(signal.SIGQUIT)
+    try:
+        for path in ("/v1/jobs", f"/v1/jobs/{UNKNOWN}", f"/v1/jobs/{UNKNOWN}/events", "/job"):
+            assert asked(gateway, path, token)[0] == 503
+    finally:
+        primary.go_on()
+        replica.start()
+        wait_until_both_answer(gateway, token)
+
+
+# --- Readers beside a writer --------------------------------------------------------------------------------------
+
+# Appends events with ever higher numbers to the jobs in turn, as long as it runs; what fails it tries again.
+WRITER = """
+import itertools, time
+from django.db import DatabaseError, InterfaceError, connections
+from jobs.ingest import ledger
+for number, job in zip(itertools.count(), itertools.cycle({jobs})):
+    while True:
+        try:
+            ledger.append(job, "stage", str(number))
+            break
+        except (DatabaseError, InterfaceError):
+            connections.close_all()
+            time.sleep(0.1)
+    time.sleep(0.01)
+"""
+
+
+class Reader(threading.Thread):
+    """Polls one job with the cursor it was given last, as a client does, and notes what it saw."""
+
+    def __init__(self, gateway, token, job, conditional):
+        super().__init__(daemon=True)
+        self.gateway, self.token, self.job, self.conditional = gateway, token, job, conditional
+        self.seen, self.cursor, self.statuses, self.slowest, self.wrong = [], 0, [], 0.0, []
+        self.stopping = threading.Event()
+
+    def run(self):
+        headers = {}
+        while not self.stopping.wait(0.005):
+            began = time.monotonic()
+            answer = self.gateway.get(f"/v1/jobs/{self.job}/events?since={self.cursor}", self.token, **headers)
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.statuses.append(answer.status)
+            if answer.status != 200:
+                continue
+            body = json.loads(answer.body)
+            if (body["latest_seq"] or 0) < self.cursor:
+                self.wrong.append((self.cursor, body["latest_seq"]))
+            self.seen += [(event["seq"], event["message"]) for event in body["events"]]
+            headers = {"If_None_Match": answer.headers["ETag"]} if self.conditional and not body["events"] else {}
+            self.cursor = body["latest_seq"] or 0
+
+
+def outages(rounds, seconds):
+    """(which server, how it goes away, for how long), in turn."""
+    for _ in range(rounds):
+        for how in (crashed, hanging):
+            for which in ("replica", "primary"):
+                yield which, how, seconds
+
+
+@pytest.mark.parametrize(
+    ("rounds", "seconds", "readers"), [(1, 1.5, 4), pytest.param(5, 6, 12, marks=pytest.mark.full)]
+)
+def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
+    gateway, primary, replica, store, token, load, rounds, seconds, readers
+):
+    jobs = [str(ULID()) for _ in range(2)]
+    for job in jobs:
+        load(job, 1, wait_for=replica)
+    writer = store.start("shell", "--command", WRITER.format(jobs=jobs))
+    crowd = [Reader(gateway, token, jobs[number % 2], conditional=number % 4 < 2) for number in range(readers)]
+    told = {}
+    try:
+        for reader in crowd:
+            reader.start()
+        for number, (which, how, pause) in zip(count(), outages(rounds, seconds)):
+            time.sleep(pause / 2)
+            before = [len(reader.statuses) for reader in crowd]
+            with how({"replica": replica, "primary": primary}[which], gateway, token):
+                time.sleep(pause)
+                told[number, which] = {
+                    status for reader, start in zip(crowd, before, strict=True) for status in reader.statuses[start:]
+                }
+        time.sleep(seconds / 2)
+        assert writer.poll() is None, writer.communicate()
+    finally:
+        writer.kill()
+        writer.communicate()
+    truth = {job: events(primary, job) for job in jobs}
+    with suppress(AssertionError):
+        settle(lambda: all(len(reader.seen) >= len(truth[reader.job]) for reader in crowd))
+    for reader in crowd:
+        reader.stopping.set()
+    for reader in crowd:
+        reader.join()
+        assert reader.seen == truth[reader.job]
+        assert reader.wrong == []
+        assert reader.slowest < FAILOVER_SECONDS
+    assert all(len(each) > 50 for each in truth.values()), "there was something to lose"
+    for (_, which), statuses in told.items():
+        assert statuses <= ({200, 304} if which == "replica" else {200, 304, 503}), (which, statuses)
+
+
+def events(server, job):
+    lines = server.psql(f"SELECT seq, message FROM jobs_jobevent WHERE {of(job)} ORDER BY seq", database="gateway")
+    return [(int(seq), message) for seq, _, message in (line.partition("|") for line in lines.splitlines())]
