@@ -16,7 +16,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from ulid import ULID
 
-from jobs.ingest import bulk, changes, ledger
+from jobs.ingest import bulk, ledger
 from jobs.management import progress
 from jobs.models import Artifact, Job, JobCounts, JobEvent
 from tests.records import records
@@ -72,17 +72,10 @@ def backfill(file):
     return run
 
 
-@pytest.fixture(params=[False, True], ids=["few", "many"])
-def many(request, monkeypatch):
-    """Each way of writing: few rows at a time, and many (on PostgreSQL by COPY)."""
-    if request.param:
-        monkeypatch.setattr(changes, "COPY_FROM_ROWS", 0)
-
-
 # --- Again, and more of it ----------------------------------------------------------------------------------------
 
 
-def test_loading_again_changes_nothing(acme, backfill, many):
+def test_loading_again_changes_nothing(acme, backfill):
     records = [job(QUEUED, STAGE, SUCCEEDED), JOB | {"public_id": str(ULID()), "artifacts": [artifact()]}]
     assert backfill(*records) == "loaded 2, unchanged 0, rejected 0\n"
     before = everything()
@@ -91,7 +84,7 @@ def test_loading_again_changes_nothing(acme, backfill, many):
     assert counts_of(acme) == {"success": 1, "not_started": 1} == true_counts(acme)
 
 
-def test_a_record_with_more_events_adds_just_those(acme, backfill, many):
+def test_a_record_with_more_events_adds_just_those(acme, backfill):
     backfill(job(QUEUED))
     [first] = JobEvent.all_tenants.values()
     assert backfill(job(QUEUED, STAGE, SUCCEEDED)) == "loaded 1, unchanged 0, rejected 0\n"
@@ -103,7 +96,7 @@ def test_a_record_with_more_events_adds_just_those(acme, backfill, many):
     assert counts_of(acme) == {"success": 1}
 
 
-def test_new_events_may_come_without_the_old_ones(acme, backfill, many):
+def test_new_events_may_come_without_the_old_ones(acme, backfill):
     backfill(job(QUEUED, STAGE))
     assert backfill(job(SUCCEEDED)) == "loaded 1, unchanged 0, rejected 0\n"
     assert backfill(job(STAGE)) == "loaded 0, unchanged 1, rejected 0\n"
@@ -119,7 +112,7 @@ def test_an_older_export_of_a_job_that_went_on_changes_nothing(acme, backfill):
     assert everything() == before
 
 
-def test_artifacts_with_no_event_are_added_behind_those_there_are(acme, backfill, many):
+def test_artifacts_with_no_event_are_added_behind_those_there_are(acme, backfill):
     backfill(JOB | {"artifacts": [artifact("a.png")]})
     assert (
         backfill(JOB | {"artifacts": [artifact("a.png"), artifact("b.png")]}) == "loaded 1, unchanged 0, rejected 0\n"
@@ -131,7 +124,7 @@ def test_artifacts_with_no_event_are_added_behind_those_there_are(acme, backfill
     assert backfill(JOB | {"artifacts": []}) == "loaded 0, unchanged 1, rejected 0\n"
 
 
-def test_two_records_of_one_job_in_one_file(acme, backfill, many):
+def test_two_records_of_one_job_in_one_file(acme, backfill):
     assert (
         backfill(job(QUEUED), job(QUEUED, STAGE), job(QUEUED, STAGE), job(STAGE, SUCCEEDED), batch=2)
         == "loaded 3, unchanged 1, rejected 0\n"
@@ -440,7 +433,7 @@ def test_a_checkpoint_of_another_file_is_refused(acme, backfill, tmp_path):
     assert "is the checkpoint of other.ndjson" in backfill(JOB, checkpoint=str(checkpoint))
 
 
-def test_a_value_that_only_the_database_refuses_rejects_its_record_alone(acme, backfill, monkeypatch, many):
+def test_a_value_that_only_the_database_refuses_rejects_its_record_alone(acme, backfill, monkeypatch):
     from django.db import DataError
 
     insert = bulk.write
