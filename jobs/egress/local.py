@@ -6,7 +6,11 @@ import hmac
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 from urllib.parse import quote
 
 from django.conf import settings
@@ -77,3 +81,26 @@ class SignedFileSystemStorage(FileSystemStorage):
     def probe(self) -> None:
         """Raises OSError where the folder is missing or may not be read."""
         os.scandir(self.location).close()
+
+    def below(self, prefix: str) -> Iterator[list[Path]]:
+        """Raises OSError where the folder is a link to another."""
+        root = Path(os.path.realpath(self.location))
+        folder = root / prefix
+        if not prefix or Path(os.path.realpath(folder)) != folder:
+            raise OSError(f"“{prefix}” is no folder of the artifact store")
+        files = (
+            Path(path, name)
+            for path, folders, names in os.walk(folder)
+            for name in names + [each for each in folders if Path(path, each).is_symlink()]  # which are not followed
+        )
+        while some := list(islice(files, 1000)):
+            yield some
+
+    def remove(self, some: list[Path]) -> None:
+        for path in some:
+            path.unlink(missing_ok=True)
+        # What is empty now goes too: its name says whose it was.
+        for folder in sorted({parent for path in some for parent in path.parents}, reverse=True):
+            if Path(os.path.realpath(self.location)) in folder.parents:
+                with suppress(OSError):
+                    folder.rmdir()

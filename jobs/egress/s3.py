@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -101,6 +102,18 @@ class SignedS3Storage(S3Storage):
         # Denied is what S3 says of a missing key to those who may read pictures and not list them.
         if response.status_code != 200 and not (code and code[1] in (b"NoSuchKey", b"AccessDenied")):
             raise StoreRefused(f"{response.status_code} {code[1].decode() if code else ''}")
+
+    def below(self, prefix: str) -> Iterator[list[dict[str, str]]]:
+        if not prefix:
+            raise ValueError("everything in the bucket is no tenant's")
+        for page in self.bucket.object_versions.filter(Prefix=prefix).pages():
+            if found := [{"Key": each.object_key, "VersionId": each.id} for each in page]:
+                yield found
+
+    def remove(self, some: list[dict[str, str]]) -> None:
+        """Raises StoreRefused for the first that the store keeps."""
+        for error in self.bucket.delete_objects(Delete={"Objects": some, "Quiet": True}).get("Errors", []):
+            raise StoreRefused(f"{error['Code']}: {error['Message']}")
 
     def _credentials_now(self) -> tuple[Credentials, float | None]:
         """What to sign with now and, of temporary credentials, when they expire; refreshed when they are about to."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from typing import Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import storages
@@ -55,6 +55,12 @@ class ArtifactStore(Protocol):
 
     def probe(self) -> None:
         """Asks the store for an answer; raises any exception where a link that is made now would lead nowhere."""
+
+    def below(self, prefix: str) -> Iterator[list[Any]]:
+        """Everything under ``prefix`` ("tenants/acme/", never empty), up to a thousand at a time, old versions too."""
+
+    def remove(self, some: list[Any]) -> None:
+        """Removes what :meth:`below` found, for good. Raises OSError or what the network raises."""
 
 
 def artifact_store() -> ArtifactStore:

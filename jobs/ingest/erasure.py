@@ -1,7 +1,7 @@
 """The way out for good: a tenant and everything of it, in batches, so that it may be stopped and run again.
 
-The tenant's own row goes last, so that what is left can still be found. Nothing can be left behind: whoever writes a job
-meanwhile waits for the lock on that row, and then names a tenant that there is none of, which the database refuses.
+The tenant's own row goes last, so that what is left can still be found. Nothing can stay behind: whoever writes a job
+meanwhile waits for the lock on that row, and then names a tenant that is not there, which the database refuses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def close(tenant: Tenant) -> None:
 
 
 def erase_jobs(tenant: Tenant, batch: int) -> Iterator[Erased]:
-    """Removes the tenant's jobs with their events and artifacts, ``batch`` jobs in a transaction, until there is none."""
+    """Removes the tenant's jobs with their events and artifacts, ``batch`` jobs in a transaction, to the last."""
     while (erased := _erase_some(tenant, batch)).jobs:
         yield erased
 
