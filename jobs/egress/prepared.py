@@ -6,17 +6,21 @@ the compiled text, so a request pays for binding and the round trip alone; the d
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import orjson
 from django.conf import settings
 from django.db import connections, models
+from django.db.backends.utils import CursorDebugWrapper
 from django.db.models import Expression, Func, Subquery
 from django.db.models.sql.compiler import SQLCompiler
 from prometheus_client import Histogram
 
+from jobs.egress import round_trip
 from tenants.replica import replica_first
 
 SECONDS = Histogram(
@@ -26,9 +30,6 @@ SECONDS = Histogram(
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 
-# Local to the transaction, so that no connection carries a tenant back into the pool.
-_SETTINGS = "SELECT set_config('app.tenant', %s, true), set_config('statement_timeout', %s, true)"
-
 
 class Param(Expression):
     """A value that is not known yet: bound by ``name`` each time a ``Prepared`` runs."""
@@ -37,7 +38,7 @@ class Param(Expression):
         super().__init__(output_field=output_field or models.IntegerField())
         self.name = name
 
-    def as_sql(self, compiler: SQLCompiler, connection: Any) -> tuple[str, list[Any]]:
+    def as_sql(self, compiler: SQLCompiler, connection: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
         return "%s", [self]
 
 
@@ -117,12 +118,12 @@ class Prepared:
         self.queryset = queryset
         self.offset = offset
         self._compiled: dict[str, tuple[str, list[Any]]] = {}
+        self._name = self._numbered = b""
 
     def fetch(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """The rows, as the driver gives them. One statement, in one round trip.
+        """The rows. One statement, in one round trip; every column is text.
 
-        On PostgreSQL the round trip also tells row security whose rows these may be: what one pipeline sends is one
-        transaction, and the setting ends with it. ``values`` names the ``tenant``.
+        On PostgreSQL the round trip also tells row security whose rows these may be: ``values`` names the ``tenant``.
         """
         if settings.API_REPLICA:
             return replica_first(partial(self._fetch, values))
@@ -138,32 +139,50 @@ class Prepared:
         return self._fetch_json(values, settings.API_DATABASE)
 
     def _fetch(self, values: Mapping[str, Any], alias: str) -> list[tuple[Any, ...]]:
-        connection = connections[alias]
-        sql, template = self._compiled.get(connection.vendor) or self._compile(connection)
+        connection: Any = connections[alias]
+        if connection.vendor == "postgresql":
+            return self._fetch_in_scope(values, connection)
+        sql, template = self.compiled(connection)
         params = [
             part.output_field.get_db_prep_value(values[part.name], connection) if isinstance(part, Param) else part
             for part in template
         ]
-        with SECONDS.labels(connection.alias).time(), connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                with connection.wrap_database_errors, connection.connection.pipeline():
-                    connection.connection.execute(
-                        _SETTINGS, [str(values["tenant"]), str(settings.STATEMENT_TIMEOUT_MS)]
-                    )
-                    cursor.execute(sql, params)
-            else:
-                cursor.execute(sql, params)
-            return cursor.fetchall()  # after the pipeline: inside it, a fetch is a round trip of its own
+        with connection.cursor() as cursor:
+            return list(cursor.execute(sql, params).fetchall())
+
+    def _fetch_in_scope(self, values: Mapping[str, Any], connection: Any) -> list[tuple[Any, ...]]:
+        sql, template = self.compiled(connection)
+        params = [round_trip.text(values[part.name] if isinstance(part, Param) else part) for part in template]
+        connection.ensure_connection()
+        with connection.wrap_database_errors, logged(connection, sql, params):
+            scope = (str(values["tenant"]), str(settings.STATEMENT_TIMEOUT_MS))
+            return round_trip.read(connection.connection, self._name, self._numbered, params, scope)
 
     def _fetch_json(self, values: Mapping[str, Any], alias: str) -> Any:
         rows = self._fetch(values, alias)
         return orjson.loads(rows[0][0]) if rows else None
 
+    def compiled(self, connection: Any) -> tuple[str, list[Any]]:
+        """The statement for databases of the kind of ``connection``, and what it is bound with: values and Params."""
+        return self._compiled.get(connection.vendor) or self._compile(connection)
+
     def _compile(self, connection: Any) -> tuple[str, list[Any]]:
         sql, params = self.queryset.query.get_compiler(connection=connection).as_sql()
         if self.offset:
             sql, params = f"{sql} OFFSET %s", (*params, Param("offset"))
-        # Choices as plain strings: the driver takes a slow path for members of an enumeration.
+        # Choices as plain strings: the drivers take a slow path for members of an enumeration.
         compiled = sql, [str(part) if isinstance(part, str) else part for part in params]
+        if connection.vendor == "postgresql":
+            self._numbered = round_trip.numbered(sql)
+            self._name = hashlib.blake2b(self._numbered, digest_size=16).hexdigest().encode()
         self._compiled[connection.vendor] = compiled
         return compiled
+
+
+def logged(connection: Any, sql: str, params: list[Any]) -> AbstractContextManager[None]:
+    """Django's own log of statements, which knows cursors only; nothing unless somebody reads it."""
+    if not connection.queries_logged:
+        return nullcontext()
+    told = connection.ops.compose_sql(sql, params)
+    log: AbstractContextManager[None] = CursorDebugWrapper(None, connection).debug_sql(told, params)
+    return log

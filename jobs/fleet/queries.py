@@ -56,13 +56,13 @@ def job_page(tenant: int, params: FleetListParams) -> FleetPage:
     filtered = params.status is not None
     rows: list[tuple[Any, ...]] = []
     if not params.offset:
-        rows = _page(filtered, False, params.limit).fetch(values)
+        rows = listing(filtered, False, params.limit).fetch(values)
     elif beginning := _beginning(filtered).fetch(values):
         time, public_id = map(str, beginning[0])
         values["beginning_time"] = datetime.fromisoformat(time).replace(tzinfo=UTC)
         values["beginning_id"] = UUID(public_id)
-        rows = _page(filtered, True, params.limit).fetch(values)
-    counts = orjson.loads(rows[0][0]) if rows else _COUNTS.fetch(values)
+        rows = listing(filtered, True, params.limit).fetch(values)
+    counts = orjson.loads(rows[0][0]) if rows else [orjson.loads(row) for (row,) in _COUNTS.fetch(values)]
     return FleetPage(_counts_by_status(counts), (_job(*orjson.loads(document)) for _, document in rows))
 
 
@@ -89,7 +89,7 @@ def _beginning(filtered: bool) -> Prepared:
 
 
 @lru_cache(maxsize=400)
-def _page(filtered: bool, from_beginning: bool, limit: int) -> Prepared:
+def listing(filtered: bool, from_beginning: bool, limit: int) -> Prepared:
     jobs = _jobs(filtered)
     if from_beginning:
         beginning = (Param("beginning_time", DateTimeField()), Param("beginning_id", ULIDField()))
@@ -106,7 +106,7 @@ def _counts() -> Any:
 
 
 _COUNT_COLUMNS = tuple(status.lower() for status in FLEET_STATUS)
-_COUNTS = Prepared(_counts().values_list(*_COUNT_COLUMNS))
+_COUNTS = Prepared(_counts().values_list(Text(JSONRow(*_COUNT_COLUMNS))))
 _EVENTS = json_rows(
     JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk")).order_by("seq"),
     *FoldEvent._fields[:-1],

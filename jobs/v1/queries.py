@@ -33,7 +33,7 @@ def job_page(tenant: int, params: ListParams) -> list[tuple[str, str, str, str]]
     }
     if position:
         values["position_time"], values["position_id"] = position
-    return _job_page(
+    return listing(
         len(filters.types),
         filters.status is not None,
         filters.created_after is not None,
@@ -44,7 +44,7 @@ def job_page(tenant: int, params: ListParams) -> list[tuple[str, str, str, str]]
 
 
 @lru_cache(maxsize=512)
-def _job_page(types: int, status: bool, created_after: bool, position: bool, limit: int, offset: bool) -> Prepared:
+def listing(types: int, status: bool, created_after: bool, position: bool, limit: int, offset: bool) -> Prepared:
     """The listing for one combination of filters. ``types`` is how many job types are asked for."""
     jobs: QuerySet[Job, Any] = Job.objects.for_tenant(TENANT).workflows().newest_first()
     if types:
