@@ -449,6 +449,14 @@ def test_a_value_that_only_the_database_refuses_rejects_its_record_alone(acme, b
     assert counts_of(acme) == {"not_started": 4}
 
 
+@pytest.mark.parametrize("command", ["backfill_jobs", "export_jobs", "backfill_status"])
+@pytest.mark.parametrize("size", ["0", "10001", "-1", "ten", "１"])
+def test_a_batch_that_no_statement_could_take_is_refused(command, size):
+    file = [] if command == "backfill_status" else ["-"]
+    with pytest.raises(CommandError, match=f"“{size}” is not a whole number from 1 to 10000"):
+        call_command(command, *file, f"--batch={size}")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

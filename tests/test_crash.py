@@ -52,7 +52,7 @@ def crash_until_done(
         process = store.start("backfill_jobs", source, "--batch", batch, "--checkpoint", checkpoint)
         reached = lines * (number + chance.random()) / crashes
         while process.poll() is None and line_of(checkpoint) < reached:
-            time.sleep(0.002)
+            time.sleep(0.01)
         time.sleep(chance.random() * 0.05)
         if servers_too and number % 4 >= 2:
             servers_too.stop(signal.SIGQUIT)

@@ -10,12 +10,17 @@ from ulid import ULID
 from jobs.ulid import parse_ulid
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """A whole number from ``least`` up."""
+MAX_BATCH = 10_000  # each job of a batch is a parameter of a statement, and SQLite takes 32,766 of them
+
+
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A whole number from ``least`` up, to ``most`` where there is an end."""
 
     def number(text: str) -> int:
-        if not (text.isascii() and text.isdecimal()) or int(text) < least:
-            raise ArgumentTypeError(f"“{text}” is not a whole number from {least} up")
+        if not (text.isascii() and text.isdecimal()) or int(text) < least or (most is not None and int(text) > most):
+            raise ArgumentTypeError(
+                f"“{text}” is not a whole number from {least} {'up' if most is None else f'to {most}'}"
+            )
         return int(text)
 
     return number

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError
 
 from jobs.ingest import bulk
-from jobs.management.arguments import at_least
+from jobs.management.arguments import MAX_BATCH, at_least
 from jobs.management.checkpoint import Checkpoint
 from jobs.management.files import Source
 from jobs.management.progress import Progress
@@ -108,7 +108,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--batch",
             metavar="RECORDS",
-            type=at_least(1),
+            type=at_least(1, MAX_BATCH),
             default=bulk.BATCH_RECORDS,
             help="Records in one transaction; %(default)s unless given.",
         )

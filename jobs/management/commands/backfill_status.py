@@ -11,7 +11,7 @@ from ulid import ULID
 
 from jobs.ingest import counts
 from jobs.ingest.refold import Difference, refold
-from jobs.management.arguments import at_least, ulid
+from jobs.management.arguments import MAX_BATCH, at_least, ulid
 from jobs.management.progress import Progress
 from jobs.management.stopping import Stop, command_line, stoppable
 from jobs.models import Job
@@ -37,7 +37,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--batch",
             metavar="JOBS",
-            type=at_least(1),
+            type=at_least(1, MAX_BATCH),
             default=500,
             help="Jobs in one transaction; %(default)s unless given.",
         )

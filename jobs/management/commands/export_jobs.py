@@ -10,7 +10,7 @@ from ulid import ULID
 
 from jobs.ingest import stored
 from jobs.ingest.interchange import dump
-from jobs.management.arguments import at_least, ulid
+from jobs.management.arguments import MAX_BATCH, at_least, ulid
 from jobs.management.files import opened_for_writing
 from jobs.management.progress import Progress
 from jobs.management.stopping import command_line, stoppable
@@ -41,7 +41,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--batch",
             metavar="JOBS",
-            type=at_least(1),
+            type=at_least(1, MAX_BATCH),
             default=500,
             help="Jobs read at once; %(default)s unless given.",
         )
