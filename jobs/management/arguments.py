@@ -9,7 +9,6 @@ from ulid import ULID
 
 from jobs.ulid import parse_ulid
 
-
 MAX_BATCH = 10_000  # each job of a batch is a parameter of a statement, and SQLite takes 32,766 of them
 
 
@@ -23,6 +22,16 @@ def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
             )
         return int(text)
 
+    return number
+
+
+def seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise ArgumentTypeError(f"“{text}” is not a number of seconds")
     return number
 
 
