@@ -112,6 +112,9 @@ def test_filters_narrow_the_list_and_add_up(support_client, acme, globex, job_of
         "?created_at__month=4",
         "?created_at__year=2026&created_at__day=4",
         "?created_at__year=99999",
+        "?created_at__year=9999",
+        "?created_at__year=0",
+        "?created_at__year=2026&created_at__month=13",
         "?created_at__year=2026%00",
         "?version__gt=1",
     ],
@@ -119,6 +122,13 @@ def test_filters_narrow_the_list_and_add_up(support_client, acme, globex, job_of
 def test_a_link_cannot_filter_by_what_is_not_a_filter(support_client, acme, job_of, query):
     job_of(acme)
     assert support_client.get(f"/admin/jobs/job/{query}").status_code in (302, 400)
+
+
+def test_a_link_cannot_order_the_list_by_what_has_no_index(support_client, acme, job_of):
+    at = "2026-04-15T12:00:0{}Z"
+    older = job_of(acme, public_id="7" + "Z" * 25, created_at=at.format(1))
+    newer = job_of(acme, public_id="0" * 26, created_at=at.format(2))
+    assert listed(support_client, "?o=-2") == listed(support_client) == [str(newer.public_id), str(older.public_id)]
 
 
 def test_a_filter_with_a_nul_finds_nothing(support_client, acme, job_of):

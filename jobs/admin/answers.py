@@ -24,6 +24,11 @@ class Answer(NamedTuple):
     text: str
 
 
+def caller_of(tenant: Tenant) -> Caller:
+    """The caller that the API would make of a credential of ``tenant``."""
+    return Caller(tenant.pk, tenant.slug, tenant.storage_prefix, None)
+
+
 def as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> Answer:
     """What ``GET path`` answers ``tenant`` right now, at the address that ``request`` came to.
 
@@ -42,7 +47,7 @@ def as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> Answer:
         }
     )
     # What DRF's own tests do to skip the credential check, and nothing else.
-    inner._force_auth_user = Caller(tenant.pk, tenant.slug, tenant.storage_prefix, None)  # type: ignore[attr-defined]
+    inner._force_auth_user = caller_of(tenant)  # type: ignore[attr-defined]
     inner.request_id = request.request_id  # type: ignore[attr-defined]
     view, args, kwargs = resolve(path)
     response = view(inner, *args, **kwargs)

@@ -96,9 +96,10 @@ class AuditEntryAdmin(LookOnly):
         if not term:
             return queryset, False
         job_id = whole_id(term)
-        return queryset.filter(
-            Q(subject=str(job_id) if job_id else term) | Q(ticket=term) | Q(tenant_slug=term) | Q(actor__username=term)
-        ), False
+        # By id, so that each of the four is an equality on an index of this table.
+        actors = list(User.objects.filter(username=term).values_list("pk", flat=True))
+        named = Q(subject=str(job_id) if job_id else term) | Q(ticket=term) | Q(tenant_slug=term)
+        return queryset.filter(named | Q(actor__in=actors)), False
 
     def get_urls(self) -> list[URLPattern]:
         ticket = path("ticket/", self.admin_site.admin_view(self.ticket_view), name="console_ticket")

@@ -26,13 +26,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from jobs.admin import attention
-from jobs.admin.answers import as_tenant
+from jobs.admin.answers import as_tenant, caller_of
 from jobs.admin.audit import has_viewed, record
 from jobs.admin.identity import tenant_ids, whole_id
-from jobs.admin.listing import ChoiceFilter, LookOnly
+from jobs.admin.listing import ChoiceFilter, ConsoleList, LookOnly
 from jobs.admin.timeline import JobView
 from jobs.admin.words import ago, badge, breakable, lasted
-from jobs.egress.redaction import redactor
+from jobs.egress.boundary import Boundary
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
 
 ENDED = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
@@ -102,16 +102,15 @@ class AttentionFilter(ChoiceFilter):
         return attention.failed_lately(queryset) if value == "failed" else attention.stuck(queryset)
 
 
-class JobList(ChangeList):
+class JobList(ConsoleList):
     """A page of jobs, each with what its last event said."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        base_url = settings.PUBLIC_BASE_URL or f"{request.scheme}://{request.get_host()}"
         self.result_list = list(self.result_list)
         for job in self.result_list:
             if job.said:
-                text = redactor(job.tenant.storage_prefix, base_url).text
+                text = Boundary(request, caller_of(job.tenant)).text
                 job.said = {name: text(value or "") for name, value in job.said.items()}
 
 
@@ -201,16 +200,17 @@ class JobAdmin(LookOnly):
         record(request, AuditAction.JOB_VIEWED, job.tenant, str(job.public_id))
         address = reverse("admin:jobs_job_change", args=[job.public_id])
         older, newer = neighbours(job)
+        live = self._live_context(request, job)
         context = {
             **self.admin_site.each_context(request),
-            **self._live_context(request, job),
+            **live,
             "title": f"Job {job.public_id}",
             "opts": self.opts,
             "uuid": job.public_id.to_uuid(),
             "older": older,
             "newer": newer,
             "address": request.build_absolute_uri(address),
-            "curl": curl(request, f"/v1/jobs/{job.public_id}"),
+            "curl": curl(live["view"].boundary.base_url, f"/v1/jobs/{job.public_id}"),
             "refresh_seconds": settings.CONSOLE_REFRESH_SECONDS,
         }
         return TemplateResponse(request, "admin/jobs/job/page.html", context)
@@ -263,7 +263,6 @@ def neighbours(job: Job) -> tuple[Job | None, Job | None]:
     return older, newer
 
 
-def curl(request: HttpRequest, path: str) -> str:
+def curl(base_url: str, path: str) -> str:
     """A command that asks the API what the tenant asks; the token comes from the caller's own environment."""
-    base_url = settings.PUBLIC_BASE_URL or f"{request.scheme}://{request.get_host()}"
     return f'curl -sS -H "Authorization: Bearer $JGW_TOKEN" {shlex.quote(base_url + path)}'

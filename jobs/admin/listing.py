@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.core.paginator import Paginator
 from django.db import connections
 from django.db.models import Model, QuerySet
@@ -60,6 +60,14 @@ def round_to_two_digits(number: float) -> int:
     return int(float(f"{number:.1e}"))
 
 
+class ConsoleList(ChangeList):
+    """In the one order that has an index: Django would take another from the address, linked or not."""
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
+        self.params.pop(ORDER_VAR, None)
+        return super().get_ordering(request, queryset)
+
+
 class ConsoleAdmin(admin.ModelAdmin):
     """A list of the console: in the order of one index, filtered only as its filters and dates say."""
 
@@ -81,9 +89,12 @@ class ConsoleAdmin(admin.ModelAdmin):
         # Each part only below the one before it: only then does Django make a range of them.
         return (
             lookup in parts
-            and re.fullmatch(r"[0-9]{1,4}", value, re.ASCII) is not None
+            and re.fullmatch(r"[12][0-9]{3}|[0-9]{1,2}", value) is not None
             and all(part in request.GET for part in parts[: parts.index(lookup)])
         )
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ConsoleList
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist = super().get_changelist_instance(request)
