@@ -20,6 +20,7 @@ from jobs.models import Job
 from jobs.v1 import queries
 from tenants import tokens
 from tenants.models import Tenant
+from tests.gateway import database_of_this_test, serving
 
 pytestmark = pytest.mark.django_db
 NOON = "2026-04-15T12:00:00Z"
@@ -153,10 +154,10 @@ SIZES = [pytest.param(20_000, id="20000"), pytest.param(100_000, id="100000", ma
 
 
 class Store:
-    """Many jobs of one tenant beside those of another, committed, vacuumed, and a client."""
+    """Many jobs of one tenant beside those of another, committed and vacuumed, and a gateway that answers from them."""
 
     def __init__(self, jobs, server):
-        self.jobs, self.server = jobs, server
+        self.jobs = jobs
         big, other = Tenant.objects.create(slug="acme"), Tenant.objects.create(slug="globex")
         types = sorted(queries.Job._meta.get_field("is_workflow").expression.cases[0].condition.children[0][1])
         types.remove("MODEL_SWAP_WITH_IMAGE")
@@ -166,9 +167,9 @@ class Store:
                 for statement in TIMELINES.split(";\n"):
                     cursor.execute(statement, {"tenant": tenant.pk})
             self.vacuum(cursor)
-        self.client = Client(headers={"Authorization": f"Bearer {tokens.issue(big)}"})
-        self.tenant = big
+        self.tenant, self.token = big, tokens.issue(big)
         self.log = server.folder / "log"
+        self.gateway = None
 
     @staticmethod
     def vacuum(cursor):
@@ -183,22 +184,13 @@ class Store:
         raise TimeoutError("Some transaction stays open.")
 
     def get(self, path, times=1, status=200, **headers):
-        """The statements that the server ran for a request, and the plans of those that read jobs, of the last time."""
+        """The last answer, the statements that the server ran for it, and the plans of those that read jobs."""
         for _ in range(times):
-            self.client.get("/v1/jobs?limit=1")  # the token is remembered
-            self.settle()
+            self.gateway.get("/v1/jobs?limit=1", self.token)  # the token is remembered
             before = self.log.stat().st_size
-            response = self.client.get(path, headers=headers)
-            assert response.status_code == status, response.content
-        self.settle()
-        ran, plans = self.logged(before)
-        return response, ran, plans
-
-    @staticmethod
-    def settle():
-        """Within a transaction, as tests are, PostgreSQL ends a statement, and logs its plan, when the next begins."""
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 'settled'")
+            answer = self.gateway.get(path, self.token, **headers)
+            assert answer.status == status, answer
+        return answer, *self.logged(before)
 
     def logged(self, offset):
         with self.log.open("rb") as log:
@@ -207,7 +199,7 @@ class Store:
         ran, plans = [], []
         for entry in entries:
             if match := re.match(r"LOG:  (?:execute [^:]+|statement): (.*)", entry, re.DOTALL):
-                ran += [] if "settled" in match[1] else [match[1].strip()]
+                ran.append(match[1].strip())
             elif match := re.match(r"LOG:  duration: .*? plan:\n(.*)", entry, re.DOTALL):
                 plan = json.loads(match[1])
                 if "jobs_" in plan["Query Text"]:
@@ -237,7 +229,8 @@ def store(request, django_db_setup, django_db_blocker):
         filled = Store(request.param, server)
         set_up(*(f"ALTER SYSTEM SET {name} = {value}" for name, value in logging.items()))
         try:
-            yield filled
+            with serving(database_of_this_test(), TOKEN_CACHE_SECONDS="5") as filled.gateway:
+                yield filled
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("TRUNCATE tenants_tenant CASCADE")
@@ -311,7 +304,7 @@ def test_a_page_further_on_is_read_where_it_begins(store, filters):
     for _page in range(2):
         response, _ran, (plan,) = store.get(path, 8)
         check(plan, most_rows=1)
-        path = response.headers["Link"].partition("testserver")[2].partition(">")[0]
+        path = response.headers["Link"].partition("localhost")[2].partition(">")[0]
 
 
 @pytest.mark.postgresql
@@ -338,7 +331,7 @@ def test_the_fleets_list_is_read_from_an_index_too(store, query):
 def test_a_deep_offset_is_answered_from_an_index_alone(store):
     for query in ("", f"&{COMMON_STATUS}", f"&{COMMON_TYPE}", f"&{COMMON_TYPE}&{COMMON_STATUS}"):
         response, *_ = store.get(f"/v1/jobs?limit=50&offset=1000{query}")
-        assert response.json()["count"] == 50
+        assert json.loads(response.body)["count"] == 50
         *_, (plan,) = store.get(f"/v1/jobs?limit=50&offset=1000{query}", 8)
         scans = [node for node in nodes(plan) if "Scan" in node["Node Type"] and node["Actual Rows"] > 1000]
         assert [node["Node Type"] for node in scans] == ["Index Only Scan"], json.dumps(plan, indent=1)
@@ -373,8 +366,8 @@ def test_of_an_id_that_is_not_the_tenants_no_event_and_no_artifact_is_read(store
 def test_a_poll_that_holds_reads_the_header_row_alone(store):
     job = Job.objects.for_tenant(store.tenant).order_by("created_at")[0]
     for path in (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events"):
-        etag = store.client.get(path).headers["ETag"]
-        _response, ran, (plan,) = store.get(path, 8, status=304, **{"If-None-Match": etag})
+        etag = store.get(path)[0].headers["ETag"]
+        _response, ran, (plan,) = store.get(path, 8, status=304, If_None_Match=etag)
         assert len(ran) == 2
         assert [node["Relation Name"] for node in nodes(plan) if "Relation Name" in node] == ["jobs_job"]
         check(plan, most_rows=1)
@@ -399,6 +392,6 @@ def test_a_page_takes_milliseconds_however_many_jobs_there_are(store):
     quickest = 1.0
     for _ in range(20):
         started = time.perf_counter()
-        assert store.client.get(f"/v1/jobs?{RARE_TYPE}&{RARE_STATUS}").status_code == 200
+        assert store.gateway.get(f"/v1/jobs?{RARE_TYPE}&{RARE_STATUS}", store.token).status == 200
         quickest = min(quickest, time.perf_counter() - started)
     assert quickest < 0.05
