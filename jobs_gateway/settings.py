@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from jobs_gateway.environment import Environment
+
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
+env = Environment()
 # A file of NAME=value lines; the environment wins over it.
 env.read_env(env.str("ENV_FILE", default=str(BASE_DIR / ".env")))
 
@@ -62,7 +62,7 @@ SECRET_KEY_FALLBACKS = env.list("DJANGO_SECRET_KEY_FALLBACKS", default=[])
 DEBUG = env.bool("DJANGO_DEBUG", default=False)
 ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 # Addresses or networks of the proxies in front; only their X-Forwarded-For counts.
-TRUSTED_PROXIES = [ip_network(text.strip()) for text in env.list("TRUSTED_PROXIES", default=[])]
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
 # The address callers know the gateway by, such as https://jobs.example.com; else that of the request.
 PUBLIC_BASE_URL = env.str("PUBLIC_BASE_URL", default="").rstrip("/")
 
@@ -70,6 +70,8 @@ PUBLIC_BASE_URL = env.str("PUBLIC_BASE_URL", default="").rstrip("/")
 SECURE = env.bool("DJANGO_SECURE", default=False)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE
 SECURE_HSTS_SECONDS = 31_536_000 if SECURE else 0  # a year
+# Whether the other hosts of the domain keep to https is not for the gateway to promise.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SECURE and TRUSTED_PROXIES else None
 
 INSTALLED_APPS = [
@@ -82,6 +84,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "jobs_gateway",
     "tenants",
     "jobs",
 ]
@@ -122,7 +125,7 @@ APPEND_SLASH = True
 TEMPLATES: list[dict[str, Any]] = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "jobs_gateway" / "templates", BASE_DIR / "jobs" / "admin" / "templates"],
+        "DIRS": [BASE_DIR / "jobs" / "admin" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -138,6 +141,12 @@ TEMPLATES: list[dict[str, Any]] = [
 
 def database(url: str) -> dict[str, Any]:
     """Django's settings for the database at ``url``; PostgreSQL's also as ``postgres://user@/name?host=/socket/dir``."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("sqlite", "postgres", "postgresql") or not rest:
+        raise ImproperlyConfigured(
+            f"A database's URL begins with {scheme[:16]!r}. DATABASE_URL, DATABASE_API_URL and DATABASE_REPLICA_URL "
+            "are written as postgres://user:password@host/name, and the first also as sqlite:////path/to/file."
+        )
     config: dict[str, Any] = env.db_url_config(url)
     options: dict[str, Any] = config.setdefault("OPTIONS", {})
     if config["ENGINE"].endswith("sqlite3"):
@@ -251,7 +260,7 @@ STORAGES: dict[str, dict[str, Any]] = {
     },
     "artifacts": ARTIFACT_STORE,
 }
-STATICFILES_DIRS = [BASE_DIR / "jobs_gateway" / "static", BASE_DIR / "jobs" / "admin" / "static"]
+STATICFILES_DIRS = [BASE_DIR / "jobs" / "admin" / "static"]
 WHITENOISE_USE_FINDERS = not COLLECTED
 
 # Seconds without an event after which the console calls a job in progress stuck.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,24 @@ def check_link_lifetime(**_: Any) -> list[checks.CheckMessage]:
             id="jobs.E001",
         )
     ]
+
+
+@checks.register
+def check_bucket(**_: Any) -> Iterator[checks.CheckMessage]:
+    options = settings.STORAGES["artifacts"]["OPTIONS"]
+    endpoint = urlsplit(options.get("endpoint_url") or "https://s3.amazonaws.com")
+    if endpoint.scheme not in ("http", "https") or not endpoint.netloc or endpoint.query:
+        yield checks.Error(
+            f"AWS_S3_ENDPOINT_URL is {options['endpoint_url']!r}, which is no address of an S3 server.",
+            hint="Write it with its scheme, such as https://s3.internal:8333, or leave it out for AWS.",
+            id="jobs.E003",
+        )
+    if options.get("addressing_style", "auto") not in ("path", "virtual", "auto"):
+        yield checks.Error(
+            f"AWS_S3_ADDRESSING_STYLE is {options['addressing_style']!r}.",
+            hint="Write path (server/bucket/key), virtual (bucket.server/key) or auto.",
+            id="jobs.E004",
+        )
 
 
 @checks.register

@@ -1,0 +1,110 @@
+"""System checks of the settings that say how the gateway is served, and what stands before and behind it.
+
+Of who may come in, ``tenants.checks``; of how artifacts leave, ``jobs.egress.checks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core import checks
+
+
+def is_sqlite(alias: str) -> bool:
+    return bool(settings.DATABASES[alias]["ENGINE"].endswith("sqlite3"))
+
+
+@checks.register
+def check_server(**_: Any) -> Iterator[checks.CheckMessage]:
+    for name, least, most in (
+        ("PORT", 1, 65535),
+        ("METRICS_PORT", 0, 65535),
+        ("WEB_WORKERS", 1, 1024),
+        ("STATEMENT_TIMEOUT_MS", 1, 60_000),
+        ("CONSOLE_STUCK_AFTER_SECONDS", 1, 10**9),
+        ("CONSOLE_REFRESH_SECONDS", 0.1, 3600),
+    ):
+        if not least <= (given := getattr(settings, name)) <= most:
+            yield checks.Error(
+                f"{name} is {given}.", hint=f"Set it to a number from {least} to {most}.", id="jobs_gateway.E001"
+            )
+    if settings.METRICS_PORT and settings.METRICS_PORT == settings.PORT:
+        yield checks.Error(
+            f"METRICS_PORT and PORT are both {settings.PORT}.",
+            hint="Give the metrics a port of their own, which callers cannot reach.",
+            id="jobs_gateway.E002",
+        )
+
+
+@checks.register
+def check_databases(**_: Any) -> Iterator[checks.CheckMessage]:
+    names = {"default": "DATABASE_URL", "api": "DATABASE_API_URL", "replica": "DATABASE_REPLICA_URL"}
+    for alias in settings.DATABASES:
+        if not settings.DATABASES[alias]["NAME"]:
+            yield checks.Error(
+                f"{names[alias]} names no database.",
+                hint="Write postgres://user:password@host/name, or sqlite:////path/to/file.",
+                id="jobs_gateway.E003",
+            )
+        if not is_sqlite(alias) and settings.DATABASES[alias]["OPTIONS"]["pool"]["max_size"] < 1:
+            yield checks.Error(
+                "DATABASE_POOL_SIZE leaves no connection to ask the database with.",
+                hint="Set it to 1 or more.",
+                id="jobs_gateway.E004",
+            )
+        if is_sqlite(alias) != is_sqlite("default"):
+            yield checks.Error(
+                f"{names[alias]} and DATABASE_URL are of different kinds, so they cannot be the same data.",
+                hint="Both name one PostgreSQL database, as two roles or by two addresses.",
+                id="jobs_gateway.E005",
+            )
+    if is_sqlite("default") and settings.WEB_WORKERS > 1:
+        yield checks.Warning(
+            f"WEB_WORKERS is {settings.WEB_WORKERS} on SQLite, where processes wait for each other to write.",
+            hint="Leave it out, or set DATABASE_URL to a PostgreSQL database.",
+            id="jobs_gateway.W001",
+        )
+    if is_sqlite("default") and settings.REQUIRE_ROW_SECURITY:
+        yield checks.Error(
+            "REQUIRE_ROW_SECURITY is on, and SQLite has none: the gateway would not start.",
+            hint="Set DATABASE_URL to a PostgreSQL database, or leave REQUIRE_ROW_SECURITY out.",
+            id="jobs_gateway.E006",
+        )
+
+
+@checks.register
+def check_proxies(**_: Any) -> Iterator[checks.CheckMessage]:
+    if settings.SECURE and not settings.TRUSTED_PROXIES:
+        yield checks.Warning(
+            "DJANGO_SECURE is on without TRUSTED_PROXIES: the gateway itself speaks no TLS, and believes nobody that a "
+            "request came by it, so every page redirects to itself.",
+            hint="Set TRUSTED_PROXIES to the addresses of the proxy that ends TLS.",
+            id="jobs_gateway.W002",
+        )
+    if settings.TRUSTED_PROXIES and not settings.SECURE:
+        yield checks.Warning(
+            "TRUSTED_PROXIES is set without DJANGO_SECURE: cookies may travel unencrypted, and links say http.",
+            hint="Set DJANGO_SECURE=1 where the proxy ends TLS, and have it set X-Forwarded-Proto.",
+            id="jobs_gateway.W003",
+        )
+    if any(not network.prefixlen for network in settings.TRUSTED_PROXIES):
+        yield checks.Error(
+            "TRUSTED_PROXIES holds every address there is, so every caller could choose theirs.",
+            hint="Name the proxies, such as 10.0.0.7, or their network.",
+            id="jobs_gateway.E007",
+        )
+    if settings.SECURE and urlsplit(settings.PUBLIC_BASE_URL).scheme == "http":
+        yield checks.Warning(
+            "PUBLIC_BASE_URL is http, and DJANGO_SECURE redirects all of it to https.",
+            hint="Write PUBLIC_BASE_URL with https://.",
+            id="jobs_gateway.W004",
+        )
+    if "*" in settings.ALLOWED_HOSTS:
+        yield checks.Warning(
+            "DJANGO_ALLOWED_HOSTS holds *, so a caller's Host header decides where links lead.",
+            hint="Name the hosts, such as jobs.example.com; health probes need none.",
+            id="jobs_gateway.W005",
+        )

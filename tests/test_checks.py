@@ -1,0 +1,151 @@
+"""``manage.py check`` names each setting that cannot work, and says what to write instead."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from django.core import checks
+from django.core.management import get_commands, load_command_class
+
+ROOT = Path(__file__).resolve().parent.parent
+SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "gateway.sqlite3", "OPTIONS": {}}
+POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "gateway", "OPTIONS": {"pool": {"max_size": 4}}}
+WITHOUT_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 0}}}
+S3 = "jobs.egress.s3.SignedS3Storage"
+
+PRODUCTION = {
+    "DATABASE_URL": "postgres://gateway:x@db.internal/gateway",
+    "AWS_STORAGE_BUCKET_NAME": "studio-artifacts",
+    "DJANGO_SECRET_KEY": "kD8Vq2mN7rT4xB9wZ1cF6hJ3pL5sG0aYeUoIiQvXtRnMbWzK-4f7Hq",
+    "DJANGO_ALLOWED_HOSTS": "jobs.example.com",
+    "PUBLIC_BASE_URL": "https://jobs.example.com",
+    "DJANGO_SECURE": "1",
+    "TRUSTED_PROXIES": "10.0.0.0/8",
+}
+
+NETWORKS = "Write addresses and networks, comma separated, such as 10.0.0.0/8,192.0.2.1."
+DATABASE = (
+    "DATABASE_URL, DATABASE_API_URL and DATABASE_REPLICA_URL are written as postgres://user:password@host/name, and "
+    "the first also as sqlite:////path/to/file."
+)
+
+
+def networks(*texts):
+    return [ip_network(text) for text in texts]
+
+
+def artifacts(**options):
+    return {"artifacts": {"BACKEND": S3, "OPTIONS": {"bucket_name": "pictures", **options}}}
+
+
+# What is set, and the one check that says so.
+WRONG = [
+    ("jobs_gateway.E001", {"PORT": 0}),
+    ("jobs_gateway.E001", {"PORT": 70_000}),
+    ("jobs_gateway.E001", {"WEB_WORKERS": 0, "DATABASES": {"default": POSTGRESQL}}),
+    ("jobs_gateway.E001", {"STATEMENT_TIMEOUT_MS": 0}),
+    ("jobs_gateway.E001", {"CONSOLE_REFRESH_SECONDS": 0}),
+    ("jobs_gateway.E002", {"PORT": 9100, "METRICS_PORT": 9100}),
+    ("jobs_gateway.E003", {"DATABASES": {"default": POSTGRESQL | {"NAME": ""}}}),
+    ("jobs_gateway.E004", {"DATABASES": {"default": WITHOUT_POOL}}),
+    ("jobs_gateway.E005", {"DATABASES": {"default": POSTGRESQL, "api": SQLITE}}),
+    ("jobs_gateway.E006", {"DATABASES": {"default": SQLITE}, "REQUIRE_ROW_SECURITY": True}),
+    ("jobs_gateway.E007", {"SECURE": True, "TRUSTED_PROXIES": networks("0.0.0.0/0")}),
+    ("jobs_gateway.W001", {"DATABASES": {"default": SQLITE}, "WEB_WORKERS": 2}),
+    ("jobs_gateway.W002", {"SECURE": True}),
+    ("jobs_gateway.W003", {"TRUSTED_PROXIES": networks("10.0.0.7")}),
+    (
+        "jobs_gateway.W004",
+        {"SECURE": True, "TRUSTED_PROXIES": networks("10.0.0.7"), "PUBLIC_BASE_URL": "http://jobs.example.com"},
+    ),
+    ("jobs_gateway.W005", {"ALLOWED_HOSTS": ["*"]}),
+    ("jobs.E003", {"STORAGES": artifacts(endpoint_url="s3.internal:8333")}),
+    ("jobs.E003", {"STORAGES": artifacts(endpoint_url="https://s3.internal/?x=1")}),
+    ("jobs.E004", {"STORAGES": artifacts(addressing_style="subdomain")}),
+]
+
+
+def ids():
+    return {message.id for message in checks.run_checks()}
+
+
+def manage(*arguments, **environment):
+    """A command in a process of its own, in an environment that holds nothing else."""
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env={name: os.environ[name] for name in ("PATH", "HOME", "DATA_DIR", "ENV_FILE")} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_worker(settings):
+    settings.WEB_WORKERS = 1
+
+
+@pytest.mark.filterwarnings("ignore:Overriding setting DATABASES")  # nothing is read from them
+@pytest.mark.parametrize(("wrong", "given"), WRONG)
+def test_a_setting_that_cannot_be_meant_has_a_check_of_its_own(settings, wrong, given):
+    for name, value in given.items():
+        setattr(settings, name, settings.STORAGES | value if name == "STORAGES" else value)
+    assert ids() == {wrong}
+    assert all(message.hint for message in checks.run_checks())
+
+
+def test_nothing_is_said_about_the_settings_of_these_tests():
+    assert ids() == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PORT", "http", "PORT is 'http'. Write a whole number, without a unit."),
+        ("PRESIGN_TTL_SECONDS", "15m", "PRESIGN_TTL_SECONDS is '15m'. Write a whole number, without a unit."),
+        ("TOKEN_CACHE_SECONDS", "1s", "TOKEN_CACHE_SECONDS is '1s'. Write a number, without a unit."),
+        ("DJANGO_SECURE", "maybe", "DJANGO_SECURE is 'maybe'. Write 1 or 0."),
+        ("DJANGO_DEBUG", "", "DJANGO_DEBUG is ''. Write 1 or 0."),
+        (
+            "TRUSTED_PROXIES",
+            "10.0.0.0/99",
+            "TRUSTED_PROXIES: '10.0.0.0/99' does not appear to be an IPv4 or IPv6 network. " + NETWORKS,
+        ),
+        ("DATABASE_URL", "gateway.sqlite3", f"A database's URL begins with 'gateway.sqlite3'. {DATABASE}"),
+        ("DATABASE_URL", "mysql://a/b", f"A database's URL begins with 'mysql'. {DATABASE}"),
+        ("DATABASE_API_URL", "postgres:", f"A database's URL begins with 'postgres:'. {DATABASE}"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named_in_one_line(name, value, said):
+    done = manage("check", **{"DJANGO_SECRET_KEY": "x"} | {name: value})
+    assert (done.returncode, done.stderr) == (1, f"ImproperlyConfigured: {said}\n")
+
+
+def test_production_settings_pass_djangos_own_checks_for_deployment_too():
+    done = manage("check", "--deploy", "--fail-level", "WARNING", **PRODUCTION)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.sqlite
+def test_serving_is_refused_with_a_setting_that_cannot_work(tmp_path):
+    done = manage("serve", DATA_DIR=str(tmp_path), PRESIGN_TTL_SECONDS="0")
+    assert done.returncode == 1
+    assert "(jobs.E001)" in done.stderr
+    assert "it may be 1 to 604800" in done.stderr
+    assert not (tmp_path / "gateway.sqlite3").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [name for name, app in get_commands().items() if str(app).startswith(("jobs", "tenants", "jobs_gateway"))],
+)
+def test_every_commands_help_has_an_example(command):
+    told = load_command_class(get_commands()[command], command).create_parser("manage.py", command).format_help()
+    assert f"manage.py {command}" in told.partition("usage:")[2].partition("\n\n")[2]
