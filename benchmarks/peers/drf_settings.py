@@ -1,0 +1,43 @@
+"""Settings of the DRF peer: the gateway's models, DRF as it comes, and nothing that an API does not need."""
+
+import os
+
+import environ
+
+SECRET_KEY = os.environ["DJANGO_SECRET_KEY"]
+ALLOWED_HOSTS = ["127.0.0.1"]
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "rest_framework", "tenants", "jobs"]
+MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
+ROOT_URLCONF = "benchmarks.peers.drf_app"
+database = environ.Env().db_url_config(os.environ["DATABASE_URL"])
+DATABASES = {"default": database | {"CONN_MAX_AGE": None}}
+database.setdefault("OPTIONS", {})["server_side_binding"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+STORAGES = {
+    "default": {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": os.environ["AWS_STORAGE_BUCKET_NAME"],
+            "endpoint_url": os.environ["AWS_S3_ENDPOINT_URL"],
+            "region_name": "us-east-1",
+            "addressing_style": "path",
+            "signature_version": "s3v4",
+            "querystring_expire": 900,
+        },
+    }
+}
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["benchmarks.peers.drf_authentication.TokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "UNAUTHENTICATED_USER": None,
+}
+# The models ask for these; the peer has no use for them.
+API_DATABASE, API_REPLICA = "default", ""
+SHOPIFY_API_KEY, SHOPIFY_API_SECRETS = "", []
+TOKEN_CACHE_SECONDS, RECORD_TOKEN_USE = 0, False
+RATE_LIMIT_PER_TENANT = RATE_LIMIT_FAILED_PER_ADDRESS = 0
+PRESIGN_TTL_SECONDS, PUBLIC_BASE_URL = 900, ""
