@@ -469,11 +469,14 @@ class Terminal(io.StringIO):
             Terminal(),
             "\r\x1b[K[##############################] 100%  line 3: loaded 3, unchanged 0, rejected 0  0:00:00 left",
         ),
-        (io.StringIO(), "100%  line 3: loaded 3, unchanged 0, rejected 0  0:00:00 left\n"),
+        (
+            io.StringIO(),
+            '"message":"line 3: loaded 3, unchanged 0, rejected 0","share":1.0,"seconds_left":0}\n',
+        ),
     ],
     ids=["terminal", "file"],
 )
-def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(acme, file, monkeypatch, err, shown):
+def test_progress_is_a_bar_on_a_terminal_and_lines_of_json_elsewhere(acme, file, monkeypatch, err, shown):
     monkeypatch.setattr(progress, "REDRAW_SECONDS", 0)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     file.write_bytes(lines_of(3))
@@ -521,7 +524,7 @@ def test_ctrl_c_stops_it_after_what_has_come_and_it_says_how_to_go_on(store):
     assert out == b"loaded 7, unchanged 0, rejected 0\n"
     assert err.decode() == (
         "CommandError: Stopped, after line 7. Resume with:\n"
-        "python manage.py backfill_jobs - --batch 100 --follow --after-line 7\n"
+        "python manage.py backfill_jobs - --follow --batch 100 --after-line 7\n"
     )
 
 
@@ -541,7 +544,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_command_it_printed(store, tmp_p
     assert process.returncode == 1
     python, manage, *again = shlex.split(err.decode().splitlines()[-1])
     assert [python, manage, *again[:2]] == ["python", "manage.py", "backfill_jobs", str(file)]
-    assert store.run(*again).stdout == b"loaded 1,500, unchanged 0, rejected 0\n"
+    assert store.run(*again).stdout == b"loaded 1500, unchanged 0, rejected 0\n"
     assert len(store.export().splitlines()) == 1_500
 
 

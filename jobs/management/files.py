@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from jobs.management.stopping import Stop
+from jobs.management.stopping import POLL_SECONDS, Stop
 
-POLL_SECONDS = 0.2  # a stop is noticed that late while standard input is silent
 FLUSH_SECONDS = 0.5  # with --follow: what has come is loaded that soon, also where more keeps coming
 CHUNK_BYTES = 2**16
 

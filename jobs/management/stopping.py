@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import shlex
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+POLL_SECONDS = 0.2  # a stop is noticed that late while there is nothing else to do
 
 
 class Stop:
     """Whether someone asked the command to stop. The second time, the signal does what it always does."""
 
     requested = False
+
+    def pause(self, seconds: float) -> None:
+        """Returns early where a stop is requested."""
+        until = time.monotonic() + seconds
+        while not self.requested and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_SECONDS))
 
 
 @contextmanager

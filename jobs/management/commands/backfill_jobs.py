@@ -10,16 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError
+from django.core.management.base import CommandError, CommandParser
 
 from jobs.ingest import bulk
-from jobs.management.arguments import MAX_BATCH, at_least
+from jobs.management.arguments import at_least
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, database_failed, stopped
 from jobs.management.checkpoint import Checkpoint
 from jobs.management.files import Source
-from jobs.management.progress import Progress
-from jobs.management.stopping import command_line, stoppable
-from tenants.models import Tenant
+from jobs.management.stopping import stoppable
 
 SHOWN_REJECTIONS = 20  # on standard error; --rejects keeps them all
 
@@ -44,9 +42,9 @@ class Tally:
         self.rejected = dict(Counter(self.rejected) + Counter(str(each.error.reason) for each in batch.rejections))
 
     def __str__(self) -> str:
-        skipped = f", skipped {self.skipped:,} of other tenants" if self.skipped else ""
+        skipped = f", skipped {self.skipped} of other tenants" if self.skipped else ""
         rejected = sum(self.rejected.values())
-        return f"loaded {self.loaded:,}, unchanged {self.unchanged:,}{skipped}, rejected {rejected:,}"
+        return f"loaded {self.loaded}, unchanged {self.unchanged}{skipped}, rejected {rejected}"
 
 
 class Rejects:
@@ -81,41 +79,25 @@ def _reason(rejection: bulk.Rejection) -> str:
     return f"{rejection.line.number}\t{rejection.error.reason}: {rejection.error}"
 
 
-class Command(BaseCommand):
+class Command(BatchCommand):
     help = (
         "Loads jobs from a file of interchange records, one JSON object a line. Loading a file again changes nothing, "
         "so a run that was cut short may simply be run again."
     )
 
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        example = (
-            f"Example: manage.py {subcommand} jobs.ndjson.gz --rejects bad.ndjson --checkpoint jobs.checkpoint. "
-            "Exit code 0: every record is in the store; 1: some were rejected, or the run was stopped."
-        )
-        return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
+    example = "jobs.ndjson.gz --rejects bad.ndjson --checkpoint jobs.checkpoint"
+    exit_codes = "0: every record is in the store; 1: some were rejected, or the run was stopped"
+    batch_of, batch_size = "RECORDS", bulk.BATCH_RECORDS
 
     def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument(
             "file", metavar="FILE", help="NDJSON; gzip where the name ends with .gz; - is standard input."
         )
-        parser.add_argument("--tenant", metavar="SLUG", help="Load the records of this tenant and skip the others.")
-        parser.add_argument("--dry-run", action="store_true", help="Check everything and write nothing.")
         parser.add_argument(
             "--rejects",
             metavar="FILE",
             help="Keep the rejected lines in FILE, number and reason of each in FILE.reasons.",
-        )
-        parser.add_argument(
-            "--batch",
-            metavar="RECORDS",
-            type=at_least(1, MAX_BATCH),
-            default=bulk.BATCH_RECORDS,
-            help="Records in one transaction; %(default)s unless given.",
-        )
-        parser.add_argument(
-            "--checkpoint",
-            metavar="FILE",
-            help="Keep in FILE how far the run is; one that was cut short goes on from there. Removed at the end.",
         )
         parser.add_argument(
             "--after-line", metavar="NUMBER", type=at_least(0), default=0, help="Begin after this line of the file."
@@ -124,45 +106,42 @@ class Command(BaseCommand):
             "--follow", action="store_true", help="Load what has come within a second, however few: for a lasting pipe."
         )
 
-    def handle(self, *, file: str, tenant: str | None, checkpoint: str | None, **options: Any) -> None:
-        if tenant is not None and not Tenant.objects.filter(slug=tenant).exists():
-            raise CommandError(f"No tenant “{tenant}”. Create it with: manage.py create_tenant {tenant}")
-        self.stderr.style_func = None  # progress and reasons are no errors
-        kept = Checkpoint(None if options["dry_run"] else checkpoint, str(file))
+    def handle(self, *, file: str, **options: Any) -> None:
+        self.tenant_named(options["tenant"])
+        kept = self.checkpoint_of(options, file)
         tally = Tally(**{"line": options["after_line"]} | kept.read())
         try:
-            finished = self.load(file, tenant, kept, tally, options)
+            finished = self.load(file, kept, tally, options)
         except (OSError, EOFError) as error:
             raise CommandError(f"{file}: {error}") from error
-        except (OperationalError, InterfaceError) as error:
-            why = str(error).strip().partition("\n")[0]
-            raise CommandError(
-                self.resume(f"The database failed: {why}", file, tenant, checkpoint, tally, options)
-            ) from error
+        except DATABASE_ERRORS as error:
+            raise self.cut_short(database_failed(error), file, tally, options) from error
         self.report(tally, options["dry_run"])
         if not finished:
-            raise CommandError(self.resume("Stopped", file, tenant, checkpoint, tally, options))
+            raise self.cut_short("Stopped", file, tally, options)
         kept.remove()
         if tally.rejected:
-            raise CommandError(f"{sum(tally.rejected.values()):,} records were rejected.")
+            raise CommandError(f"{sum(tally.rejected.values())} records were rejected.")
 
-    def load(self, file: str, tenant: str | None, kept: Checkpoint, tally: Tally, options: dict[str, Any]) -> bool:
+    def load(self, file: str, kept: Checkpoint, tally: Tally, options: dict[str, Any]) -> bool:
         """Whether the file was read to its end."""
         keeping = Rejects.opened(options["rejects"], tally) if options["rejects"] else nullcontext()
-        with stoppable() as stop, Source.opened(file, stop, options["follow"]) as source, keeping as rejects:
-            progress = Progress(self.stderr, source.size)
-            for batch in bulk.load(
-                source, batch=options["batch"], after_line=tally.line, tenant=tenant, dry_run=options["dry_run"]
-            ):
+        with (
+            stoppable() as stop,
+            Source.opened(file, stop, options["follow"]) as source,
+            keeping as rejects,
+            self.running(options, kept, source.size, stop) as run,
+        ):
+            how = {name: options[name] for name in ("batch", "tenant", "dry_run")}
+            for batch in bulk.load(source, after_line=tally.line, **how):
                 if rejects:
                     rejects.add(batch.rejections, tally)
                 elif batch.rejections:
-                    progress.clear()
+                    run.progress.clear()
                     self.show(batch.rejections[: max(0, SHOWN_REJECTIONS - sum(tally.rejected.values()))])
                 tally.add(batch)
-                kept.write(asdict(tally))
-                progress.show(source.position, f"line {tally.line:,}: {tally}")
-            progress.clear()
+                # What has been read when a stop is requested is loaded too: a pipe would not give it again.
+                run.goes_on(source.position, f"line {tally.line}: {tally}", asdict(tally))
         return source.is_complete
 
     def show(self, rejections: Sequence[bulk.Rejection]) -> None:
@@ -172,20 +151,9 @@ class Command(BaseCommand):
     def report(self, tally: Tally, dry_run: bool) -> None:
         self.stdout.write(f"{'Dry run, nothing written: ' if dry_run else ''}{tally}")
         for reason, number in sorted(tally.rejected.items(), key=lambda item: (-item[1], item[0])):
-            self.stdout.write(f"  {number:,} × {reason}")
+            self.stdout.write(f"  {number} × {reason}")
 
-    def resume(
-        self, why: str, file: str, tenant: str | None, checkpoint: str | None, tally: Tally, options: dict[str, Any]
-    ) -> str:
-        again = command_line(
-            "backfill_jobs",
-            file,
-            ("--tenant", tenant),
-            ("--dry-run", options["dry_run"]),
-            ("--rejects", options["rejects"]),
-            ("--batch", options["batch"]),
-            ("--follow", options["follow"]),
-            ("--checkpoint", checkpoint),
-            ("--after-line", tally.line if options["dry_run"] or not checkpoint else None),
-        )
-        return f"{why}, after line {tally.line:,}. Resume with:\n{again}"
+    def cut_short(self, why: str, file: str, tally: Tally, options: dict[str, Any]) -> CommandError:
+        own = file, ("--rejects", options["rejects"]), ("--follow", options["follow"])
+        again = self.again(options, *own, at=("--after-line", tally.line))
+        return stopped(f"{why}, after line {tally.line}", again)

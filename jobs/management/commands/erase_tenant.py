@@ -102,7 +102,7 @@ class Command(BaseCommand):
     def erase_jobs(self, tenant: Tenant, batch: int, stop: Stop) -> erasure.Erased:
         done = erasure.Erased(0, 0, 0)
         total = Job.objects.for_tenant(tenant).count() if self.stderr.isatty() else None
-        progress = Progress(self.stderr, total)
+        progress = Progress(self.stderr, total, "erase_tenant")
         for erased in erasure.erase_jobs(tenant, batch):
             done = erasure.Erased(*map(sum, zip(done, erased, strict=True)))
             progress.show(done.jobs, told(done))
@@ -113,7 +113,7 @@ class Command(BaseCommand):
 
     def erase_objects(self, store: ArtifactStore, prefix: str, stop: Stop) -> int:
         removed = 0
-        progress = Progress(self.stderr, None)
+        progress = Progress(self.stderr, None, "erase_tenant")
         for some in store.below(prefix):
             store.remove(some)
             removed += len(some)
