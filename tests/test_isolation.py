@@ -260,7 +260,7 @@ def routes(jobs: dict[str, list[Job]], cursors: dict[str, str]) -> Iterator[Rout
 
 
 @pytest.mark.parametrize("size", [pytest.param(3, id="short"), pytest.param(20, id="full", marks=pytest.mark.full)])
-def test_the_access_table(stores, clients, credentials, size):
+def test_the_access_table(stores, clients, credentials, size, record_property):
     """Each credential on each route: what is the caller's own, or 404 as for nothing, or 401 as for nobody."""
     memory.forget()
     cursors = {}
@@ -290,7 +290,7 @@ def test_the_access_table(stores, clients, credentials, size):
                 misses.add((response.content, told))
     assert [len(seen) for seen in refusals.values()] == [1, 1], "nobody is told why a credential opens nothing"
     assert len(misses) == 1, "a foreign id is answered exactly as an unknown one"
-    print(f"battery 1: {cases} cases")  # noqa: T201 - a battery says its count
+    record_property("cases", cases)
 
 
 def test_pages_and_documents_show_no_tenants_data_to_anybody(stores, credentials):
