@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -139,6 +140,10 @@ TEMPLATES: list[dict[str, Any]] = [
 ]
 
 
+# Off behind a pooler that hands each transaction to another connection, where nothing that is prepared is found again.
+DATABASE_PREPARED = env.bool("DATABASE_PREPARED", default=True)
+
+
 def database(url: str) -> dict[str, Any]:
     """Django's settings for the database at ``url``; PostgreSQL's also as ``postgres://user@/name?host=/socket/dir``."""
     scheme, _, rest = url.partition("://")
@@ -162,8 +167,7 @@ def database(url: str) -> dict[str, Any]:
         config["ENGINE"] = "jobs_gateway.postgresql"
         options.update(
             server_side_binding=True,  # what prepared statements need
-            # Prepare from the second use on; never behind a pooler that hands each transaction to another server.
-            prepare_threshold=1 if env.bool("DATABASE_PREPARED", default=True) else None,
+            prepare_threshold=1 if DATABASE_PREPARED else None,  # from the second use on
             pool={
                 "min_size": 1,
                 "max_size": env.int("DATABASE_POOL_SIZE", default=4),
@@ -173,6 +177,7 @@ def database(url: str) -> dict[str, Any]:
             },
         )
         options.setdefault("connect_timeout", 2)  # seconds
+        config["DISABLE_SERVER_SIDE_CURSORS"] = not DATABASE_PREPARED  # they outlive their transaction too
     return config
 
 
