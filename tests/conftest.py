@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.conf import settings as django_settings
 
-from tests import servers
+from tests import batteries, servers
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -61,6 +61,12 @@ def set_the_stage() -> None:
         postgresql.psql("CREATE ROLE gateway_api LOGIN")
         os.environ["DATABASE_API_URL"] = postgresql.url("gateway", user="gateway_api")
         os.environ["DATABASE_POOL_SIZE"] = "20"  # more than any test has threads
+        if os.environ.get("TEST_POOLER") == "pgbouncer":  # tests/test_pgbouncer.py runs other files so
+            pooler = servers.pgbouncer(postgresql, "gateway", "gateway_api", connections=20)
+            socket = running.enter_context(pooler)
+            for name in ("DATABASE_URL", "DATABASE_API_URL"):
+                os.environ[name] = os.environ[name].replace(str(postgresql.folder), socket)
+            os.environ["DATABASE_PREPARED"] = "0"
         running.postgresql = postgresql  # type: ignore[attr-defined]
     elif TEST_DATABASE == "sqlite":
         os.environ["DATABASE_URL"] = f"sqlite:///{folder / 'gateway.sqlite3'}"
@@ -91,6 +97,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the long tests too (make test-full)")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(batteries.Batteries())
+
+
 def pytest_unconfigure() -> None:
     running.close()
 
@@ -102,6 +112,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watched() -> Iterator[None]:
+    yield from batteries.begin()
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(watched: None) -> Iterator[None]:
+    """No test makes a token, a secret or a storage key leave, in an answer or in the log: battery 12."""
+    batteries.watch.add_settings()
+    yield
+    batteries.watch.look()
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,8 @@ from urllib.error import URLError
 
 START_SECONDS = 60  # each server takes a second or a few; this is for a machine with other things to do
 STOP_SECONDS = 30
+# Of servers that tests make and stop.
+S3_ACCESS_KEY, S3_SECRET_KEY = "AKIAGATEWAYTESTS0000", "gateway-tests-secret-key"
 
 
 class ServerFailed(RuntimeError):
@@ -242,6 +244,56 @@ def postgresql(
             server.stop()
 
 
+@contextlib.contextmanager
+def pgbouncer(server: PostgreSQL, *users: str, connections: int = 2) -> Iterator[str]:
+    """The folder of the socket of a new PgBouncer while the block runs, which leads to any database of ``server``.
+
+    It hands each transaction to one of ``connections`` of a user and a database. It is Debian's, or any on the PATH;
+    raises ServerFailed where there is none.
+    """
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        raise ServerFailed("pgbouncer is not installed: apt-get install pgbouncer")
+    with temporary_folder("jgw-pgb-") as folder:
+        log = folder / "log"
+        (folder / "users").write_text("".join(f'"{user}" ""\n' for user in users))
+        config = folder / "pgbouncer.ini"
+        config.write_text(
+            f"""
+            [databases]
+            * = host={server.folder}
+            [pgbouncer]
+            pool_mode = transaction
+            default_pool_size = {connections}
+            max_client_conn = 500
+            listen_addr =
+            listen_port = 5432
+            unix_socket_dir = {folder}
+            auth_type = trust
+            auth_file = {folder / "users"}
+            """.replace("  ", "")
+        )
+        if as_user := unprivileged():
+            os.chown(folder, as_user["user"], as_user["group"])
+            folder.chmod(0o711)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [program, str(config)],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                **unprivileged(),
+            )
+        try:
+            wait_until((folder / ".s.PGSQL.5432").exists, process, log)
+            yield str(folder)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(STOP_SECONDS)
+
+
 @dataclass
 class S3:
     """A SeaweedFS server's S3 side, which checks signatures and expiry, and the one credential that it takes."""
@@ -294,10 +346,9 @@ class S3:
 def s3(*buckets: str) -> Iterator[S3]:
     """A new SeaweedFS server with ``buckets`` in it while the block runs; as many as are wanted, side by side."""
     weed = Path(sysconfig.get_path("scripts")) / "weed"
-    access_key, secret_key = "AKIAGATEWAYTESTS0000", "gateway-tests-secret-key"  # of a server that tests make and stop
     with temporary_folder("jgw-s3-") as folder:
         config = folder / "s3.json"
-        credential = {"accessKey": access_key, "secretKey": secret_key}
+        credential = {"accessKey": S3_ACCESS_KEY, "secretKey": S3_SECRET_KEY}
         config.write_text(
             json.dumps({"identities": [{"name": "tests", "credentials": [credential], "actions": ["Admin"]}]})
         )
@@ -336,7 +387,7 @@ def s3(*buckets: str) -> Iterator[S3]:
                 stderr=output,
                 start_new_session=True,
             )
-        server = S3(f"http://127.0.0.1:{ports['s3.port']}", access_key, secret_key, process)
+        server = S3(f"http://127.0.0.1:{ports['s3.port']}", S3_ACCESS_KEY, S3_SECRET_KEY, process)
         try:
             wait_until(lambda: answers(f"{server.endpoint_url}/healthz"), process, log)
             client = server.client()
