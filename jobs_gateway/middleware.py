@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.template.response import SimpleTemplateResponse
 from django.urls import resolve
 from django.utils.http import parse_header_parameters
 
@@ -71,7 +72,9 @@ class ApiLane:
             request.get_host()
             match = resolve(path)
             request.resolver_match = match
-            response: HttpResponse = match.func(request, *match.args, **match.kwargs).render()
+            response: HttpResponse = match.func(request, *match.args, **match.kwargs)
+            if isinstance(response, SimpleTemplateResponse):
+                response.render()
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets JSON and the log gets the trace
             dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
             response = dialect.plain_response(error, request.request_id)  # type: ignore[attr-defined]

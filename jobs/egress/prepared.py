@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
+from time import perf_counter
 from typing import Any
 
 import orjson
@@ -29,6 +30,7 @@ SECONDS = Histogram(
     ["database"],
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+_seconds = cache(SECONDS.labels)
 
 
 class Param(Expression):
@@ -140,8 +142,15 @@ class Prepared:
 
     def _fetch(self, values: Mapping[str, Any], alias: str) -> list[tuple[Any, ...]]:
         connection: Any = connections[alias]
-        if connection.vendor == "postgresql":
-            return self._fetch_in_scope(values, connection)
+        began = perf_counter()
+        try:
+            return (self._fetch_in_scope if connection.vendor == "postgresql" else self._fetch_plain)(
+                values, connection
+            )
+        finally:
+            _seconds(alias).observe(perf_counter() - began)
+
+    def _fetch_plain(self, values: Mapping[str, Any], connection: Any) -> list[tuple[Any, ...]]:
         sql, template = self.compiled(connection)
         params = [
             part.output_field.get_db_prep_value(values[part.name], connection) if isinstance(part, Param) else part

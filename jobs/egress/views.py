@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, cast
 
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.utils.functional import cached_property
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
@@ -11,7 +14,16 @@ from rest_framework.viewsets import ViewSet
 from jobs.egress import errors
 from jobs.egress.boundary import Boundary
 from jobs.egress.conditional import etag, holds
+from jobs.egress.rendering import to_json
 from tenants.callers import Caller
+
+HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
+
+
+@cache
+def _made(classes: tuple[type, ...]) -> list[Any]:
+    """One of each class, for all requests: none of them keeps anything about one."""
+    return [each() for each in classes]
 
 
 class TenantViewSet(ViewSet):
@@ -28,7 +40,16 @@ class TenantViewSet(ViewSet):
 
     @property
     def default_response_headers(self) -> dict[str, str]:
-        return {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
+        return dict(HEADERS)
+
+    def get_authenticators(self) -> list[Any]:
+        return _made(tuple(self.authentication_classes))
+
+    def get_permissions(self) -> list[Any]:
+        return _made(tuple(self.permission_classes))
+
+    def get_renderers(self) -> list[Any]:
+        return _made(tuple(self.renderer_classes))
 
     def get_exception_handler(self) -> Any:
         return self.dialect.response
@@ -47,11 +68,19 @@ class TenantViewSet(ViewSet):
     def is_poll(self) -> bool:
         return "HTTP_IF_NONE_MATCH" in self.request.META
 
-    def unchanged(self, validator: str) -> Response | None:
+    def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if type(response) is HttpResponse:  # it was made here, with all it needs
+            return response
+        return super().finalize_response(request, response, *args, **kwargs)
+
+    def unchanged(self, validator: str) -> HttpResponse | None:
         """``304``, where ``If-None-Match`` says that the caller has the answer already."""
         if not self.is_poll or not holds(self.request.META["HTTP_IF_NONE_MATCH"], validator):
             return None
-        return Response(status=304, headers={"ETag": validator})
+        response = HttpResponse(status=304, headers={"ETag": validator, **HEADERS})
+        del response.headers["Content-Type"]  # where it would be that of the answer which is not sent
+        return response
 
-    def answer(self, body: Any, validator: str, headers: dict[str, str] | None = None) -> Response:
-        return Response(body, headers={"ETag": validator, **(headers or {})})
+    def answer(self, body: Any, **headers: str) -> HttpResponse:
+        """``body`` as JSON, at once: DRF's own Response would be rendered as if it were a template."""
+        return HttpResponse(to_json(body), content_type="application/json", headers=headers | HEADERS)

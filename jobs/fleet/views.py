@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from django.http import HttpResponse
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from jobs.egress import errors
 from jobs.egress.views import TenantViewSet
@@ -18,8 +18,8 @@ class FleetJobViewSet(TenantViewSet):
     dialect = errors.FLEET
 
     @schema.list_jobs
-    def list(self, request: Request) -> Response:
+    def list(self, request: Request) -> HttpResponse:
         params = FleetListParams.read(request.query_params)
         page = queries.job_page(self.caller.tenant_id, params)
         shape = FleetJobListResponseSerializer(context={"boundary": self.boundary})
-        return Response(shape.to_representation((page, params)))
+        return self.answer(shape.to_representation((page, params)))

@@ -1,6 +1,6 @@
 """The shapes of ``/v1``.
 
-The declared fields feed the OpenAPI document; ``to_representation`` builds the same dicts straight from a row of
+The declared fields feed the OpenAPI document; ``body`` builds the same dicts straight from a row of
 ``jobs.v1.queries``, because walking the fields would take as long again as the whole request. A test holds the two
 together.
 """
@@ -14,15 +14,15 @@ from rest_framework import serializers
 
 from jobs.egress.boundary import Boundary
 from jobs.ulid import ulid_text
-from jobs.v1.params import V1Status
+from jobs.v1.params import ListParams, V1Status
 
 
-class RowSerializer(serializers.Serializer[Any]):
-    """Made with ``context={"boundary": …}`` where something free-form or a storage key leaves."""
+class AboutOneJob(serializers.Serializer[Any]):
+    """What is answered about a job; ``row`` is one of its statement's, without the version."""
 
-    @property
-    def boundary(self) -> Boundary:
-        return self.context["boundary"]
+    @staticmethod
+    def body(out: Boundary, *row: Any) -> dict[str, Any]:
+        raise NotImplementedError
 
 
 @extend_schema_serializer(description="A picture that a job made.")
@@ -39,7 +39,7 @@ class ArtifactResponseSerializer(serializers.Serializer[Any]):
 
 
 @extend_schema_serializer(description="One line of a job's timeline.")
-class JobEventResponseSerializer(RowSerializer):
+class JobEventResponseSerializer(serializers.Serializer[Any]):
     seq = serializers.IntegerField(help_text="Its place in the job's timeline; what since counts from.")
     event_type = serializers.CharField(help_text="queued, stage, succeeded or failed; an agent's own on operations.")
     visibility = serializers.CharField(help_text="Always public here.")
@@ -49,8 +49,8 @@ class JobEventResponseSerializer(RowSerializer):
     extra = serializers.DictField(required=False, help_text="Particulars of the event, such as cost or error.")
     created_at = serializers.DateTimeField(help_text="When it happened, in UTC.")
 
-    def to_representation(self, row: Any) -> dict[str, Any]:
-        out = self.boundary
+    @staticmethod
+    def body(out: Boundary, row: list[Any]) -> dict[str, Any]:
         seq, event_type, visibility, stage, message, extra, created_at, artifacts = row
         return {
             "seq": seq,
@@ -65,29 +65,29 @@ class JobEventResponseSerializer(RowSerializer):
 
 
 @extend_schema_serializer(description="A job's header.")
-class JobSummaryResponseSerializer(RowSerializer):
+class JobSummaryResponseSerializer(serializers.Serializer[Any]):
     public_id = serializers.CharField(help_text="The job's ULID.")
     job_type = serializers.CharField(help_text="A plain string: new types need no new version of this API.")
     status = serializers.ChoiceField(choices=V1Status.choices)
     created_at = serializers.DateTimeField(help_text="When the job was asked for, in UTC.")
 
-    def to_representation(self, row: Any) -> dict[str, Any]:
-        public_id, job_type, status, created_at = row
+    @staticmethod
+    def body(public_id: str, job_type: str, status: str, created_at: str) -> dict[str, Any]:
         return {"public_id": ulid_text(public_id), "job_type": job_type, "status": status, "created_at": created_at}
 
 
 @extend_schema_serializer(description="One page of a tenant's jobs.", many=False)
-class JobListResponseSerializer(RowSerializer):
+class JobListResponseSerializer(serializers.Serializer[Any]):
     jobs = JobSummaryResponseSerializer(many=True, required=False, help_text="One page of jobs, newest first.")
     limit = serializers.IntegerField(help_text="The page size that was applied.")
     offset = serializers.IntegerField(help_text="The offset that was applied.")
     count = serializers.IntegerField(help_text="How many jobs are in this page.")
 
-    def to_representation(self, page: Any) -> dict[str, Any]:
-        rows, params = page
-        summary = JobSummaryResponseSerializer().to_representation
+    @staticmethod
+    def body(rows: list[tuple[str, str, str, str]], params: ListParams) -> dict[str, Any]:
+        summary = JobSummaryResponseSerializer.body
         return {
-            "jobs": [summary(row) for row in rows],
+            "jobs": [summary(*row) for row in rows],
             "limit": params.limit,
             "offset": params.offset,
             "count": len(rows),
@@ -95,7 +95,7 @@ class JobListResponseSerializer(RowSerializer):
 
 
 @extend_schema_serializer(description="A job, with its final pictures and its latest public event.")
-class JobDetailResponseSerializer(JobSummaryResponseSerializer):
+class JobDetailResponseSerializer(JobSummaryResponseSerializer, AboutOneJob):
     request = serializers.DictField(required=False, allow_null=True, help_text="What the job was asked to do.")
     result = ArtifactResponseSerializer(
         many=True, required=False, help_text="The final artifacts; empty until the job succeeds."
@@ -104,29 +104,30 @@ class JobDetailResponseSerializer(JobSummaryResponseSerializer):
         required=False, allow_null=True, help_text="The public event with the highest seq; null before the first."
     )
 
-    def to_representation(self, row: Any) -> dict[str, Any]:
+    @staticmethod
+    def body(out: Boundary, *row: Any) -> dict[str, Any]:
         *summary, request, result, latest = row
-        event = JobEventResponseSerializer(context=self.context).to_representation
-        body = super().to_representation(summary)
-        body["request"] = self.boundary.value(request)
-        body["result"] = self.boundary.artifacts(result) if body["status"] == V1Status.SUCCESS else []
-        body["latest_event"] = event(latest[0]) if latest else None
+        body = JobSummaryResponseSerializer.body(*summary)
+        body["request"] = out.value(request)
+        body["result"] = out.artifacts(result) if body["status"] == V1Status.SUCCESS else []
+        body["latest_event"] = JobEventResponseSerializer.body(out, latest[0]) if latest else None
         return body
 
 
 @extend_schema_serializer(description="One page of a job's timeline.")
-class JobEventsResponseSerializer(RowSerializer):
+class JobEventsResponseSerializer(AboutOneJob):
     public_id = serializers.CharField(help_text="The job's ULID.")
     events = JobEventResponseSerializer(many=True, required=False, help_text="Ascending by seq, at most 500.")
     latest_seq = serializers.IntegerField(
         required=False, allow_null=True, help_text="The since to send next; null while there is no public event."
     )
 
-    def to_representation(self, timeline: Any) -> dict[str, Any]:
-        public_id, last_public_seq, rows = timeline
-        event = JobEventResponseSerializer(context=self.context).to_representation
+    @staticmethod
+    def body(out: Boundary, *row: Any) -> dict[str, Any]:
+        public_id, last_public_seq, rows = row
+        event = JobEventResponseSerializer.body
         return {
             "public_id": ulid_text(public_id),
-            "events": [event(row) for row in rows],
+            "events": [event(out, each) for each in rows],
             "latest_seq": rows[-1][0] if rows else last_public_seq or None,
         }

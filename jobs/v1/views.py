@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from django.http import HttpResponse
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from jobs.egress.conditional import newest_version
 from jobs.egress.errors import JobNotFound
@@ -22,23 +22,23 @@ class JobViewSet(TenantViewSet):
     queryset = Job.all_tenants.none()
 
     @schema.list_jobs
-    def list(self, request: Request) -> Response:
+    def list(self, request: Request) -> HttpResponse:
         tenant_id = self.caller.tenant_id
         params = ListParams.read(request.query_params, tenant_id)
         rows = queries.job_page(tenant_id, params)
         validator = self.validator(rows, vars(params))
         if unchanged := self.unchanged(validator):
             return unchanged
-        body = serializers.JobListResponseSerializer().to_representation((rows, params))
+        body = serializers.JobListResponseSerializer.body(rows, params)
         link = paging.next_link(self.boundary.base_url + request.path, tenant_id, params, rows)
-        return self.answer(body, validator, link)
+        return self.answer(body, ETag=validator, **link)
 
     @schema.get_job
-    def retrieve(self, request: Request, public_id: str) -> Response:
+    def retrieve(self, request: Request, public_id: str) -> HttpResponse:
         return self.one_job(queries.DETAIL, serializers.JobDetailResponseSerializer, self.is_enough, public_id)
 
     @schema.list_job_events
-    def events(self, request: Request, public_id: str) -> Response:
+    def events(self, request: Request, public_id: str) -> HttpResponse:
         # The parameters come before the id, so that a bad one is told for every id alike.
         since = EventsParams.read(request.query_params).since
         return self.one_job(
@@ -56,11 +56,11 @@ class JobViewSet(TenantViewSet):
     def one_job(
         self,
         query: Prepared,
-        shape: type[serializers.RowSerializer],
+        shape: type[serializers.AboutOneJob],
         is_enough: Callable[[Any], bool],
         public_id: str,
         **more: int,
-    ) -> Response:
+    ) -> HttpResponse:
         """The answer about one job; a poll that still holds is told from the job's header row alone."""
         try:
             key: dict[str, Any] = {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id), **more}
@@ -71,8 +71,8 @@ class JobViewSet(TenantViewSet):
             if unchanged := self.unchanged(self.validator(shape.__name__, key, version=version)):
                 return unchanged
         version, *row = found(query.fetch_json(key, is_enough))
-        body = shape(context={"boundary": self.boundary}).to_representation(row)
-        return self.answer(body, self.validator(shape.__name__, key, version=version))
+        body = shape.body(self.boundary, *row)
+        return self.answer(body, ETag=self.validator(shape.__name__, key, version=version))
 
 
 def found(row: Any) -> Any:
