@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/checks DATABASE_URL=sqlite:///:memory: DJANGO_SECRET_KEY=checks
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-full lint openapi screenshots bench lock
+.PHONY: help run serve test test-full lint prove openapi screenshots bench lock
 
 help: ## List what make can do.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(VENV)/.installed-dev ## Lint, format, types, and whether a migration is 
 	$(BIN)/ruff format --check
 	$(BARE) $(BIN)/mypy
 	$(BARE) $(BIN)/python manage.py makemigrations --check --dry-run
+
+prove: $(VENV)/.installed-dev ## Plant 12 faults, one at a time, and see that the tests catch each: about ten minutes.
+	$(BIN)/python -m tests.prove
 
 openapi: $(VENV)/.installed ## Write tests/golden/openapi.json anew, after a change of the API's description that is meant.
 	$(BARE) $(BIN)/python manage.py spectacular --format openapi-json --validate --fail-on-warn --file tests/golden/openapi.json
