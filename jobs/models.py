@@ -220,6 +220,13 @@ class Artifact(models.Model):
     label = models.TextField(null=True, blank=True)
     meta = models.JSONField(default=dict, blank=True)
 
+    # What the artifact store knows of the object; backfill_artifacts fills it in, and no interchange record has it.
+    size = models.PositiveBigIntegerField(null=True, blank=True, help_text="Bytes.")
+    content_type = models.TextField(null=True, blank=True)
+    checksum = models.TextField(null=True, blank=True, help_text="sha256: of the content, or the store's own etag:")
+    width = models.PositiveIntegerField(null=True, blank=True, help_text="Pixels.")
+    height = models.PositiveIntegerField(null=True, blank=True, help_text="Pixels.")
+
     all_tenants = models.Manager()
     objects = TenantManager()
 
@@ -237,6 +244,7 @@ class Artifact(models.Model):
         indexes = [
             # The result of GET /v1/jobs/{public_id}: a job's final artifacts; all of a job's artifacts in an export.
             models.Index(fields=["job", "role"], name="artifact_of_job"),
+            # One more, artifact_by_key, is made by migration 0007: its collation is PostgreSQL's alone.
         ]
 
     def __str__(self) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
+import mimetypes
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +22,7 @@ from django.core.signing import b64_encode
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.deconstruct import deconstructible
 
+from jobs.egress.objects import Described, Found, pixels
 from jobs.egress.signing import Links, signing_times
 
 _QUERY = re.compile(r"expires=([1-9][0-9]{0,11})&signature=([A-Za-z0-9_-]{43})")
@@ -104,3 +108,41 @@ class SignedFileSystemStorage(FileSystemStorage):
             if Path(os.path.realpath(self.location)) in folder.parents:
                 with suppress(OSError):
                     folder.rmdir()
+
+    def walk(self, prefix: str, after: str) -> Iterator[Found]:
+        """One folder's names in memory at a time for each level; what is no regular file is none of its objects."""
+        return _walk(Path(self.location) / prefix, prefix, after)
+
+    def holds(self, storage_key: str) -> bool:
+        return os.path.isfile(self._path_of(storage_key))  # noqa: PTH113 - a key is text; Path would tidy it
+
+    def describe(self, found: Found) -> Described:
+        """Reads all of it once, for its checksum."""
+        with open(self._path_of(found.storage_key), "rb") as file:  # noqa: PTH123
+            content_type = mimetypes.guess_type(found.storage_key)[0] or "application/octet-stream"
+            checksum = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            size = file.tell()
+            file.seek(0)
+            return Described(size, content_type, checksum, *pixels(file))
+
+    def remove_keys(self, storage_keys: list[str]) -> None:
+        """Leaves alone what a link or a spelling leads to: the file of another key."""
+        root = os.path.realpath(self.location)
+        paths = [os.path.join(root, each) for each in storage_keys]  # noqa: PTH118
+        self.remove([Path(each) for each in paths if os.path.realpath(each) == each])
+
+    def _path_of(self, storage_key: str) -> str:
+        return os.path.join(self.location, storage_key)  # noqa: PTH118
+
+
+def _walk(folder: Path, prefix: str, after: str) -> Iterator[Found]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        # A folder sorts by what its keys begin with, slash included.
+        names = [f"{each.name}/" if each.is_dir(follow_symlinks=False) else each.name for each in entries]
+        for name in sorted(names, key=os.fsencode):
+            key = prefix + name
+            if not name.endswith("/"):
+                if os.fsencode(key) > os.fsencode(after) and stat.S_ISREG((folder / name).lstat().st_mode):
+                    yield Found(key, (folder / name).lstat().st_size, None)
+            elif os.fsencode(key) > os.fsencode(after) or after.startswith(key):
+                yield from _walk(folder / name, key, after)

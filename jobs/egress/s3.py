@@ -11,11 +11,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import URLLib3Session
 from django.conf import settings
 from storages.backends.s3 import S3Storage
 
+from jobs.egress.objects import CHUNK_BYTES, Described, Found, Remote, pixels
 from jobs.egress.signing import CannotSign, Links, signing_times
 from jobs.egress.sigv4 import Credentials, Presigner
 
@@ -36,6 +37,10 @@ def address_of(client: Any, bucket: str) -> tuple[str, str]:
     url = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "-"})
     root, _, query = url.partition("-?")
     return root, parse_qs(query)["X-Amz-Credential"][0].split("/")[-3]
+
+
+def _checksum(answer: dict[str, Any]) -> str:
+    return "etag:" + answer["ETag"].strip('"')
 
 
 class SignedS3Storage(S3Storage):
@@ -114,6 +119,58 @@ class SignedS3Storage(S3Storage):
         """Raises StoreRefused for the first that the store keeps."""
         for error in self.bucket.delete_objects(Delete={"Objects": some, "Quiet": True}).get("Errors", []):
             raise StoreRefused(f"{error['Code']}: {error['Message']}")
+
+    def walk(self, prefix: str, after: str) -> Iterator[Found]:
+        begin = {"StartAfter": after} if after else {}
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket_name, Prefix=prefix, **begin)
+        for page in pages:
+            for each in page.get("Contents", ()):
+                if each["Size"] or not each["Key"].endswith("/"):  # which consoles make to show a folder
+                    yield Found(each["Key"], each["Size"], _checksum(each))
+
+    def holds(self, storage_key: str) -> bool:
+        try:
+            self._client.head_object(Bucket=self.bucket_name, Key=storage_key)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+            return False
+        return True
+
+    def describe(self, found: Found) -> Described:
+        """One request for its first bytes; more where its dimensions stand further behind."""
+        try:
+            return self._described(found)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+            raise FileNotFoundError(found.storage_key) from error
+
+    def _described(self, found: Found) -> Described:
+        whose = {"Bucket": self.bucket_name, "Key": found.storage_key}
+        if not found.size:  # no byte of it can be asked for
+            head = self._client.head_object(**whose)
+            return Described(head["ContentLength"], head["ContentType"], _checksum(head), None, None)
+        first = self._client.get_object(**whose, Range=f"bytes=0-{CHUNK_BYTES - 1}")
+        start = first["Body"].read()
+        size = int(first["ContentRange"].rpartition("/")[2]) if "ContentRange" in first else len(start)
+
+        def read_range(begin: int, end: int) -> bytes:
+            if end <= len(start):
+                return start[begin:end]
+            more = self._client.get_object(**whose, Range=f"bytes={begin}-{end - 1}", IfMatch=first["ETag"])
+            return more["Body"].read()
+
+        dimensions = pixels(Remote(size, read_range).buffered())
+        return Described(size, first["ContentType"], _checksum(first), *dimensions)
+
+    def remove_keys(self, storage_keys: list[str]) -> None:
+        self.remove([{"Key": each} for each in storage_keys])
+
+    @property
+    def _client(self) -> Any:
+        """boto3's, which threads may share."""
+        return self.connection.meta.client
 
     def _credentials_now(self) -> tuple[Credentials, float | None]:
         """What to sign with now and, of temporary credentials, when they expire; refreshed when they are about to."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import storages
 
+from jobs.egress.objects import Described, Found
 from jobs.storage_keys import check_storage_key
 
 MAX_TTL_SECONDS = 7 * 24 * 3600  # S3 honours no presigned URL that lives longer
@@ -61,6 +62,21 @@ class ArtifactStore(Protocol):
 
     def remove(self, some: list[Any]) -> None:
         """Removes what :meth:`below` found, for good. Raises OSError or what the network raises."""
+
+    def walk(self, prefix: str, after: str) -> Iterator[Found]:
+        """All objects under ``prefix`` behind the key ``after`` ("" for the first), in the order of their keys' bytes.
+
+        Some servers that speak S3 sort by folder instead, so that "a/1" comes before "a-b/1".
+        """
+
+    def holds(self, storage_key: str) -> bool:
+        """Whether there is such an object, now."""
+
+    def describe(self, found: Found) -> Described:
+        """Reads as little of the object as tells what it is. Raises FileNotFoundError where it has gone meanwhile."""
+
+    def remove_keys(self, storage_keys: list[str]) -> None:
+        """Removes a thousand objects at most; one that is not there is no error. Old versions stay."""
 
 
 def artifact_store() -> ArtifactStore:

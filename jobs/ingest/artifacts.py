@@ -1,0 +1,86 @@
+"""Artifacts' rows by storage key: streamed in the order of a store's listing, found by it, and filled from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from django.db import connection, transaction
+from django.db.models import BooleanField, F
+from django.db.models.expressions import RawSQL
+from django.db.models.functions import Collate
+from ulid import ULID
+
+from jobs.models import Artifact, Job
+
+FILLED = ("size", "content_type", "checksum", "width", "height")
+
+
+class ArtifactRow(NamedTuple):
+    """An artifact's row: whose it is, where its file should be, and what is known of that."""
+
+    pk: int
+    job_id: ULID
+    tenant: str  # slug
+    storage_prefix: str
+    storage_key: str
+    size: int | None
+    checksum: str | None
+
+
+def _by_key() -> Any:
+    """All artifacts, as the index ``artifact_by_key`` has them: with their ``key``, which sorts by its bytes."""
+    if connection.vendor != "postgresql":
+        return Artifact.all_tenants.alias(key=F("storage_key"))  # so does all text
+    # Said as the index says it, so that the planner finds it: a parameter would not do.
+    is_short = RawSQL("octet_length(jobs_artifact.storage_key) <= 1024", (), BooleanField())
+    return Artifact.all_tenants.alias(key=Collate("storage_key", "C")).filter(is_short)
+
+
+def rows_between(after: str, until: str | None, prefix: str, page: int) -> Iterator[list[ArtifactRow]]:
+    """The rows under ``prefix`` with ``after`` < key <= ``until`` (None: to the end), in pages that split no key.
+
+    A page has ``page`` rows, and those more that name the last one's key.
+    """
+    while True:
+        rows = _by_key().filter(key__gt=after)
+        if until is not None:
+            rows = rows.filter(key__lte=until)
+        if prefix:
+            # A prefix ends with a slash, and what follows the slash in the order of bytes is 0.
+            rows = rows.filter(key__gte=prefix, key__lt=f"{prefix[:-1]}0")
+        found = _read(rows.order_by("key", "pk")[:page])
+        if not found:
+            return
+        after = found[-1].storage_key
+        if len(found) == page:
+            known = {row.pk for row in found}
+            found += [row for row in rows_naming([after]) if row.pk not in known]
+        yield found
+
+
+def rows_naming(storage_keys: Iterable[str]) -> list[ArtifactRow]:
+    return _read(_by_key().filter(key__in=list(storage_keys)))
+
+
+def named(storage_keys: Iterable[str]) -> set[str]:
+    """Those of ``storage_keys`` that an artifact names."""
+    return set(_by_key().filter(key__in=list(storage_keys)).values_list("storage_key", flat=True))
+
+
+def _read(rows: Any) -> list[ArtifactRow]:
+    columns = "pk", "job_id", "tenant__slug", "tenant__storage_prefix", "storage_key", "size", "checksum"
+    return [ArtifactRow(*row) for row in rows.values_list(*columns)]
+
+
+@transaction.atomic
+def fill(described: dict[int, tuple[Any, ...]], jobs: Iterable[ULID]) -> None:
+    """Writes what is known of artifacts' files, by the artifact's id as in ``FILLED``; ``jobs`` are theirs.
+
+    No version is bumped, for no answer shows it. The jobs are locked in ascending order of their ids, as by everyone
+    who writes to several, so that what removes them does not wait in a circle.
+    """
+    list(Job.all_tenants.filter(pk__in=set(jobs)).order_by("pk").select_for_update(no_key=True).values_list("pk"))
+    Artifact.all_tenants.bulk_update(
+        [Artifact(pk=pk, **dict(zip(FILLED, values, strict=True))) for pk, values in described.items()], FILLED
+    )

@@ -1,0 +1,181 @@
+"""``manage.py backfill_artifacts``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import orjson
+from botocore.exceptions import BotoCoreError, ClientError
+from django.core.management.base import CommandError, CommandParser
+
+from jobs.egress.objects import Described, Found
+from jobs.egress.signing import ArtifactStore, artifact_store
+from jobs.ingest.artifacts import ArtifactRow, fill, rows_between, rows_naming
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, Run, database_failed, stopped
+from jobs.models import Artifact
+from tenants.models import Tenant
+
+REQUESTS_AT_ONCE = 8  # to the artifact store
+STORE_ERRORS = (OSError, BotoCoreError, ClientError)
+
+
+@dataclass
+class Tally:
+    """What was found up to two keys: the last object of the listing, and the last row beside it."""
+
+    object_key: str = ""
+    row_key: str = ""
+    artifacts: int = 0
+    objects: int = 0
+    filled: int = 0
+    unchanged: int = 0
+    missing: int = 0
+    orphaned: int = 0
+    wrong_tenant: int = 0
+    unreadable: int = 0
+
+    def __str__(self) -> str:
+        names = ("filled", "unchanged", "missing", "orphaned", "wrong_tenant", "unreadable")
+        return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name):,}" for name in names)
+
+
+class Command(BatchCommand):
+    help = (
+        "Goes through the artifact store and the artifacts' rows side by side, in the order of their keys. Fills in "
+        "each artifact's size, content type, checksum and pixels, and writes a line of JSON for each that is missing, "
+        "of the wrong tenant or unreadable, and for each object that no artifact names. Never deletes. Artifacts that "
+        "are filled in already are read again where the listing says that the object has changed."
+    )
+    example = "--tenant acme --checkpoint acme.checkpoint > findings.ndjson"
+    exit_codes = "0: every artifact's object is there, and known; 1: some are not, or the run was stopped"
+    batch_of, batch_size = "OBJECTS", 1000
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--after", metavar="KEY", help="Begin after this storage key.")
+
+    def handle(self, *, after: str | None, **options: Any) -> None:
+        tenant = self.tenant_named(options["tenant"])
+        if tenant and not tenant.storage_prefix:
+            raise CommandError(f"Tenant {tenant} has no storage prefix: go through all tenants, without --tenant.")
+        kept = self.checkpoint_of(options, f"{self.name} of {tenant or 'all tenants'}")
+        self.tally = tally = Tally(**({"object_key": after, "row_key": after} if after else kept.read()))
+        self.store: ArtifactStore = artifact_store()
+        self.is_dry = options["dry_run"]
+        self.prefixes = {each.storage_prefix: each.slug for each in Tenant.objects.exclude(storage_prefix="")}
+        rows = Artifact.objects.for_tenant(tenant) if tenant else Artifact.all_tenants.all()
+        try:
+            with (
+                ThreadPoolExecutor(REQUESTS_AT_ONCE) as self.pool,
+                self.running(options, kept, rows.count() if self.stderr.isatty() else None) as run,
+            ):
+                finished = self.walk(tenant.storage_prefix if tenant else "", options["batch"], run)
+        except DATABASE_ERRORS as error:
+            raise self.cut_short(database_failed(error), options) from error
+        except STORE_ERRORS as error:
+            raise self.cut_short(f"The artifact store failed: {error}", options) from error
+        self.stderr.write(f"{'Dry run, nothing written: ' if self.is_dry else ''}{tally}")
+        if not finished:
+            raise self.cut_short("Stopped", options)
+        kept.remove()
+        if bad := tally.missing + tally.wrong_tenant + tally.unreadable:
+            raise CommandError(f"{bad:,} artifacts have no object that is theirs and can be read.")
+
+    def cut_short(self, why: str, options: dict[str, Any]) -> CommandError:
+        return stopped(why, self.again(options, at=("--after", self.tally.object_key or self.tally.row_key or None)))
+
+    def walk(self, prefix: str, batch: int, run: Run) -> bool:
+        """Whether it came to the end of both."""
+        tally = self.tally
+        listing = self.store.walk(prefix, tally.object_key)
+        while some := list(islice(listing, batch)):
+            objects = {found.storage_key: found for found in some}
+            # Not every server lists in the order of bytes: what no row beside it names is looked up, and what no
+            # object beside it has is asked for, before anything is said of it. That also settles what came meanwhile.
+            until = max(tally.row_key, *objects)
+            for rows in rows_between(tally.row_key, until, prefix, batch):
+                self.compare(rows, objects)
+            left = [found.storage_key for found in some if found.storage_key in objects]
+            self.compare(rows_naming(left), objects)
+            for found in objects.values():
+                self.tell("orphaned", found.storage_key, tenant=self.owner(found.storage_key))
+            tally.objects += len(some)
+            tally.object_key, tally.row_key = some[-1].storage_key, until
+            if not run.goes_on(tally.artifacts, str(tally), asdict(tally)):
+                return False
+        for rows in rows_between(tally.row_key, None, prefix, batch):
+            self.compare(rows, {})
+            tally.row_key = rows[-1].storage_key
+            if not run.goes_on(tally.artifacts, str(tally), asdict(tally)):
+                return False
+        return True
+
+    def compare(self, rows: Iterable[ArtifactRow], objects: dict[str, Found]) -> None:
+        """Takes the objects that ``rows`` name out of ``objects``."""
+        rows_of: dict[str, list[ArtifactRow]] = defaultdict(list)
+        for row in rows:
+            rows_of[row.storage_key].append(row)
+        own: dict[str, list[ArtifactRow]] = {}
+        for key, naming in rows_of.items():
+            own[key] = [row for row in naming if key.startswith(row.storage_prefix)]
+            for row in naming:
+                if row not in own[key]:
+                    self.tell("wrong_tenant", key, tenant=row.tenant, job=str(row.job_id))
+        found = {key: objects.pop(key) for key in rows_of if key in objects}
+        elsewhere = [key for key, naming in own.items() if naming and key not in found]
+        for key, is_there in zip(elsewhere, self.pool.map(self.store.holds, elsewhere), strict=True):
+            if not is_there:
+                self.tell_each("missing", own[key])
+        self.fill({key: each for key, each in found.items() if own[key]}, own)
+        self.tally.artifacts += sum(map(len, rows_of.values()))
+
+    def fill(self, found: dict[str, Found], rows_of: dict[str, list[ArtifactRow]]) -> None:
+        stale = {key: [row for row in rows_of[key] if not is_filled(row, found[key])] for key in found}
+        self.tally.unchanged += sum(len(rows_of[key]) - len(stale[key]) for key in found)
+        unknown = [found[key] for key, rows in stale.items() if rows]
+        if self.is_dry:
+            self.tally.filled += sum(map(len, stale.values()))
+            return
+        filled: dict[int, tuple[Any, ...]] = {}
+        for key, described in zip((each.storage_key for each in unknown), self.described(unknown), strict=True):
+            if isinstance(described, FileNotFoundError):
+                self.tell_each("missing", stale[key])
+            elif isinstance(described, Exception):
+                self.tell_each("unreadable", stale[key], why=str(described))
+            else:
+                filled |= {row.pk: described for row in stale[key]}
+        if filled:
+            fill(filled, {row.job_id for rows in stale.values() for row in rows if row.pk in filled})
+        self.tally.filled += len(filled)
+
+    def described(self, objects: list[Found]) -> Iterator[Described | Exception]:
+        def describe(found: Found) -> Described | Exception:
+            try:
+                return self.store.describe(found)
+            except STORE_ERRORS as error:
+                return error
+
+        return self.pool.map(describe, objects)
+
+    def tell_each(self, finding: str, rows: list[ArtifactRow], **more: str) -> None:
+        for row in rows:
+            self.tell(finding, row.storage_key, tenant=row.tenant, job=str(row.job_id), **more)
+
+    def tell(self, finding: str, storage_key: str, **more: str | None) -> None:
+        setattr(self.tally, finding, getattr(self.tally, finding) + 1)
+        line = {"finding": finding, "storage_key": storage_key.encode(errors="replace").decode(), **more}
+        self.stdout.write(orjson.dumps(line).decode())
+
+    def owner(self, storage_key: str) -> str | None:
+        """The slug of the tenant under whose prefix the key lies."""
+        folders = (storage_key[: end + 1] for end, letter in enumerate(storage_key) if letter == "/")
+        return next((self.prefixes[folder] for folder in folders if folder in self.prefixes), None)
+
+
+def is_filled(row: ArtifactRow, found: Found) -> bool:
+    return row.checksum is not None and row.size == found.size and found.checksum in (None, row.checksum)
