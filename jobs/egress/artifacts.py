@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.db.models import F, OuterRef, QuerySet
+from django.db.models import F, FilteredRelation, OuterRef, Q, QuerySet
 
 from jobs.egress.prepared import Param, json_rows
 from jobs.models import Artifact, Role
@@ -17,8 +17,12 @@ def artifacts() -> QuerySet[Artifact]:
     return own
 
 
-# A job's result: the final artifacts of its events by seq and position, then those that no event recorded.
+# A job's result: the final artifacts of its events by seq and position, then those that no event recorded. The event's
+# tenant is that of the artifact; said too, so that no other partition of a partitioned table is looked at.
 RESULT = json_rows(
-    artifacts().filter(job=OuterRef("pk"), role=Role.FINAL).order_by(F("event__seq").asc(nulls_last=True), "position"),
+    artifacts()
+    .filter(job=OuterRef("pk"), role=Role.FINAL)
+    .annotate(recorded_by=FilteredRelation("event", condition=Q(event__tenant=TENANT)))
+    .order_by(F("recorded_by__seq").asc(nulls_last=True), "position"),
     *ARTIFACT_COLUMNS,
 )

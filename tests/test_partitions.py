@@ -1,0 +1,195 @@
+"""Every statement of the API names its tenant: on tables partitioned by tenant it looks at one partition of each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from types import ModuleType
+from uuid import UUID
+
+import psycopg
+import pytest
+from django.db import connection
+from ulid import ULID
+
+from jobs.egress import round_trip
+from jobs.egress.prepared import Prepared
+from jobs.fleet import queries as fleet_queries
+from jobs.v1 import queries as v1_queries
+from tests.gateway import serving
+from tests.records import records
+
+pytestmark = pytest.mark.postgresql
+
+PARTITIONS = 16
+TENANTS = [f"tenant-{number}" for number in range(20)]
+# The primary key of each table that has a tenant: a unique index of a partitioned table holds what it is split by.
+KEYS = {
+    "jobs_job": "tenant_id, public_id",
+    "jobs_jobevent": "tenant_id, id",
+    "jobs_artifact": "tenant_id, id",
+    "jobs_jobcounts": "tenant_id",
+}
+OWN_ROWS = "tenant_id = NULLIF(current_setting('app.tenant', true), '')::bigint"
+
+
+def partition(server, database):
+    """A copy of the tables in the schema ``partitioned``, which the roles of the gateway see in their place."""
+
+    def psql(*statements):
+        return server.psql(*statements, database=database).splitlines()
+
+    psql("CREATE SCHEMA partitioned", "GRANT USAGE ON SCHEMA partitioned TO gateway_api")
+    for table, key in KEYS.items():
+        copy = f"partitioned.{table}"
+        psql(
+            f"CREATE TABLE {copy} (LIKE public.{table} INCLUDING ALL EXCLUDING INDEXES) PARTITION BY HASH (tenant_id)",
+            f"ALTER TABLE {copy} ADD PRIMARY KEY ({key})",
+            *(
+                f"CREATE TABLE {copy}_{number} PARTITION OF {copy} "
+                f"FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {number})"
+                for number in range(PARTITIONS)
+            ),
+        )
+        for index in psql(f"SELECT indexdef FROM pg_indexes WHERE tablename = '{table}' AND schemaname = 'public'"):
+            if f"{table}_pkey" not in index:
+                made = re.sub(rf"INDEX \w+ ON public\.{table}", f"INDEX ON {copy}", index)
+                if "UNIQUE" in made and "tenant_id" not in made:
+                    made = made.replace("USING btree (", "USING btree (tenant_id, ")
+                psql(made)
+        columns = psql(
+            f"SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute "
+            f"WHERE attrelid = 'public.{table}'::regclass AND attnum > 0 AND attgenerated = '' AND NOT attisdropped"
+        )[0]
+        psql(
+            f"INSERT INTO {copy} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM public.{table}",
+            f"ALTER TABLE {copy} ENABLE ROW LEVEL SECURITY",
+            f"CREATE POLICY own_rows ON {copy} USING ({OWN_ROWS})",
+            f"GRANT SELECT ON {copy} TO gateway_api",
+            f"ANALYZE {copy}",
+        )
+
+
+@pytest.fixture(scope="module")
+def store(new_store, postgresql_server):
+    """A store whose tables have a partitioned copy, and the names of its database and of that schema's path."""
+    store = new_store()
+    store.run("grant_api_role", "gateway_api")
+    store.run("shell", "--command", f"from tenants.models import *\nfor slug in {TENANTS}: Tenant(slug=slug).save()")
+    store.run("backfill_jobs", "-", stdin=b"".join(records(2_000, TENANTS)))
+    partition(postgresql_server, store.url.partition("@/")[2].partition("?")[0])
+    return store
+
+
+@pytest.fixture(scope="module")
+def database(store, postgresql_server):
+    """A superuser's connection, whom row security does not bind: what is left out, the statement itself leaves out."""
+    name = store.url.partition("@/")[2].partition("?")[0]
+    where = {"host": str(postgresql_server.folder), "user": "postgres", "dbname": name}
+    with psycopg.connect(**where, options="-c search_path=partitioned,public", autocommit=True) as connected:
+        yield connected
+
+
+def statements() -> dict[str, Prepared]:
+    """Everything the API can ask, by a name for it."""
+    found = {}
+    for module in (v1_queries, fleet_queries):
+        found |= {
+            f"{module.__name__}.{name}": each for name, each in vars(module).items() if isinstance(each, Prepared)
+        }
+    for types, status, after, position, offset in itertools.product((0, 1, 3), *[(False, True)] * 4):
+        given = (types, status, after, position, 50, offset)
+        found[f"/v1/jobs {given}"] = v1_queries.listing(*given)
+    for filtered, later in itertools.product((False, True), repeat=2):
+        found[f"/job {filtered, later}"] = fleet_queries.listing(filtered, later, 10)
+        found[f"/job beginning {filtered}"] = fleet_queries._beginning(filtered)
+    return found
+
+
+def test_all_statements_are_among_those_that_are_looked_at():
+    def made(module: ModuleType) -> set[str]:
+        return {
+            name
+            for name, each in vars(module).items()
+            if isinstance(each, Prepared) or (hasattr(each, "cache_info") and each.__module__ == module.__name__)
+        }
+
+    assert made(v1_queries) == {"VERSION", "DETAIL", "EVENTS", "listing"}
+    assert made(fleet_queries) == {"_COUNTS", "_beginning", "listing"}
+
+
+def nodes(plan):
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+def test_a_statement_looks_at_one_partition_of_each_table(db, database, mode):
+    tenant, job, at = database.execute(
+        "SELECT tenant_id, public_id, created_at FROM jobs_job ORDER BY last_seq DESC LIMIT 1"
+    ).fetchone()
+    values = {"tenant": tenant, "since": 0, "offset": 1, "status": "SUCCESS"}
+    values |= dict.fromkeys(("created_after", "position_time", "beginning_time"), at)
+    values |= dict.fromkeys(("public_id", "position_id", "beginning_id"), job)
+    values |= dict.fromkeys(("job_type_0", "job_type_1", "job_type_2"), "MODEL_GENERATOR")
+    database.execute(f"SET plan_cache_mode = {mode}")
+    looked_at = {}
+    for number, (name, prepared) in enumerate(statements().items()):
+        sql, template = prepared.compiled(connection)
+        bound = [values[part.name] if hasattr(part, "name") else part for part in template]
+        given = psycopg.sql.SQL(", ").join(map(psycopg.sql.Literal, map(str, bound)))
+        database.execute(f"PREPARE statement_{mode}_{number} AS {round_trip.numbered(sql).decode()}")
+        [[[explained]]] = database.execute(
+            psycopg.sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE {}({})").format(
+                psycopg.sql.Identifier(f"statement_{mode}_{number}"), given
+            )
+        ).fetchall()
+        scanned = {node["Relation Name"] for node in nodes(explained["Plan"]) if "Relation Name" in node}
+        by_table = {table: [name for name in scanned if name.startswith(f"{table}_")] for table in KEYS}
+        looked_at[name] = {table: len(partitions) for table, partitions in by_table.items() if partitions}
+        assert {name.rpartition("_")[2] for name in scanned} == {partition_of(database, tenant)}, (name, scanned)
+    too_many = {name: tables for name, tables in looked_at.items() if not tables or set(tables.values()) != {1}}
+    assert too_many == {}
+
+
+def partition_of(database, tenant):
+    """The number of the partition that holds the tenant, as PostgreSQL tells it."""
+    its_jobs = "SELECT DISTINCT tableoid::regclass::text FROM jobs_job WHERE tenant_id = %s"
+    [[table]] = database.execute(its_jobs, [tenant])
+    return table.rpartition("_")[2]
+
+
+def test_a_statement_that_named_no_tenant_would_look_at_all_of_them(database):
+    [[[explained]]] = database.execute("EXPLAIN (FORMAT JSON) SELECT FROM jobs_jobevent WHERE id = 7").fetchall()
+    assert len([node for node in nodes(explained["Plan"]) if "Relation Name" in node]) == PARTITIONS
+
+
+def test_the_api_answers_from_partitions_as_from_whole_tables(store, postgresql_server):
+    """With row security, and byte for byte."""
+    name = store.url.partition("@/")[2].partition("?")[0]
+    tokens = [store.run("issue_token", slug).stdout.decode().split()[-1] for slug in TENANTS[:2]]
+    [job] = postgresql_server.psql(
+        f"SELECT public_id FROM jobs_job JOIN tenants_tenant t ON t.id = tenant_id WHERE slug = '{TENANTS[0]}' "
+        "ORDER BY last_seq DESC LIMIT 1",
+        database=name,
+    ).split()
+    public_id = ULID.from_uuid(UUID(job))
+    paths = ["/v1/jobs?limit=200", "/v1/jobs?offset=7&status=FAILURE", f"/v1/jobs/{public_id}", "/job?limit=100"]
+    paths += [f"/v1/jobs/{public_id}/events", "/job?offset=5&status=completed"]
+
+    roles = {"DATABASE_API_URL": store.url.replace("postgres@", "gateway_api@"), "REQUIRE_ROW_SECURITY": "1"}
+
+    def answers():
+        # Links that outlive the test: those of two processes are the same within a signing window.
+        with serving(store.url, PRESIGN_TTL_SECONDS="604800", **roles) as gateway:
+            told = [gateway.get(path, token) for token in tokens for path in paths]
+        return [(answer.status, answer.body.replace(str(gateway.port).encode(), b"port")) for answer in told]
+
+    whole = answers()
+    assert {status for status, _ in whole} == {200, 404}
+    postgresql_server.psql(f"ALTER DATABASE {name} SET search_path = partitioned, public")
+    try:
+        assert answers() == whole
+    finally:
+        postgresql_server.psql(f"ALTER DATABASE {name} RESET search_path")
