@@ -47,6 +47,11 @@ class TenantForm(forms.ModelForm):
     class Meta:
         model = Tenant
         fields: ClassVar = ["slug", "name", "shop_domain", "storage_prefix", "is_active"]
+        # The model's own names a “<slug>”, which the admin would take for a tag.
+        help_texts: ClassVar = {
+            "storage_prefix": "The folder in the artifact store that holds this tenant's pictures; "
+            "left empty, it is tenants/ and the slug."
+        }
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
