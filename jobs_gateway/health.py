@@ -21,6 +21,7 @@ from django.urls import resolve
 from django.views.decorators.http import require_safe
 
 from jobs.egress.signing import artifact_store
+from tenants.replica import primary_first
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +36,27 @@ class NotReady(Exception):
 
 
 def database() -> None:
-    for alias in {"default", settings.API_DATABASE}:
-        with connections[alias].cursor() as cursor:
+    """The primary, or while that is away its replica, which most reads are answered from."""
+    primary_first(_answers)
+
+
+def _answers(alias: str) -> bool:
+    for each in {alias, alias if alias == settings.API_REPLICA else "default"}:
+        with connections[each].cursor() as cursor:
             cursor.execute("SELECT 1")
+    return True
 
 
 def migrations() -> None:
-    missing = _migrations_of_this_code() - MigrationRecorder(connections["default"]).applied_migrations().keys()
+    missing = primary_first(_missing_migrations)
     if missing:
         raise NotReady(f"{len(missing)} to apply")
+
+
+def _missing_migrations(alias: str) -> frozenset[tuple[str, str]]:
+    if alias == settings.API_REPLICA:  # it has what its primary had; the API's role may not read what that was
+        return frozenset()
+    return _migrations_of_this_code() - MigrationRecorder(connections["default"]).applied_migrations().keys()
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +12,7 @@ from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.db import connections
 
 from tenants.callers import LONGEST_BELIEF_SECONDS
 
@@ -47,6 +49,50 @@ def check_shopify_app(**_: Any) -> list[checks.CheckMessage]:
             )
         ]
     return []
+
+
+@checks.register
+def check_replica(**_: Any) -> list[checks.CheckMessage]:
+    if settings.DATABASE_REPLICA_MAX_LAG_SECONDS <= 0:
+        return [
+            checks.Error(
+                f"DATABASE_REPLICA_MAX_LAG_SECONDS is {settings.DATABASE_REPLICA_MAX_LAG_SECONDS}, so no replica does.",
+                hint="Set it to more than 0; a replica that keeps up is a fraction of a second behind.",
+                id="tenants.E005",
+            )
+        ]
+    if settings.API_REPLICA and _place(settings.API_REPLICA) == _place(settings.API_DATABASE):
+        return [
+            checks.Warning(
+                "DATABASE_REPLICA_URL leads to the very server that it is to stand in for.",
+                hint="Name the streaming replica, or leave it out where there is none.",
+                id="tenants.W003",
+            )
+        ]
+    return []
+
+
+def _place(alias: str) -> tuple[Any, ...]:
+    config = settings.DATABASES[alias]
+    return config["HOST"] or config["OPTIONS"].get("host"), config["PORT"], config["NAME"]
+
+
+@checks.register(checks.Tags.database)
+def check_replica_is_one(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """With ``check --database replica``: writes to the primary would never reach a server that is none."""
+    if not settings.API_REPLICA or settings.API_REPLICA not in (databases or ()):
+        return []
+    with connections[settings.API_REPLICA].cursor() as cursor:
+        cursor.execute("SELECT pg_is_in_recovery()")
+        if cursor.fetchone()[0]:
+            return []
+    return [
+        checks.Error(
+            "DATABASE_REPLICA_URL leads to a server that is no replica: it takes writes of its own.",
+            hint="After a failover DATABASE_URL and DATABASE_API_URL name the new primary.",
+            id="tenants.E006",
+        )
+    ]
 
 
 @checks.register

@@ -81,6 +81,8 @@ class Watch:
     """What this process knows of the servers. Requests notice who is away; a thread, who is back or falls behind."""
 
     def __init__(self) -> None:
+        # What a server that was away is asked before it may answer again.
+        self.may_answer: Callable[[str], bool] = lambda alias: True
         self._away: set[str] = set()
         self._behind = False
         # Where the primary was, and when: the replica has been there since, or is behind by the time that has passed.
@@ -102,12 +104,13 @@ class Watch:
             return _within(seconds, alias, read)
         except (DatabaseError, InterfaceError) as error:
             if _is_away(error):
-                self._leave(alias, error)
+                self.leave(alias, error)
             elif alias == settings.API_REPLICA and _sqlstate(error) != "57014":
                 logger.warning("The replica could not answer, the primary is asked: %s", error)
             raise
 
-    def _leave(self, alias: str, error: Exception) -> None:
+    def leave(self, alias: str, error: Exception) -> None:
+        """From now on the server is not asked, until it has answered the watch."""
         connection: Any = connections[alias]
         connection.close()
         if alias in self._away:
@@ -138,11 +141,12 @@ class Watch:
         """How far the server is; None, and it is left alone, where it does not say."""
         try:
             position = _within(ATTEMPT_SECONDS, alias, _position)
+            is_back = alias in self._away and _within(ATTEMPT_SECONDS, alias, self.may_answer)
         except (DatabaseError, InterfaceError) as error:
-            self._leave(alias, error)
+            self.leave(alias, error)
             return None
         connections[alias].close()
-        if alias in self._away:
+        if is_back:
             self._away.discard(alias)
             logger.warning("The database %r answers again.", alias)
         return position

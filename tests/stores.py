@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Store:
 
     url: str
     folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, *arguments: object, stdin: bytes = b"", expected: int = 0) -> subprocess.CompletedProcess[bytes]:
         return self.python(ROOT / "manage.py", *arguments, stdin=stdin, expected=expected)
@@ -78,7 +80,7 @@ class Store:
         return {
             "args": [sys.executable, *map(str, arguments)],
             "cwd": self.folder,
-            "env": environment | {"DATABASE_URL": self.url, "PYTHONPATH": str(ROOT)},
+            "env": environment | {"DATABASE_URL": self.url, "PYTHONPATH": str(ROOT)} | dict(self.environment),
         }
 
 

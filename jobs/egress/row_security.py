@@ -9,13 +9,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
 
 from jobs.models import Job
+from tenants.replica import watch
 
 logger = logging.getLogger("jobs.row_security")
 
 
-def is_in_force() -> bool:
+def is_in_force(alias: str) -> bool:
     """False on SQLite, which has none, and for a superuser or the owner of the tables, whom it does not bind."""
-    connection = connections[settings.API_DATABASE]
+    connection = connections[alias]
     if connection.vendor != "postgresql":
         return False
     with connection.cursor() as cursor:
@@ -27,21 +28,38 @@ def check_before_serving() -> None:
     """Warns where the scope of the code is the only line of defence on PostgreSQL.
 
     Raises ImproperlyConfigured instead where ``REQUIRE_ROW_SECURITY`` asks for it, or where that cannot be found out.
+    Of a primary and its replica one is enough to serve; the other does not answer before it has been found out.
     """
     required = settings.REQUIRE_ROW_SECURITY
     if not required and connections[settings.API_DATABASE].vendor != "postgresql":
         return
-    try:
-        if is_in_force():
-            return
-        problem = (
-            "Row security does not bind the role that answers /v1 and /job, so one mistake in the code could show a "
-            "tenant another's jobs. Make a role with `manage.py grant_api_role NAME` and name it in DATABASE_API_URL."
-        )
-    except DatabaseError as error:
-        problem = f"Whether row security binds the role of the API could not be found out: {error}"
-    finally:
-        connections[settings.API_DATABASE].close()
     if required:
+        watch.may_answer = is_in_force
+    aliases = [settings.API_DATABASE, *filter(None, [settings.API_REPLICA])]
+    unknown: dict[str, DatabaseError] = {}
+    for alias in aliases:
+        try:
+            if not is_in_force(alias):
+                _tell(
+                    "Row security does not bind the role that answers /v1 and /job, so one mistake in the code could "
+                    "show a tenant another's jobs. Make a role with `manage.py grant_api_role NAME` and name it in "
+                    "DATABASE_API_URL (and in DATABASE_REPLICA_URL, where there is one).",
+                    required,
+                )
+        except DatabaseError as error:
+            unknown[alias] = error
+        finally:
+            connections[alias].close()
+    for alias, reason in unknown.items():
+        _tell(
+            f"Whether row security binds the role of the API could not be found out: {reason}",
+            required and len(unknown) == len(aliases),
+        )
+        if settings.API_REPLICA:
+            watch.leave(alias, reason)
+
+
+def _tell(problem: str, refuse: bool) -> None:
+    if refuse:
         raise ImproperlyConfigured(problem)
     logger.warning(problem)

@@ -1,0 +1,131 @@
+"""Behind PgBouncer in transaction mode, with ``DATABASE_PREPARED=0``: the same answers, and tenants never mix."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests import servers
+from tests.gateway import serving
+from tests.stores import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = [
+    pytest.mark.postgresql,
+    pytest.mark.skipif(
+        not shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin"),
+        reason="no PgBouncer is installed: apt-get install pgbouncer",
+    ),
+]
+
+TENANTS = ("acme", "globex")
+ROUNDS = 40
+
+
+def job_of(slug, number):
+    """A record with a picture whose every text names its tenant."""
+    picture = {"storage_key": f"tenants/{slug}/{number}.png", "kind": slug, "role": "final"}
+    event = {"seq": 1, "event_type": "succeeded", "message": slug, "created_at": "2026-04-15T12:00:00Z"}
+    return {
+        "public_id": f"01JADE5XAMPK9M0Q7RS3T4V{TENANTS.index(slug)}{number:02}",
+        "tenant": slug,
+        "job_type": "MODEL_GENERATOR",
+        "created_at": "2026-04-15T12:00:00Z",
+        "request": {"of": slug},
+        "events": [event | {"artifacts": [picture]}],
+    }
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory):
+    """Two gateways on two connections to PostgreSQL, one for each role, and a token of each tenant."""
+    with ExitStack() as running:
+        postgresql = running.enter_context(servers.postgresql())
+        postgresql.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
+        pooler = running.enter_context(servers.pgbouncer(postgresql, "gateway", "gateway_api", connections=1))
+        urls = {user: f"postgres://{user}@/gateway?host={pooler}" for user in ("gateway", "gateway_api")}
+        # Migrations go round the pooler, as its manual asks for; everything else through it.
+        folder = tmp_path_factory.mktemp("pooled")
+        Store(postgresql.url("gateway", user="gateway"), folder).run("migrate", "--verbosity=0")
+        commands = Store(urls["gateway"], folder, {"DATABASE_PREPARED": "0"})
+        commands.run("grant_api_role", "gateway_api")
+        commands.add_tenants(*TENANTS)
+        records = [job_of(slug, number) for slug in TENANTS for number in range(20)]
+        commands.run("backfill_jobs", "-", "--batch", 7, stdin="\n".join(map(json.dumps, records)).encode())
+        assert len(commands.export().splitlines()) == len(records)
+        tokens = {slug: commands.run("issue_token", slug).stdout.decode().split()[-1] for slug in TENANTS}
+        environment = {"DATABASE_API_URL": urls["gateway_api"], "DATABASE_PREPARED": "0", "REQUIRE_ROW_SECURITY": "1"}
+        gateways = [running.enter_context(serving(urls["gateway"], **environment)) for _ in range(2)]
+        yield gateways, tokens, postgresql, pooler
+
+
+def test_two_tenants_on_one_connection_never_see_each_other(pooled):
+    gateways, tokens, postgresql, _ = pooled
+    wrong, asked = [], []
+
+    def ask(gateway, slug, token):
+        other = TENANTS[1 - TENANTS.index(slug)]
+        own, foreign = job_of(slug, 3)["public_id"], job_of(other, 3)["public_id"]
+        for _ in range(ROUNDS):
+            for path, status in [
+                ("/v1/jobs?limit=50", 200),
+                ("/v1/jobs?limit=50&status=SUCCESS&job_type=MODEL_GENERATOR", 200),
+                (f"/v1/jobs/{own}", 200),
+                (f"/v1/jobs/{own}/events", 200),
+                ("/job?limit=50", 200),
+                (f"/v1/jobs/{foreign}", 404),
+                (f"/v1/jobs/{foreign}/events", 404),
+            ]:
+                answer = gateway.get(path, token)
+                ids = answer.body.count(b"01JADE5XAMPK9M0Q7RS3T4V") or answer.body.count(b'"operation"')
+                of_a_page = 20 if "limit" in path else status == 200
+                if answer.status != status or ids != of_a_page or other.encode() in answer.body:
+                    wrong.append((path, answer))
+            asked.append(slug)
+
+    threads = [threading.Thread(target=ask, args=(each, *pair)) for each in gateways for pair in tokens.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(asked) == len(threads) * ROUNDS
+    connections = "SELECT usename, count(*) FROM pg_stat_activity WHERE datname = 'gateway' GROUP BY 1 ORDER BY 1"
+    assert postgresql.psql(connections).split() == ["gateway|1", "gateway_api|1"], "all of them shared one"
+
+
+def test_a_connection_that_goes_back_to_the_pooler_names_no_tenant(pooled):
+    gateways, tokens, _, pooler = pooled
+    where = {"host": pooler, "user": "gateway_api", "dbname": "gateway", "prepare_threshold": None}
+    with psycopg.connect(**where, autocommit=True) as connection:
+        for gateway in gateways:
+            assert gateway.get("/v1/jobs", tokens["acme"]).status == 200
+            assert connection.execute("SELECT count(*) FROM jobs_job").fetchone() == (0,)
+
+
+# What the API promises, told by the files that tell it of the gateway without a pooler.
+ESSENTIALS = ("list_jobs", "get_job", "job_events", "fleet", "conditional", "authentication", "row_security", "ledger")
+
+
+@pytest.mark.full
+def test_the_essentials_of_the_api_hold_through_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--reuse-db", *(f"tests/test_{name}.py" for name in ESSENTIALS)],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        | {"TEST_DATABASE": "postgresql", "TEST_POOLER": "pgbouncer"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
