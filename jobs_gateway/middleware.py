@@ -12,6 +12,7 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 from django.urls import resolve
+from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
 
 from jobs.egress import errors
@@ -30,6 +31,14 @@ class GatewayRequest(WSGIRequest):
 
     def _set_content_type_params(self, meta: dict[str, Any]) -> None:
         self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
+
+    @cached_property
+    def _host(self) -> str:
+        return super().get_host()
+
+    def get_host(self) -> str:
+        """Checked once, however many ask. Raises DisallowedHost."""
+        return self._host
 
 
 class RequestId:

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import connections, models
 from django.db.backends.utils import CursorDebugWrapper
 from django.db.models import Expression, Func, Subquery
+from django.db.models.fields.tuple_lookups import Tuple
 from django.db.models.sql.compiler import SQLCompiler
 from prometheus_client import Histogram
 
@@ -107,6 +108,25 @@ class JSONRows(Subquery):
 def json_rows(queryset: models.QuerySet[Any], *columns: Any) -> JSONRows:
     """``columns`` of every row of ``queryset``, in its order, as a JSON array of arrays."""
     return JSONRows(queryset.values(row=JSONRow(*columns)))
+
+
+class KeyAtOffset(Subquery):
+    """The columns of one row of a queryset, the one at the param ``offset``."""
+
+    def as_sql(self, compiler: SQLCompiler, connection: Any, *args: Any, **context: Any) -> Any:
+        sql, params = super().as_sql(compiler, connection, *args, template="%(subquery)s", **context)
+        return f"({sql} OFFSET %s)", (*params, Param("offset"))
+
+
+def starts_at_offset(queryset: models.QuerySet[Any], *key: str) -> Expression:
+    """A filter that leaves out what is before the param ``offset`` of a queryset in descending order of ``key``.
+
+    An offset is paid for by the row: here an index that has ``key`` is all that is read of those which are left out.
+    """
+    beginning = KeyAtOffset(queryset.values(*key)[:1], output_field=models.BooleanField())
+    return Func(
+        Tuple(*key), beginning, arg_joiner=" <= ", template="%(expressions)s", output_field=models.BooleanField()
+    )
 
 
 class Prepared:

@@ -9,7 +9,7 @@ from django.db.models import DateTimeField, OuterRef, QuerySet, TextField
 from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
 from jobs.egress.artifacts import ARTIFACT_COLUMNS, RESULT, TENANT, artifacts
-from jobs.egress.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows
+from jobs.egress.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows, starts_at_offset
 from jobs.models import Job, JobEvent, Visibility
 from jobs.ulid import ULIDField
 from jobs.v1.params import ListParams
@@ -56,7 +56,9 @@ def listing(types: int, status: bool, created_after: bool, position: bool, limit
     if position:
         place = (Param("position_time", DateTimeField()), Param("position_id", ULIDField()))
         jobs = jobs.filter(TupleLessThan(Tuple("created_at", "public_id"), place))
-    return Prepared(jobs.values_list(*SUMMARY_COLUMNS)[:limit], offset=offset)
+    if offset:
+        jobs = jobs.filter(starts_at_offset(jobs, "created_at", "public_id"))
+    return Prepared(jobs.values_list(*SUMMARY_COLUMNS)[:limit])
 
 
 def _one_job() -> QuerySet[Job]:

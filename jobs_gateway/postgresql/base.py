@@ -75,6 +75,18 @@ class DatabaseWrapper(base.DatabaseWrapper):
             raise
         return connection
 
+    def connect(self) -> None:
+        super().connect()
+        if settings.KEEP_CONNECTIONS and patience.until is not None:
+            self.close_at = None
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """Asked by Django before and after each request of this thread."""
+        super().close_if_unusable_or_obsolete()
+        kept: Any = self.connection
+        if kept is not None and (kept.closed or not kept.is_still_there()):
+            self.close()
+
     def is_usable(self) -> bool:
         with patience.of(1.0):  # asked after the request, in its thread
             return super().is_usable()

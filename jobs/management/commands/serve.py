@@ -114,4 +114,5 @@ class Command(BaseCommand):
         self.stdout.write(f"Serving on http://{settings.WEB_HOST}:{settings.PORT} (Ctrl-C stops it).\n")
         self.stdout.flush()
         command = server_command(settings.WEB_HOST, settings.PORT, settings.WEB_WORKERS)
+        os.environ.setdefault("DATABASE_KEEP_CONNECTIONS", "1")
         os.execv(sys.executable, command)  # noqa: S606 - no shell is meant
