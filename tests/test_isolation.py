@@ -133,8 +133,8 @@ def test_every_link_that_is_handed_out_leads_to_a_file_of_the_callers(stores, cl
             assert Client().get(f"{theirs}?{link.query}").status_code == 403
 
 
-def test_a_key_of_the_other_tenants_that_is_typed_into_a_request_is_not_signed(clients, acme, job_of, stores):
-    key = f"tenants/globex/1/{MARKS['globex']}.png"
+def test_a_key_of_the_other_tenants_that_is_typed_into_a_request_is_not_signed(clients, acme, job_of):
+    key = "tenants/globex/1/guessed.png"
     job = job_of(
         acme, request={"source": key, "image_url": key, "storage_key": f"s3://bucket/{key}"}, public_id=str(ULID())
     )
