@@ -131,7 +131,8 @@ def _outcome(answer: Future[str], deadline: float) -> str:
 
 
 def _text(text: str, status: int = 200) -> HttpResponse:
-    return HttpResponse(text, "text/plain; charset=utf-8", status, headers={"Cache-Control": "no-store"})
+    headers = {"Cache-Control": "no-store", "Content-Length": str(len(text))}
+    return HttpResponse(text, "text/plain; charset=utf-8", status, headers=headers)
 
 
 class ProbeLane:

@@ -63,7 +63,7 @@ class JSONLines(logging.Formatter):
         request = current_request.get()
         line = {
             "time": datetime.fromtimestamp(record.created, UTC),
-            "level": record.levelname.lower(),
+            "level": record.levelname,
             "logger": record.name,
             "request_id": getattr(request, "request_id", None),
             "message": scrubbed(record.getMessage()),
@@ -106,7 +106,7 @@ def access_log() -> Callable[[HttpRequest, str, str, int, float], None]:
         line = as_line(
             {
                 "time": datetime.now(UTC),
-                "level": "info",
+                "level": "INFO",
                 "logger": "access",
                 "request_id": request.request_id,  # type: ignore[attr-defined]
                 "method": method,

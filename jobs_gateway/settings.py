@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -364,5 +363,8 @@ LOGGING = {
     "loggers": {
         "django": {"handlers": [], "level": "WARNING"},
         "django.request": {"level": "ERROR", "filters": ["with_trace"]},
+        # In the workers. The server's main process writes by granian_logs.json, without a module of ours: what it has
+        # loaded stays as it is through every reload.
+        "_granian": {"handlers": ["stderr"], "propagate": False},
     },
 }

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from django.db import connection
 
 from jobs.management.commands.serve import server_command
 from tests.batteries import watch
-from tests.servers import STOP_SECONDS, answers, free_ports, temporary_folder, wait_until
+from tests.servers import START_SECONDS, STOP_SECONDS, ServerFailed, answers, free_ports, temporary_folder, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +34,22 @@ class Answer(NamedTuple):
 class Gateway:
     port: int
     log: Path
+    pid: int
+
+    def workers(self) -> set[str]:
+        """The ids of the server's worker processes."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return {child for child in children if "tracker" not in Path(f"/proc/{child}/cmdline").read_text()}
+
+    def reload(self) -> None:
+        """As systemd does it; returns when each worker is a new one."""
+        before = self.workers()
+        os.kill(self.pid, signal.SIGHUP)
+        deadline = time.monotonic() + START_SECONDS
+        while before & self.workers() or len(self.workers()) != len(before):
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"It was not reloaded:\n{self.log.read_text()[-4000:]}")
+            time.sleep(0.05)
 
     def send(self, request: bytes, timeout: float = 10) -> Answer:
         """The answer to raw bytes, read until the server closes: send ``Connection: close``."""
@@ -93,7 +110,7 @@ def serving(database_url: str, workers: int = 1, **environment: str) -> Iterator
             )
         try:
             wait_until(lambda: answers(f"http://127.0.0.1:{port}/v1/openapi.json"), process, log)
-            yield Gateway(port, log)
+            yield Gateway(port, log, process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             try:

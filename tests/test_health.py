@@ -136,6 +136,7 @@ def test_a_store_that_hangs_holds_the_answer_up_for_a_second_and_the_next_one_no
                 503,
                 "database: ok\nmigrations: ok\nartifacts: no answer within 1 s\n",
             )
+    assert health.PROBES[-1]._answer.result(10) == "failed (ConnectionClosedError)"
 
 
 @pytest.mark.postgresql

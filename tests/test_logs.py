@@ -51,7 +51,7 @@ def test_a_request_leaves_one_line(acme_client, acme_token, job_of, acme, writte
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line.pop("time"))
     assert 0 < line.pop("duration_ms") < 10_000
     assert line == {
-        "level": "info",
+        "level": "INFO",
         "logger": "access",
         "request_id": "from-the-caller",
         "method": "GET",
@@ -144,7 +144,7 @@ def test_an_error_names_its_request_and_is_told_once(acme_client, written, monke
     monkeypatch.setattr("jobs.v1.queries.job_page", break_down)
     assert acme_client.get("/v1/jobs", headers={"X-Request-ID": "abc"}).status_code == 500
     error, access = written()
-    assert (error["level"], error["logger"], error["request_id"]) == ("error", "jobs.errors", "abc")
+    assert (error["level"], error["logger"], error["request_id"]) == ("ERROR", "jobs.errors", "abc")
     assert error["exception"].endswith("RuntimeError: cannot read [redacted]")
     assert (access["logger"], access["status"], access["request_id"]) == ("access", 500, "abc")
 

@@ -85,7 +85,8 @@ class Command(BaseCommand):
                 return
         chosen: Any = settings.STORAGES
         chosen["staticfiles"]["BACKEND"] = "whitenoise.storage.CompressedManifestStaticFilesStorage"
-        call_command("collectstatic", interactive=False, clear=True, verbosity=0)
+        # What an earlier version is named stays: during a reload its pages are still answered.
+        call_command("collectstatic", interactive=False, verbosity=0)
         stamp.write_text(seen.hexdigest())
 
     def print_requests(self) -> None:

@@ -1,0 +1,41 @@
+"""A reload takes up new code and settings from ``.env``, and whoever asks meanwhile is answered."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import httpx
+import pytest
+
+from tests.gateway import database_of_this_test, serving
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_path):
+    job = job_of(acme)
+    env_file = tmp_path / ".env"
+    env_file.write_text("PUBLIC_BASE_URL=https://before.example.com\n")
+    outcomes: Counter[object] = Counter()
+    over = threading.Event()
+    with serving(database_of_this_test(), workers=2, ENV_FILE=str(env_file)) as gateway:
+
+        def poll() -> None:
+            while not over.is_set():
+                try:
+                    outcomes[gateway.get(f"/v1/jobs/{job}", acme_token).status] += 1
+                except (OSError, ValueError) as error:
+                    outcomes[repr(error)] += 1
+
+        pollers = [threading.Thread(target=poll) for _ in range(4)]
+        for poller in pollers:
+            poller.start()
+        env_file.write_text("PUBLIC_BASE_URL=https://after.example.com\n")
+        gateway.reload()
+        over.set()
+        for poller in pollers:
+            poller.join()
+        page = httpx.get(f"http://127.0.0.1:{gateway.port}/").text
+    assert set(outcomes) == {200}
+    assert outcomes[200] > 100
+    assert "https://after.example.com" in page
