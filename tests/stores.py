@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,16 +85,19 @@ class Store:
 
 
 class SQLiteStores:
-    """Copies of one that has been migrated."""
+    """Copies of one that has been migrated and has ``tenants``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tenants: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.tenants = tenants
         self.numbers = itertools.count()
 
     @cached_property
     def migrated(self) -> Path:
         path = self.folder / "migrated.sqlite3"
-        Store(f"sqlite:///{path}", self.folder).run("migrate", "--verbosity=0")
+        first = Store(f"sqlite:///{path}", self.folder)
+        first.run("migrate", "--verbosity=0")
+        first.add_tenants(*self.tenants)
         return path
 
     def new(self) -> Store:
@@ -104,11 +107,12 @@ class SQLiteStores:
 
 
 class PostgreSQLStores:
-    """Databases made after one that has been migrated; ``prefix`` tells those of one server apart."""
+    """Databases made after one that has been migrated and has ``tenants``; ``prefix`` tells those of a server apart."""
 
-    def __init__(self, folder: Path, server: servers.PostgreSQL, prefix: str = "") -> None:
+    def __init__(self, folder: Path, server: servers.PostgreSQL, tenants: Sequence[str] = (), prefix: str = "") -> None:
         self.folder = folder
         self.server = server
+        self.tenants = tenants
         self.prefix = prefix
         self.numbers = itertools.count()
 
@@ -116,7 +120,9 @@ class PostgreSQLStores:
     def migrated(self) -> str:
         name = f"{self.prefix}migrated"
         self.server.psql(f"CREATE DATABASE {name}")
-        Store(self.server.url(name), self.folder).run("migrate", "--verbosity=0")
+        first = Store(self.server.url(name), self.folder)
+        first.run("migrate", "--verbosity=0")
+        first.add_tenants(*self.tenants)
         return name
 
     def new(self) -> Store:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,10 @@ from tests.records import records
 from tests.stores import PostgreSQLStores, SQLiteStores, Store
 
 TENANTS = ("acme", "globex")
+# Lines, lines in a batch, crashes of a load that goes on from its checkpoint, and of one that begins at the first line.
 SIZES = [
-    pytest.param((1_500, 50, 4), id="short"),
-    pytest.param((100_000, 500, 60), id="60", marks=pytest.mark.full),
+    pytest.param((1_500, 50, 4, 1), id="short"),
+    pytest.param((100_000, 500, 40, 20), id="60", marks=pytest.mark.full),
 ]
 
 
@@ -28,41 +30,36 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "jobs.ndjson"
 
 
-def new(stores: PostgreSQLStores | SQLiteStores) -> Store:
-    store = stores.new()
-    store.add_tenants(*TENANTS)
-    return store
-
-
 def crash_until_done(
-    store: Store, source: Path, batch: int, crashes: int, servers_too: servers.PostgreSQL | None
+    store: Store, source: Path, batch: int, crashes: int, goes_on: bool, server: servers.PostgreSQL | None
 ) -> int:
     """Loads ``source`` with that many crashes on the way; the number that found the load running.
 
-    Every other run goes on from the checkpoint, and the rest begin again at the first line. A crash is SIGKILL of the
-    command or, in turn, an immediate stop of PostgreSQL, at a random moment after a random line.
+    A crash is SIGKILL of the command or, every other time, an immediate stop of PostgreSQL, at a random line: as soon
+    as the checkpoint says so, or a moment later. A load goes on from its checkpoint, or begins at the first line.
     """
     chance = random.Random(crashes)
     checkpoint = source.with_name("checkpoint")
     lines = len(source.read_bytes().splitlines())
     hit = 0
     for number in range(crashes):
-        if number % 2:
-            checkpoint.unlink(missing_ok=True)
         process = store.start("backfill_jobs", source, "--batch", batch, "--checkpoint", checkpoint)
         reached = lines * (number + chance.random()) / crashes
         while process.poll() is None and line_of(checkpoint) < reached:
-            time.sleep(0.01)
-        time.sleep(chance.random() * 0.05)
-        if servers_too and number % 4 >= 2:
-            servers_too.stop(signal.SIGQUIT)
+            time.sleep(0.001)
+        if number % 4 >= 2:
+            time.sleep(chance.random() * 0.05)
+        if server and number % 2:
+            server.stop(signal.SIGQUIT)
             output = process.communicate(timeout=60)
             assert process.returncode in (0, 1), output  # it says so, and ends
-            servers_too.start()
+            server.start()
         else:
             process.kill()
             process.communicate(timeout=60)
         hit += process.returncode != 0
+        if not goes_on:
+            checkpoint.unlink(missing_ok=True)
     store.run("backfill_jobs", source, "--batch", batch, "--checkpoint", checkpoint)
     assert not checkpoint.exists()
     return hit
@@ -76,16 +73,20 @@ def line_of(checkpoint: Path) -> int:
 
 
 def check_crashes(
-    stores: PostgreSQLStores | SQLiteStores, source: Path, size: tuple[int, int, int], server=None
+    stores: PostgreSQLStores | SQLiteStores, source: Path, size: tuple[int, int, int, int], server: Any = None
 ) -> None:
-    number, batch, crashes = size
+    number, batch, going_on, beginning_again = size
     source.write_bytes(b"".join(records(number, TENANTS)))
-    unbroken, crashed = new(stores), new(stores)
+    unbroken = stores.new()
     unbroken.run("backfill_jobs", source)
-    hit = crash_until_done(crashed, source, batch, crashes, server)
+    whole, hit = unbroken.export(), 0
+    for crashes, goes_on in ((going_on, True), (beginning_again, False)):
+        crashed = stores.new()
+        hit += crash_until_done(crashed, source, batch, crashes, goes_on, server)
+        assert crashed.export() == whole
+        assert crashed.run("backfill_status", "--dry-run").stdout.decode().endswith(" 0 differ\n")
+    crashes = going_on + beginning_again
     assert hit > crashes / 2
-    assert crashed.export() == unbroken.export()
-    assert crashed.run("backfill_status", "--dry-run").stdout.decode().endswith(" 0 differ\n")
     print(f"battery 9: {crashes} crashes of a load of {number:,} lines, {hit} of them in its midst")  # noqa: T201
 
 
@@ -99,13 +100,13 @@ def durable_server() -> Iterator[servers.PostgreSQL]:
 @pytest.mark.postgresql
 @pytest.mark.parametrize("size", SIZES)
 def test_crashes_of_command_and_server_on_postgresql(durable_server, source, tmp_path, size):
-    check_crashes(PostgreSQLStores(tmp_path, durable_server, prefix=f"s{size[2]}_"), source, size, durable_server)
+    check_crashes(PostgreSQLStores(tmp_path, durable_server, TENANTS, f"s{size[0]}_"), source, size, durable_server)
 
 
 @pytest.mark.sqlite
 @pytest.mark.parametrize("size", SIZES)
 def test_crashes_of_the_command_on_sqlite(source, tmp_path, size):
-    check_crashes(SQLiteStores(tmp_path), source, size)
+    check_crashes(SQLiteStores(tmp_path, TENANTS), source, size)
 
 
 @pytest.mark.postgresql
@@ -115,8 +116,8 @@ def test_crashes_of_the_command_on_sqlite(source, tmp_path, size):
 )
 def test_round_trip_between_postgresql_and_sqlite(new_store, tmp_path, source, size):
     jobs, events = size
-    postgresql, sqlite, postgresql_again = new_store(), SQLiteStores(tmp_path).new(), new_store()
-    for store in (postgresql, sqlite, postgresql_again):
+    postgresql, sqlite, postgresql_again = new_store(), SQLiteStores(tmp_path, TENANTS).new(), new_store()
+    for store in (postgresql, postgresql_again):
         store.add_tenants(*TENANTS)
     source.write_bytes(b"".join(records(jobs, TENANTS, longest=events)))
     postgresql.run("backfill_jobs", source)
