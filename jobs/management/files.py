@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from jobs.management.stopping import POLL_SECONDS, Stop
 
@@ -78,15 +78,31 @@ def arriving(descriptor: int, stop: Stop, follow: bool) -> Iterator[bytes]:
             return
 
 
-@contextmanager
-def opened_for_writing(name: str, append: bool = False) -> Iterator[IO[bytes]]:
-    """``name`` for writing bytes; gzip leaves its time out, so that the same lines are the same file."""
-    if name == "-":
-        yield sys.stdout.buffer
-        return
-    with Path(name).open("ab" if append else "wb") as raw:
-        if not name.endswith(".gz"):
-            yield raw
-        else:
-            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as compressed:
-                yield cast(IO[bytes], compressed)
+class Sink:
+    """A file that grows by whole batches: each is a member of its own where the file is gzip.
+
+    Gzip leaves its time out, so that the same lines in the same batches are the same file.
+    """
+
+    def __init__(self, raw: IO[bytes], compress: bool) -> None:
+        self.raw = raw
+        self.compress = compress
+
+    @classmethod
+    @contextmanager
+    def opened(cls, name: str, append: bool = False, size: int | None = None) -> Iterator[Sink]:
+        """``size`` is what the file had when all was well; what a run that was killed wrote after that goes."""
+        if name == "-":
+            yield cls(sys.stdout.buffer, compress=False)
+            return
+        with Path(name).open("ab" if append else "wb") as raw:
+            if size is not None:
+                raw.truncate(size)
+            yield cls(raw, name.endswith(".gz"))
+
+    def write(self, lines: Iterable[bytes]) -> int | None:
+        """The size of the file with them; None of a pipe."""
+        batch = b"".join(lines)
+        self.raw.write(gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
+        self.raw.flush()
+        return self.raw.tell() if self.raw.seekable() else None

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Any
+from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
+from django.db.models import QuerySet
 from ulid import ULID
 
 from jobs.ingest import stored
+from jobs.ingest.horizon import Horizon
 from jobs.ingest.interchange import dump
-from jobs.management.arguments import MAX_BATCH, at_least, ulid
-from jobs.management.files import opened_for_writing
-from jobs.management.progress import Progress
-from jobs.management.stopping import command_line, stoppable
+from jobs.management.arguments import ulid
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, Run, database_failed, stopped
+from jobs.management.files import Sink
 from jobs.models import Job
-from tenants.models import Tenant
+from jobs.ulid import parse_ulid
 
 
-class Command(BaseCommand):
+class Command(BatchCommand):
     help = (
         "Writes jobs as interchange records, one JSON object a line, in ascending order of their ids. The same jobs "
-        "are the same bytes, whichever database they come from; backfill_jobs reads them."
+        "are the same bytes, whichever database they come from; backfill_jobs reads them. On PostgreSQL it ends with a "
+        "cursor, on standard error, and --since CURSOR writes the jobs that changed since that copy began, each whole: "
+        "no change is lost, and some come twice. What was removed, and tenants' new names, it does not tell."
     )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        example = f"Example: manage.py {subcommand} --tenant acme acme.ndjson.gz"
-        return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
+    example = "--tenant acme acme.ndjson.gz"
+    exit_codes = "0: every job was written; 1: it was stopped, or could not write"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -36,56 +37,75 @@ class Command(BaseCommand):
             default="-",
             help="gzip where the name ends with .gz; - (the default) is standard output.",
         )
-        parser.add_argument("--tenant", metavar="SLUG", help="The jobs of this tenant; of all unless given.")
-        parser.add_argument("--dry-run", action="store_true", help="Count the jobs and write nothing.")
+        super().add_arguments(parser)
         parser.add_argument(
-            "--batch",
-            metavar="JOBS",
-            type=at_least(1, MAX_BATCH),
-            default=500,
-            help="Jobs read at once; %(default)s unless given.",
+            "--since", metavar="CURSOR", help="The jobs that changed since the copy that ended with it."
         )
         parser.add_argument("--after", metavar="ULID", type=ulid, help="Begin after this job, and append to FILE.")
+        parser.add_argument(
+            "--begun", metavar="CURSOR", help="What to end with, where --after goes on with an earlier run."
+        )
 
-    def handle(self, *, file: str, tenant: str | None, after: ULID | None, **options: Any) -> None:
-        jobs = Job.all_tenants.all()
-        if tenant is not None:
-            try:
-                jobs = jobs.filter(tenant=Tenant.objects.get(slug=tenant))
-            except Tenant.DoesNotExist as error:
-                raise CommandError(f"No tenant “{tenant}”.") from error
-        if after is not None:
-            jobs = jobs.filter(public_id__gt=after)
+    def handle(self, *, file: str, since: str | None, after: ULID | None, begun: str | None, **options: Any) -> None:
+        tenant = self.tenant_named(options["tenant"])
+        kept = self.checkpoint_of(options, f"{file} of {tenant or 'all tenants'} since {since or 'ever'}")
+        state = {} if after else kept.read()
+        self.after = parse_ulid(state["after"]) if state else after
+        now = Horizon.now(tenant.slug if tenant else "")
+        self.begun = state["begun"] if state else begun or (str(now) if now and not after else None)
+        jobs = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
+        if since is not None:
+            jobs = earlier(since, now).changed(jobs)
+        if self.after is not None:
+            jobs = jobs.filter(public_id__gt=self.after)
         if options["dry_run"]:
             self.stderr.write(f"Dry run, nothing written: {jobs.count():,} jobs")
             return
+        own = file, ("--since", since), ("--begun", self.begun)
         try:
-            with opened_for_writing(file, append=after is not None) as out:
-                last = self.export(jobs, out, options["batch"])
+            with (
+                Sink.opened(file, self.after is not None, state.get("size")) as out,
+                self.running(options, kept, jobs.count() if self.stderr.isatty() else None) as run,
+            ):
+                finished = self.export(jobs, out, options["batch"], run)
         except BrokenPipeError:
             # Python writes what is left to standard output when it ends, and would fail again.
             sys.stdout = None
             raise CommandError("Whoever read the output has gone.") from None
         except OSError as error:
             raise CommandError(f"{file}: {error}") from error
-        if last is not None:
-            again = command_line(
-                "export_jobs", file, ("--tenant", tenant), ("--batch", options["batch"]), ("--after", last)
-            )
-            raise CommandError(f"Stopped. Resume with:\n{again}{' >> FILE' if file == '-' else ''}")
+        except DATABASE_ERRORS as error:
+            raise stopped(database_failed(error), self.resume(options, file, own)) from error
+        if not finished:
+            raise stopped("Stopped", self.resume(options, file, own))
+        kept.remove()
 
-    def export(self, jobs: Any, out: IO[bytes], batch: int) -> ULID | None:
-        """The last job that was written where the command was stopped; None at the end."""
+    def resume(self, options: dict[str, Any], file: str, own: tuple[object, ...]) -> str:
+        if self.after is None:
+            own = own[:-1]  # nothing has begun
+        return f"{self.again(options, *own, at=('--after', self.after))}{' >> FILE' if file == '-' else ''}"
+
+    def export(self, jobs: QuerySet[Job], out: Sink, batch: int, run: Run) -> bool:
+        """Whether it came to the end."""
         written = 0
-        progress = Progress(self.stderr, jobs.count() if self.stderr.isatty() else None)
-        with stoppable() as stop:
-            for records in stored.batches(jobs, batch):
-                out.writelines(map(dump, records))
-                out.flush()
-                written += len(records)
-                progress.show(written, f"{written:,} jobs")
-                if stop.requested:
-                    return records[-1].public_id
-        progress.clear()
+        for records in stored.batches(jobs, batch):
+            size = out.write(map(dump, records))
+            written += len(records)
+            self.after = records[-1].public_id
+            state = {"after": str(self.after), "begun": self.begun, "size": size}
+            if not run.goes_on(written, f"{written:,} jobs", state):
+                return False
+        run.progress.clear()
         self.stderr.write(f"{written:,} jobs exported")
-        return None
+        if self.begun:
+            self.stderr.write(f"What changes from now on: --since {self.begun}")
+        return True
+
+
+def earlier(since: str, now: Horizon | None) -> Horizon:
+    if now is None:
+        raise CommandError("SQLite does not tell what changed since: make a whole copy, without --since.")
+    try:
+        return now.since(since)
+    except ValueError as error:
+        raise CommandError(f"The cursor {error}.") from error
