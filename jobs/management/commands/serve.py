@@ -26,6 +26,8 @@ def server_command(host: str, port: int, workers: int) -> list[str]:
     command += ["--host", host, "--port", str(port), "--workers", str(workers)]
     # One blocking thread a worker measured fastest; HTTP/1 only, as a proxy in front or a client beside speaks it.
     command += ["--blocking-threads", "1", "--http", "1", "--no-ws"]
+    # Bytes that a request line and its headers may have together: four times what the contract lets a caller count on.
+    command += ["--http1-buffer-size", "32768"]
     if not sys.stderr.isatty():
         command += ["--log-config", str(settings.BASE_DIR / "jobs_gateway" / "granian_logs.json")]
     return [*command, "--respawn-failed-workers", "--log-level", "warning"]
