@@ -38,6 +38,7 @@ class Run:
 class BatchCommand(BaseCommand):
     """A command that may be stopped after any batch, and then says with which command it goes on."""
 
+    requires_system_checks = ()  # they import the whole API, half a second that a load has no use for
     example = ""  # words behind the command's name
     exit_codes = ""  # what 0 and 1 mean
     batch_of, batch_size = "JOBS", 500
