@@ -131,7 +131,7 @@ def test_a_store_that_hangs_holds_the_answer_up_for_a_second_and_the_next_one_no
         for _ in range(2):
             began = time.monotonic()
             response = anonymous_client.get("/readyz")
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 2
             assert (response.status_code, response.content.decode()) == (
                 503,
                 "database: ok\nmigrations: ok\nartifacts: no answer within 1 s\n",

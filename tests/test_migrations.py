@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from django_migration_linter import MigrationLinter
-from django_migration_linter.sql_analyser import analyse_sql_statements, get_sql_analyser_class
+from django_migration_linter.sql_analyser.analyser import analyse_sql_statements, get_sql_analyser_class
 
 ROOT = Path(__file__).resolve().parent.parent
 

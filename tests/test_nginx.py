@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.gateway import ROOT, database_of_this_test, serving
 from tests.servers import free_ports, temporary_folder, wait_until
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin") or ""
 HOST = "jobs.example.com"
 
 pytestmark = [
-    pytest.mark.skipif(NGINX is None, reason="nginx is not installed here (apt-get install nginx)"),
+    pytest.mark.skipif(not NGINX, reason="nginx is not installed here (apt-get install nginx)"),
     pytest.mark.django_db(transaction=True),
 ]
 
