@@ -30,7 +30,7 @@ NAMES = {
     7: ("fuzz", "test_fuzz"),
     8: ("a timeline under writers", "test_timeline_walk test_timeline_under_writers"),
     9: ("crashes of a load", "test_crash"),
-    10: ("round trips", "test_interchange test_export_jobs"),
+    10: ("round trips", "test_export_jobs test_interchange"),
     11: ("outages", "test_outage"),
     12: ("secrets in answers and logs", "test_secrets"),
     13: ("rate limits", "test_rate_limits"),

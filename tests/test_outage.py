@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.request import urlopen
 
 import orjson
+import psycopg
 import pytest
+from django.db import connection
 
 from tests import servers
 from tests.gateway import serving
@@ -168,3 +170,20 @@ def test_links_are_signed_without_the_artifact_store(outage, parts, gateway):
         if outage == "hanging":
             store.go_on()
             assert urlopen(picture["image_url"]).read() == b"picture"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_read_that_takes_too_long_is_cancelled_by_the_database(route, acme, acme_client, settings, postgresql_server):
+    settings.STATEMENT_TIMEOUT_MS = 200
+    assert acme_client.get(ROUTES[0]).status_code == 200
+    name = connection.settings_dict["NAME"]
+    with psycopg.connect(host=str(postgresql_server.folder), dbname=name, user="postgres") as busy:
+        busy.execute("LOCK TABLE jobs_job IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        answer = acme_client.get(route)
+        assert time.monotonic() - began < 1
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        assert busy.execute(waiting).fetchone() == (0,), "nobody waits on for an answer that nobody wants"
+    assert acme_client.get(ROUTES[0]).status_code == 200

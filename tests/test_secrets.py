@@ -6,6 +6,7 @@ That nothing does is held by every other test, in its tear-down: see ``nothing_l
 from __future__ import annotations
 
 import logging
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,9 @@ from django.urls import path
 
 from jobs.egress import boundary
 from jobs.egress.errors import V1
+from tests import batteries
 from tests.batteries import Leak, watch
+from tests.gateway import ROOT
 
 PICTURE = {"storage_key": "tenants/acme/front.png", "kind": "render", "role": "final"}
 
@@ -98,3 +101,12 @@ urlpatterns = [path("telling", telling_page)]
 def test_pages_are_watched_too(client, leaks):
     assert client.get("/telling").status_code == 200
     assert "the answer to /telling holds a secret" in leaks()
+
+
+def test_every_file_that_the_security_page_and_the_batteries_name_is_there():
+    page = (ROOT / "docs" / "security.md").read_text()
+    named = {f"tests/{name}" for name in re.findall(r"`(?:tests/)?(test_\w+\.py)`", page)}
+    named |= set(re.findall(r"`((?:jobs|jobs_gateway|tenants|deploy)/[\w/.]+\.\w+)`", page))
+    named |= {f"tests/{file}.py" for file in batteries.BATTERY_OF}
+    assert len(named) > 40
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
