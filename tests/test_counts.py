@@ -193,4 +193,3 @@ def test_writers_of_every_kind_at_once_with_crashes_among_them(acme, globex, rou
     for job in Job.all_tenants.all():
         assert list(job.events.order_by("seq").values_list("seq", flat=True)) == list(range(1, job.last_seq + 1))
     assert backfill_status(dry_run=True).endswith(" 0 differ\n")
-    print(f"counts: {sum(done)} transactions of 8 writers, no drift, no deadlock")  # noqa: T201 - says its count
