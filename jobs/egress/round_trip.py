@@ -65,23 +65,26 @@ def _read(connection: Connection[Any], statements: list[tuple[bytes, bytes, list
     known = _prepared.setdefault(connection, set())
     # Not within a transaction of somebody else's, which a statement that was forgotten would break.
     prepares = connection.prepare_threshold is not None and pgconn.transaction_status == pq.TransactionStatus.IDLE
-    new = [each for each in statements if each[0] not in known] if prepares else []
+    sent: list[bytes | None] = []  # for each message that is answered, the name that it prepares
     pgconn.enter_pipeline_mode()
     try:
-        for name, sql, _ in new:
-            pgconn.send_prepare(name, sql)
+        # One after the other: preparing waits for locks too, and the first statement says how long is too long.
         for name, sql, params in statements:
+            if prepares and name not in known:
+                pgconn.send_prepare(name, sql)
+                sent.append(name)
             if prepares:
                 pgconn.send_query_prepared(name, params)
             else:
                 pgconn.send_query_params(sql, params)
+            sent.append(None)
         pgconn.pipeline_sync()
         results = yield from _results(pgconn)
         pgconn.exit_pipeline_mode()
     except BaseException:
         pgconn.finish()  # answers to come would be taken for those to the next question
         raise
-    known.update(each[0] for each, result in zip(new, results, strict=False) if result.status == _PREPARED)
+    known.update(name for name, result in zip(sent, results, strict=False) if name and result.status == _PREPARED)
     for result in results:
         if result.status == pq.ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(result)
