@@ -174,11 +174,11 @@ def valkey_server() -> Iterator[servers.Valkey]:
 
 
 @pytest.fixture
-def s3_store(s3_server: servers.S3, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    """The artifact store, in the bucket ``artifacts`` of a real S3 server."""
+def s3_store(s3_server: servers.S3, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    """The artifact store, in the bucket ``artifacts`` of a real S3 server, which is empty again after the test."""
     for name, value in s3_server.environment("artifacts").items():
         monkeypatch.setenv(name, value)
-    return artifact_store(
+    yield artifact_store(
         settings,
         "jobs.egress.s3.SignedS3Storage",
         bucket_name="artifacts",
@@ -186,6 +186,9 @@ def s3_store(s3_server: servers.S3, settings: Settings, monkeypatch: pytest.Monk
         region_name=s3_server.region,
         addressing_style="path",
     )
+    client = s3_server.client()
+    for each in client.list_objects_v2(Bucket="artifacts").get("Contents", []):
+        client.delete_object(Bucket="artifacts", Key=each["Key"])
 
 
 @pytest.fixture

@@ -40,10 +40,8 @@ def folder(local_store):
 
 @pytest.fixture
 def bucket(s3_store, s3_server):
-    """The artifact store as a bucket, empty: ``put(key, content, content_type)``."""
+    """The artifact store as a bucket: ``put(key, content, content_type)``."""
     client = s3_server.client()
-    for each in client.list_objects_v2(Bucket="artifacts").get("Contents", []):
-        client.delete_object(Bucket="artifacts", Key=each["Key"])
     return SimpleNamespace(
         put=lambda key, content, kind="image/png": client.put_object(
             Bucket="artifacts", Key=key, Body=content, ContentType=kind

@@ -6,14 +6,13 @@ meanwhile waits for the lock on that row, and then names a tenant that is not th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from django.db import transaction
 
-from jobs.ingest import counts
-from jobs.models import Artifact, Job, JobEvent
+from jobs.ingest.removal import remove
+from jobs.models import Job
 from tenants.models import Tenant
 
 
@@ -35,18 +34,9 @@ def erase_jobs(tenant: Tenant, batch: int) -> Iterator[Erased]:
         yield erased
 
 
-@transaction.atomic
 def _erase_some(tenant: Tenant, batch: int) -> Erased:
-    # In ascending order of their ids, as every writer locks them.
-    jobs = Job.objects.for_tenant(tenant).order_by("pk").select_for_update()
-    status_by_id = dict(jobs.values_list("pk", "status")[:batch])
-    rows = [model.objects.for_tenant(tenant).filter(job__in=status_by_id) for model in (Artifact, JobEvent)]
-    # The children's foreign keys are for Django alone to know: one DELETE each, where its own way would read them all.
-    artifacts, events = (each._raw_delete(each.db) for each in rows)
-    gone = Job.objects.for_tenant(tenant).filter(pk__in=status_by_id)
-    gone._raw_delete(gone.db)
-    counts.apply(Counter({(tenant.pk, status): -n for status, n in Counter(status_by_id.values()).items()}))
-    return Erased(len(status_by_id), events, artifacts)
+    removed = remove(Job.objects.for_tenant(tenant).order_by("pk")[:batch])
+    return Erased(len(removed.jobs), removed.events, removed.artifacts)
 
 
 @transaction.atomic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from datetime import timedelta
 
 from ulid import ULID
 
@@ -33,6 +34,23 @@ def seconds(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise ArgumentTypeError(f"“{text}” is not a number of seconds")
     return number
+
+
+UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+
+def duration(text: str) -> timedelta:
+    """A whole number of days, hours or minutes: 90d, 12h, 30m."""
+    number, unit = text[:-1], UNITS.get(text[-1:])
+    if unit is None or not (number.isascii() and number.isdecimal()) or not 0 < int(number) < 10**6:
+        raise ArgumentTypeError(f"“{text}” is not a duration such as 90d, 12h or 30m")
+    return timedelta(**{unit: int(number)})
+
+
+def duration_text(length: timedelta) -> str:
+    """What :func:`duration` takes."""
+    steps = ((letter, timedelta(**{unit: 1})) for letter, unit in UNITS.items())
+    return next(f"{length // step}{letter}" for letter, step in steps if not length % step)
 
 
 def ulid(text: str) -> ULID:

@@ -96,10 +96,10 @@ class BatchCommand(BaseCommand):
             yield Run(stop, kept, progress, options["throttle"])
             progress.clear()
 
-    def again(self, options: dict[str, Any], *own: object, at: tuple[str, object]) -> str:
+    def again(self, options: dict[str, Any], *own: object, at: tuple[str, object] | None = None) -> str:
         """The command that goes on: ``own`` arguments around the shared options, those that are no option first.
 
-        ``at`` is the option that says where, for a run without a checkpoint.
+        ``at`` is the option that says where, for a run without a checkpoint; None where that needs no saying.
         """
         is_kept = options["checkpoint"] and not options["dry_run"]
         return command_line(
@@ -111,7 +111,7 @@ class BatchCommand(BaseCommand):
             ("--batch", options["batch"]),
             ("--throttle", options["throttle"] or None),
             ("--checkpoint", options["checkpoint"]),
-            *(() if is_kept else (at,)),
+            *(() if is_kept or at is None else (at,)),
         )
 
 

@@ -106,3 +106,8 @@ class Sink:
         self.raw.write(gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
         self.raw.flush()
         return self.raw.tell() if self.raw.seekable() else None
+
+    def sync(self) -> None:
+        """Returns when what was written would outlive a crash of the machine; a pipe gives no such promise."""
+        if self.raw.seekable():
+            os.fsync(self.raw.fileno())

@@ -1,0 +1,83 @@
+"""Jobs taken out of the store, with their events and artifacts: a batch in one transaction, the counts with it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from ulid import ULID
+
+from jobs.ingest import counts
+from jobs.models import Artifact, Job, JobEvent, JobStatus
+
+FAILURES = (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
+
+
+class Gone(NamedTuple):
+    """What is remembered of a job."""
+
+    public_id: ULID
+    tenant_id: int
+    job_type: str
+    status: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class Removed(NamedTuple):
+    jobs: list[Gone]
+    events: int
+    artifacts: int
+
+
+@transaction.atomic
+def remove(jobs: QuerySet[Job]) -> Removed:
+    """Removes ``jobs`` in one transaction. They come in ascending order of their ids, as every writer locks them."""
+    gone = [Gone(*row) for row in jobs.select_for_update().values_list(*Gone._fields)]
+    ids = [job.public_id for job in gone]
+    # The children's foreign keys are for Django alone to know: one DELETE each, where its own way would read them all.
+    rows = (model.all_tenants.filter(job__in=ids) for model in (Artifact, JobEvent))
+    artifacts, events = (each._raw_delete(each.db) for each in rows)
+    these = Job.all_tenants.filter(pk__in=ids)
+    these._raw_delete(these.db)
+    moves: counts.Changes = Counter()
+    moves.subtract((job.tenant_id, job.status) for job in gone)
+    counts.apply(moves)
+    return Removed(gone, events, artifacts)
+
+
+def silent(jobs: QuerySet[Job], before: datetime, keep_failures: bool) -> QuerySet[Job]:
+    """Those of ``jobs`` whose last event, or beginning where there was none, is older than ``before``."""
+    # A job is not younger than its last event; said too, because that is what the indexes are by.
+    jobs = jobs.filter(created_at__lt=before, updated_at__lt=before)
+    return jobs.exclude(status__in=FAILURES) if keep_failures else jobs
+
+
+Place = tuple[datetime, ULID]  # of a job among all: when it was created, and its id
+
+
+def by_age(jobs: QuerySet[Job], after: Place | None, size: int) -> Iterator[tuple[list[ULID], Place]]:
+    """The ids of ``jobs``, oldest first, ``size`` at a time, with the place of each batch's last; from ``after`` on."""
+    while True:
+        page = jobs
+        if after is not None:
+            created_at, public_id = after
+            page = jobs.filter(Q(created_at__gt=created_at) | Q(public_id__gt=public_id), created_at__gte=created_at)
+        places = list(page.order_by("created_at", "public_id").values_list("created_at", "public_id")[:size])
+        if not places:
+            return
+        after = places[-1]
+        yield [public_id for _, public_id in places], after
+
+
+def keys_of(jobs: Iterable[ULID]) -> dict[ULID, list[str]]:
+    """The storage keys of the jobs' artifacts."""
+    keys: dict[ULID, list[str]] = defaultdict(list)
+    rows = Artifact.all_tenants.filter(job__in=list(jobs)).order_by("pk").values_list("job_id", "storage_key")
+    for job, key in rows:
+        keys[job].append(key)
+    return keys
