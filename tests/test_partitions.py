@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from contextlib import contextmanager
 from types import ModuleType
 from uuid import UUID
 
@@ -63,6 +64,11 @@ def partition(server, database):
         )[0]
         psql(
             f"INSERT INTO {copy} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM public.{table}",
+            *(
+                [f"SELECT setval(pg_get_serial_sequence('{copy}', 'id'), max(id)) FROM {copy}"]
+                if key.endswith(" id")
+                else []
+            ),
             f"ALTER TABLE {copy} ENABLE ROW LEVEL SECURITY",
             f"CREATE POLICY own_rows ON {copy} USING ({OWN_ROWS})",
             f"GRANT SELECT ON {copy} TO gateway_api",
@@ -77,14 +83,14 @@ def store(new_store, postgresql_server):
     store.run("grant_api_role", "gateway_api")
     store.run("shell", "--command", f"from tenants.models import *\nfor slug in {TENANTS}: Tenant(slug=slug).save()")
     store.run("backfill_jobs", "-", stdin=b"".join(records(2_000, TENANTS)))
-    partition(postgresql_server, store.url.partition("@/")[2].partition("?")[0])
+    partition(postgresql_server, name_of(store))
     return store
 
 
 @pytest.fixture(scope="module")
 def database(store, postgresql_server):
     """A superuser's connection, whom row security does not bind: what is left out, the statement itself leaves out."""
-    name = store.url.partition("@/")[2].partition("?")[0]
+    name = name_of(store)
     where = {"host": str(postgresql_server.folder), "user": "postgres", "dbname": name}
     with psycopg.connect(**where, options="-c search_path=partitioned,public", autocommit=True) as connected:
         yield connected
@@ -167,7 +173,7 @@ def test_a_statement_that_named_no_tenant_would_look_at_all_of_them(database):
 
 def test_the_api_answers_from_partitions_as_from_whole_tables(store, postgresql_server):
     """With row security, and byte for byte."""
-    name = store.url.partition("@/")[2].partition("?")[0]
+    name = name_of(store)
     tokens = [store.run("issue_token", slug).stdout.decode().split()[-1] for slug in TENANTS[:2]]
     [job] = postgresql_server.psql(
         f"SELECT public_id FROM jobs_job JOIN tenants_tenant t ON t.id = tenant_id WHERE slug = '{TENANTS[0]}' "
@@ -188,8 +194,40 @@ def test_the_api_answers_from_partitions_as_from_whole_tables(store, postgresql_
 
     whole = answers()
     assert {status for status, _ in whole} == {200, 404}
-    postgresql_server.psql(f"ALTER DATABASE {name} SET search_path = partitioned, public")
-    try:
+    with in_partitions(postgresql_server, store):
         assert answers() == whole
+
+
+def test_the_way_in_writes_to_partitions_as_to_whole_tables(store, postgresql_server):
+    """The ledger and the loader; what the loader refuses there, and what not, is in docs/scale.md."""
+    more = b"".join(records(50, TENANTS, seed=8))
+    open_and_append = (
+        "from jobs.ingest import ledger; from tenants.models import Tenant;"
+        f"job = ledger.open_job(Tenant.objects.get(slug='{TENANTS[0]}'), 'MODEL_GENERATOR', {{}});"
+        "ledger.append(job, 'queued', 'Queued'); ledger.finish(job, 'Done')"
+    )
+    with in_partitions(postgresql_server, store):
+        assert store.run("backfill_jobs", "-", stdin=more).stdout == b"loaded 50, unchanged 0, rejected 0\n"
+        assert store.run("backfill_jobs", "-", stdin=more).stdout == b"loaded 0, unchanged 50, rejected 0\n"
+        store.run("shell", "--command", open_and_append)
+    counted = (
+        f"SELECT (SELECT count(*) FROM {schema}.jobs_job), (SELECT count(*) FROM {schema}.jobs_jobevent)"
+        for schema in ("partitioned", "public")
+    )
+    split, whole = (postgresql_server.psql(each, database=name_of(store)).strip().split("|") for each in counted)
+    assert int(split[0]) - int(whole[0]) == 51
+    assert int(split[1]) > int(whole[1])
+
+
+def name_of(store):
+    return store.url.partition("@/")[2].partition("?")[0]
+
+
+@contextmanager
+def in_partitions(server, store):
+    """Whoever connects meanwhile finds the partitioned tables in the place of the whole ones."""
+    server.psql(f"ALTER DATABASE {name_of(store)} SET search_path = partitioned, public")
+    try:
+        yield
     finally:
-        postgresql_server.psql(f"ALTER DATABASE {name} RESET search_path")
+        server.psql(f"ALTER DATABASE {name_of(store)} RESET search_path")
