@@ -311,6 +311,55 @@ def test_without_both_a_caller_is_told_in_time(gateway, primary, replica, token)
         wait_until_both_answer(gateway, token)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("gone", ["primary", "replica"])
+def test_a_gateway_starts_and_is_ready_while_one_of_both_is_gone(primary, replica, token, load, gone):
+    """With row security required, too: who was gone is asked about it before it answers."""
+    job = str(ULID())
+    load(job, 1, wait_for=replica)
+    environment = {
+        "DATABASE_API_URL": primary.url("gateway", user="gateway_api"),
+        "DATABASE_REPLICA_URL": replica.url("gateway", user="gateway_api"),
+        "REQUIRE_ROW_SECURITY": "1",
+    }
+    server = {"primary": primary, "replica": replica}[gone]
+    server.stop(signal.SIGQUIT)
+    try:
+        with serving(primary.url("gateway", user="gateway"), **environment) as gateway:
+            assert seqs(gateway, job, token) == (200, 1, [1])
+            assert asked(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == (503 if gone == "primary" else 404)
+            assert gateway.get("/readyz").body.startswith(b"database: ok\nmigrations: ok\n")
+            server.start()
+            wait_until_both_answer(gateway, token)
+    finally:
+        if server.process is None:
+            server.start()
+
+
+@pytest.mark.full
+def test_a_replica_whose_role_row_security_does_not_bind_is_refused(primary, replica, token):
+    environment = {
+        "DATABASE_API_URL": primary.url("gateway", user="gateway_api"),
+        "DATABASE_REPLICA_URL": replica.url("gateway", user="gateway"),
+        "REQUIRE_ROW_SECURITY": "1",
+    }
+    served = serving(primary.url("gateway", user="gateway"), **environment)
+    with pytest.raises(servers.ServerFailed, match="DATABASE_REPLICA_URL"), served:
+        pass
+
+
+def test_check_tells_a_replica_from_another_primary(primary, replica, store):
+    def check(server):
+        environment = {"DATABASE_REPLICA_URL": server.url("gateway", user="gateway_api")}
+        commands = Store(store.url, store.folder, environment)
+        return commands.run("check", "--database", "replica", expected=int(server is primary)).stderr.decode()
+
+    told = check(primary)
+    assert "(tenants.E006)" in told, "it takes writes of its own"
+    assert "(tenants.W003)" in told, "and is the very server of DATABASE_URL"
+    assert check(replica) == ""
+
+
 # --- Readers beside a writer --------------------------------------------------------------------------------------
 
 # Appends events with ever higher numbers to the jobs in turn, as long as it runs; what fails it tries again.
