@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -19,6 +20,9 @@ from jobs.egress import errors
 from jobs_gateway.patience import patience
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
+
+# Clients poll the same addresses over and over, and finding a route takes as long as checking the caller.
+_resolved = lru_cache(maxsize=1024)(resolve)
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -79,7 +83,7 @@ class ApiLane:
     def answer(self, request: HttpRequest, path: str) -> HttpResponse:
         try:
             request.get_host()
-            match = resolve(path)
+            match = _resolved(path)
             request.resolver_match = match
             response: HttpResponse = match.func(request, *match.args, **match.kwargs)
             if isinstance(response, SimpleTemplateResponse):

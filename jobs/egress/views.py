@@ -30,7 +30,7 @@ class TenantViewSet(ViewSet):
     dialect = errors.V1
     http_method_names = ["get", "head", "options"]
 
-    @property
+    @cached_property
     def caller(self) -> Caller:
         return cast(Caller, self.request.user)
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from ulid import ULID
 
@@ -55,12 +55,13 @@ def next_link(url: str, tenant_id: int, params: ListParams, rows: list[tuple[Any
         return {}
     public_id, _, _, created_at = rows[-1]
     filters = params.filters
-    query = {
-        "limit": params.limit,
-        "cursor": _cursor(public_id, created_at, (tenant_id, filters)),
-        "job_type": filters.types,
-        "status": filters.status,
-        "created_after": filters.created_after and filters.created_after.isoformat(),
-    }
-    given = {name: value for name, value in query.items() if value}
-    return {"Link": f'<{url}?{urlencode(given, doseq=True)}>; rel="next"'}
+    cursor = _cursor(public_id, created_at, (tenant_id, filters))
+    narrowed = ""
+    if any(filters):
+        query = {
+            "job_type": filters.types,
+            "status": filters.status,
+            "created_after": filters.created_after and filters.created_after.isoformat(),
+        }
+        narrowed = "&" + urlencode({name: value for name, value in query.items() if value}, doseq=True)
+    return {"Link": f'<{url}?limit={params.limit}&cursor={quote(cursor)}{narrowed}>; rel="next"'}

@@ -66,13 +66,14 @@ class JobViewSet(TenantViewSet):
             key: dict[str, Any] = {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id), **more}
         except ValueError:
             raise JobNotFound from None
+        asked = (shape.__name__, public_id.upper(), more)
         if self.is_poll:
             (version,) = found(queries.VERSION.fetch_json(key, self.is_enough))
-            if unchanged := self.unchanged(self.validator(shape.__name__, key, version=version)):
+            if unchanged := self.unchanged(self.validator(*asked, version=version)):
                 return unchanged
         version, *row = found(query.fetch_json(key, is_enough))
         body = shape.body(self.boundary, *row)
-        return self.answer(body, ETag=self.validator(shape.__name__, key, version=version))
+        return self.answer(body, ETag=self.validator(*asked, version=version))
 
 
 def found(row: Any) -> Any:
