@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import signal
 import sys
+import time
 
 import pytest
 
@@ -177,3 +180,16 @@ def test_a_served_gateway_writes_nothing_but_json(acme_token):
         ("v1/jobs", 200),
         (None, 404),
     ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_the_server_itself_has_to_say_is_json_too(acme_token):
+    with serving(database_of_this_test()) as gateway:
+        (worker,) = gateway.workers()
+        os.kill(int(worker), signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while gateway.workers() <= {worker} and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+    (told,) = [line for line in lines if line["logger"] == "_granian"]
+    assert (told["level"], told["message"]) == ("ERROR", "Unexpected exit from worker-1")
