@@ -66,8 +66,8 @@ class Remote(io.RawIOBase):
         self.at += len(some)
         return len(some)
 
-    def buffered(self) -> IO[bytes]:
-        return io.BufferedReader(self, CHUNK_BYTES)  # type: ignore[return-value]
+    def buffered(self, chunk_bytes: int = CHUNK_BYTES) -> IO[bytes]:
+        return io.BufferedReader(self, chunk_bytes)
 
 
 def pixels(file: IO[bytes]) -> tuple[int, int] | tuple[None, None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -96,10 +96,10 @@ class BatchCommand(BaseCommand):
             yield Run(stop, kept, progress, options["throttle"])
             progress.clear()
 
-    def again(self, options: dict[str, Any], *own: object, at: tuple[str, object] | None = None) -> str:
+    def again(self, options: dict[str, Any], *own: object, at: Sequence[tuple[str, object]] = ()) -> str:
         """The command that goes on: ``own`` arguments around the shared options, those that are no option first.
 
-        ``at`` is the option that says where, for a run without a checkpoint; None where that needs no saying.
+        ``at`` are the options that say where, for a run without a checkpoint.
         """
         is_kept = options["checkpoint"] and not options["dry_run"]
         return command_line(
@@ -111,7 +111,7 @@ class BatchCommand(BaseCommand):
             ("--batch", options["batch"]),
             ("--throttle", options["throttle"] or None),
             ("--checkpoint", options["checkpoint"]),
-            *(() if is_kept or at is None else (at,)),
+            *(() if is_kept else at),
         )
 
 

@@ -1,4 +1,4 @@
-"""Files of lines, gzip by name, and - for the standard streams."""
+"""Files of lines, gzip by name, - for the standard streams, and s3://bucket/prefix for all files below it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import select
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
+from django.conf import settings
+
+from jobs.egress.s3 import SignedS3Storage
 from jobs.management.stopping import POLL_SECONDS, Stop
 
 FLUSH_SECONDS = 0.5  # with --follow: what has come is loaded that soon, also where more keeps coming
 CHUNK_BYTES = 2**16
+BUCKET = "s3://"
 
 
 class Source:
@@ -37,13 +41,17 @@ class Source:
         if name == "-":
             yield cls(sys.stdin.buffer, arriving(sys.stdin.fileno(), stop, follow), None, stop)
             return
-        with Path(name).open("rb") as raw:
-            size = os.fstat(raw.fileno()).st_size or None
-            if not name.endswith(".gz"):
-                yield cls(raw, raw, size, stop)
-            else:
-                with gzip.open(raw) as lines:
-                    yield cls(raw, lines, size, stop)
+        with Path(name).open("rb") as raw, cls.of(raw, name, os.fstat(raw.fileno()).st_size, stop) as source:
+            yield source
+
+    @classmethod
+    @contextmanager
+    def of(cls, raw: IO[bytes], name: str, size: int, stop: Stop) -> Iterator[Source]:
+        if not name.endswith(".gz"):
+            yield cls(raw, raw, size or None, stop)
+        else:
+            with gzip.open(raw) as lines:
+                yield cls(raw, lines, size or None, stop)
 
     @property
     def position(self) -> int:
@@ -56,6 +64,51 @@ class Source:
                 return
             yield line
         self.is_complete = not self.stop.requested
+
+
+class Inputs:
+    """What a name stands for: a file, standard input, or all objects of a bucket under a prefix, in key order."""
+
+    def __init__(self, name: str, stop: Stop, follow: bool = False) -> None:
+        self.name = name
+        self.stop = stop
+        self.follow = follow
+        self.is_bucket = is_bucket(name)
+        if self.is_bucket:
+            bucket, _, prefix = name.removeprefix(BUCKET).partition("/")
+            self.store = bucket_named(bucket)
+            # By key whatever the server's own order, so that a later run goes on where this one was.
+            self.objects = sorted(self.store.walk(prefix, ""))
+
+    def each(self, begin: str = "") -> Iterator[tuple[str, int, AbstractContextManager[Source]]]:
+        """From ``begin`` on: the name of each, the bytes of those before it, and its lines once entered."""
+        if not self.is_bucket:
+            yield self.name, 0, Source.opened(self.name, self.stop, self.follow)
+            return
+        before = 0
+        for found in self.objects:
+            if found.storage_key >= begin:
+                raw = self.store.opened(found)
+                yield found.storage_key, before, Source.of(raw, found.storage_key, found.size, self.stop)
+            before += found.size
+
+    @property
+    def size(self) -> int | None:
+        """Bytes in all; None of a pipe."""
+        if self.is_bucket:
+            return sum(found.size for found in self.objects)
+        return None if self.name == "-" else Path(self.name).stat().st_size or None
+
+
+def is_bucket(name: str) -> bool:
+    return name.startswith(BUCKET)
+
+
+def bucket_named(name: str) -> SignedS3Storage:
+    """A bucket, reached as the artifact store is where that is one too, else as boto3 is set up."""
+    artifacts = settings.STORAGES["artifacts"]
+    shared = artifacts["OPTIONS"] if artifacts["BACKEND"] == "jobs.egress.s3.SignedS3Storage" else {}
+    return SignedS3Storage(**shared | {"bucket_name": name})
 
 
 def arriving(descriptor: int, stop: Stop, follow: bool) -> Iterator[bytes]:

@@ -87,7 +87,7 @@ class Command(BatchCommand):
             raise CommandError(f"{bad:,} artifacts have no object that is theirs and can be read.")
 
     def cut_short(self, why: str, options: dict[str, Any]) -> CommandError:
-        return stopped(why, self.again(options, at=("--after", self.tally.object_key or self.tally.row_key or None)))
+        return stopped(why, self.again(options, at=[("--after", self.tally.object_key or self.tally.row_key or None)]))
 
     def walk(self, prefix: str, batch: int, run: Run) -> bool:
         """Whether it came to the end of both."""

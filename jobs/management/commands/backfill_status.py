@@ -46,9 +46,9 @@ class Command(BatchCommand):
             with self.running(options, kept, jobs.count() if self.stderr.isatty() else None) as run:
                 different = self.refold(jobs, options["batch"], dry_run, run)
         except DATABASE_ERRORS as error:
-            raise stopped(database_failed(error), self.again(options, at=("--after", self.last))) from error
+            raise stopped(database_failed(error), self.again(options, at=[("--after", self.last)])) from error
         if run.stop.requested:
-            raise stopped("Stopped", self.again(options, at=("--after", self.last)))
+            raise stopped("Stopped", self.again(options, at=[("--after", self.last)]))
         drifted = sum([self.count(each, dry_run) for each in ([tenant] if tenant else Tenant.objects.all())])
         kept.remove()
         if dry_run and (different or drifted):

@@ -53,7 +53,7 @@ class Command(BatchCommand):
         self.after = parse_ulid(state["after"]) if state else after
         now = Horizon.now(tenant.slug if tenant else "")
         self.begun = state["begun"] if state else begun or (str(now) if now and not after else None)
-        jobs = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
+        jobs: QuerySet[Job] = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
         if since is not None:
             jobs = earlier(since, now).changed(jobs)
         if self.after is not None:
@@ -83,7 +83,7 @@ class Command(BatchCommand):
     def resume(self, options: dict[str, Any], file: str, own: tuple[object, ...]) -> str:
         if self.after is None:
             own = own[:-1]  # nothing has begun
-        return f"{self.again(options, *own, at=('--after', self.after))}{' >> FILE' if file == '-' else ''}"
+        return f"{self.again(options, *own, at=[('--after', self.after)])}{' >> FILE' if file == '-' else ''}"
 
     def export(self, jobs: QuerySet[Job], out: Sink, batch: int, run: Run) -> bool:
         """Whether it came to the end."""

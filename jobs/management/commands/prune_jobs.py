@@ -16,7 +16,7 @@ from django.utils import timezone
 from ulid import ULID
 
 from jobs.egress.s3 import StoreRefused
-from jobs.egress.signing import artifact_store
+from jobs.egress.signing import ArtifactStore, artifact_store
 from jobs.ingest import removal
 from jobs.ingest.artifacts import named
 from jobs.ingest.removal import Gone, Place
@@ -118,7 +118,7 @@ class Command(BatchCommand):
             self.tally.events += removed.events
             self.tally.artifacts += removed.artifacts
             if self.store:
-                self.remove_objects(removed.jobs, keys)
+                self.remove_objects(self.store, removed.jobs, keys)
             state = {"after": [last[0].isoformat(), str(last[1])], "tally": asdict(self.tally)}
             if not run.goes_on(self.tally.jobs, str(self.tally), state):
                 return False
@@ -144,11 +144,11 @@ class Command(BatchCommand):
         )
         record.sync()
 
-    def remove_objects(self, gone: Iterable[Gone], keys: dict[ULID, list[str]]) -> None:
+    def remove_objects(self, store: ArtifactStore, gone: Iterable[Gone], keys: dict[ULID, list[str]]) -> None:
         prefix_of = {job.public_id: self.tenants[job.tenant_id].storage_prefix for job in gone}
         own = {key for job, prefix in prefix_of.items() if prefix for key in keys[job] if key.startswith(prefix)}
         free = sorted(own - named(own))
         for start in range(0, len(free), OBJECTS_AT_ONCE):
             some = free[start : start + OBJECTS_AT_ONCE]
-            self.store.remove_keys(some)
+            store.remove_keys(some)
             self.tally.objects += len(some)
