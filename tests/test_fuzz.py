@@ -13,7 +13,7 @@ import pytest
 from tests.gateway import ROOT, database_of_this_test, serving
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
-SIZES = [pytest.param(10, id="short"), pytest.param(300, id="full", marks=pytest.mark.full)]
+SIZES = [pytest.param(10, id="short"), pytest.param(500, id="full", marks=pytest.mark.full)]
 
 
 @pytest.fixture

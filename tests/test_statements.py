@@ -174,13 +174,13 @@ class Store:
     @staticmethod
     def vacuum(cursor):
         """As autovacuum leaves the tables, once no older transaction sees less than all of their rows."""
-        cursor.execute("VACUUM ANALYZE jobs_job, jobs_jobevent, jobs_artifact")
+        cursor.execute("VACUUM (ANALYZE, INDEX_CLEANUP ON) jobs_job, jobs_jobevent, jobs_artifact")
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             cursor.execute("SELECT relallvisible >= relpages FROM pg_class WHERE oid = 'jobs_job'::regclass")
             if cursor.fetchone()[0]:
                 return
-            cursor.execute("VACUUM jobs_job")
+            cursor.execute("VACUUM (INDEX_CLEANUP ON) jobs_job")
         raise TimeoutError("Some transaction stays open.")
 
     def get(self, path, times=1, status=200, **headers):
@@ -329,11 +329,12 @@ def test_the_fleets_list_is_read_from_an_index_too(store, query):
 
 @pytest.mark.postgresql
 def test_a_deep_offset_is_answered_from_an_index_alone(store):
+    deep = store.jobs // 25
     for query in ("", f"&{COMMON_STATUS}", f"&{COMMON_TYPE}", f"&{COMMON_TYPE}&{COMMON_STATUS}"):
-        response, *_ = store.get(f"/v1/jobs?limit=50&offset=1000{query}")
+        response, *_ = store.get(f"/v1/jobs?limit=50&offset={deep}{query}")
         assert json.loads(response.body)["count"] == 50
-        *_, (plan,) = store.get(f"/v1/jobs?limit=50&offset=1000{query}", 8)
-        scans = [node for node in nodes(plan) if "Scan" in node["Node Type"] and node["Actual Rows"] > 1000]
+        *_, (plan,) = store.get(f"/v1/jobs?limit=50&offset={deep}{query}", 8)
+        scans = [node for node in nodes(plan) if "Scan" in node["Node Type"] and node["Actual Rows"] > deep]
         assert [node["Node Type"] for node in scans] == ["Index Only Scan"], json.dumps(plan, indent=1)
         assert scans[0]["Heap Fetches"] == 0
 
