@@ -363,6 +363,7 @@ LOGGING = {
     "loggers": {
         "django": {"handlers": [], "level": "WARNING"},
         "django.request": {"level": "ERROR", "filters": ["with_trace"]},
+        "django.security.DisallowedHost": {"level": "CRITICAL"},  # what a caller sent is no error of ours
         # In the workers. The server's main process writes by granian_logs.json, without a module of ours: what it has
         # loaded stays as it is through every reload.
         "_granian": {"handlers": ["stderr"], "propagate": False},

@@ -87,6 +87,12 @@ def test_every_answer_leaves_exactly_one_line_and_it_is_not_told_where_the_path_
     assert (line["tenant"], line["token"]) == (None, None)
 
 
+def test_a_host_that_the_gateway_does_not_answer_to_leaves_a_line_and_no_trace(db, anonymous_client, written):
+    assert anonymous_client.get("/", headers={"Host": "elsewhere.example.com"}).status_code == 400
+    (line,) = written()
+    assert (line["logger"], line["status"]) == ("access", 400)
+
+
 def test_a_page_is_logged_without_looking_up_who_reads_it(admin_client, written, django_assert_num_queries):
     written()
     admin_client.get("/admin/")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -39,3 +44,22 @@ def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_
     assert set(outcomes) == {200}
     assert outcomes[200] > 100
     assert "https://after.example.com" in page
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("told", [signal.SIGHUP, signal.SIGTERM])
+def test_what_is_being_answered_when_it_is_told_to_reload_or_stop_is_answered(db, told):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # a store that hangs, so that /readyz takes its second
+        store = {
+            "AWS_STORAGE_BUCKET_NAME": "pictures",
+            "AWS_S3_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }
+        with serving(database_of_this_test(), **store) as gateway, ThreadPoolExecutor() as asking:
+            asked = asking.submit(gateway.get, "/readyz")
+            time.sleep(0.3)
+            os.kill(gateway.pid, told)
+            answer = asked.result()
+    assert answer.status == 503
+    assert answer.body == b"database: ok\nmigrations: ok\nartifacts: no answer within 1 s\n"
