@@ -153,7 +153,8 @@ def measure(rounds: int, sizes: tuple[int, int] = SIZES) -> dict[str, float]:
         finally:
             from django.db import connections
 
-            for connection in connections.all(initialized_only=True):
+            for alias in connections:
+                connection: Any = connections[alias]
                 connection.close_pool()
 
 

@@ -16,7 +16,6 @@ from django.http import Http404  # noqa: E402
 from django.shortcuts import get_object_or_404  # noqa: E402
 from django.urls import path  # noqa: E402
 from rest_framework import serializers  # noqa: E402
-from rest_framework.request import Request  # noqa: E402
 from rest_framework.response import Response  # noqa: E402
 from rest_framework.viewsets import ViewSet  # noqa: E402
 
@@ -85,17 +84,17 @@ def job_or_404(tenant_id: int, public_id: str, *prefetched: Prefetch) -> Any:
 
 
 class JobViewSet(ViewSet):
-    def list(self, request: Request) -> Response:
+    def list(self, request: Any) -> Response:
         jobs = Job.all_tenants.filter(tenant=request.user.tenant_id).workflows().newest_first()[:50]
         page = SummarySerializer(jobs, many=True).data
         return Response({"jobs": page, "limit": 50, "offset": 0, "count": len(page)})
 
-    def retrieve(self, request: Request, public_id: str) -> Response:
+    def retrieve(self, request: Any, public_id: str) -> Response:
         latest = PUBLIC.order_by("-seq")[:1].prefetch_related(ARTIFACTS)
         job = job_or_404(request.user.tenant_id, public_id, FINALS, Prefetch("events", latest, to_attr="latest"))
         return Response(DetailSerializer(job).data)
 
-    def events(self, request: Request, public_id: str) -> Response:
+    def events(self, request: Any, public_id: str) -> Response:
         page = PUBLIC.filter(seq__gt=request.query_params.get("since", 0)).order_by("seq").prefetch_related(ARTIFACTS)
         job = job_or_404(request.user.tenant_id, public_id, Prefetch("events", page[:500], to_attr="page"))
         latest = job.page[-1].seq if job.page else job.last_public_seq or None
@@ -104,7 +103,7 @@ class JobViewSet(ViewSet):
 
 
 class FleetViewSet(ViewSet):
-    def list(self, request: Request) -> Response:
+    def list(self, request: Any) -> Response:
         counts = JobCounts.all_tenants.get(tenant=request.user.tenant_id)
         by_status = {told: getattr(counts, stored.lower()) for stored, told in FLEET_STATUS.items()}
         events = Prefetch("events", JobEvent.all_tenants.order_by("seq"), to_attr="by_seq")

@@ -25,7 +25,7 @@ def item(
     created: Any,
     request: Any,
     events: Sequence[FoldEvent],
-    artifacts: list[Any],
+    artifacts: Any,
 ) -> dict[str, Any]:
     outcome = fold(events, status)
     agents = outcome.agents if outcome.is_broadcast else {}

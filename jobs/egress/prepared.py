@@ -113,8 +113,10 @@ def json_rows(queryset: models.QuerySet[Any], *columns: Any) -> JSONRows:
 class KeyAtOffset(Subquery):
     """The columns of one row of a queryset, the one at the param ``offset``."""
 
+    template = "%(subquery)s"
+
     def as_sql(self, compiler: SQLCompiler, connection: Any, *args: Any, **context: Any) -> Any:
-        sql, params = super().as_sql(compiler, connection, *args, template="%(subquery)s", **context)
+        sql, params = super().as_sql(compiler, connection, *args, **context)
         return f"({sql} OFFSET %s)", (*params, Param("offset"))
 
 

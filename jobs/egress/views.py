@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any, cast
 
 from django.http import HttpResponse
-from django.http.response import HttpResponseBase
 from django.utils.functional import cached_property
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
@@ -68,7 +67,7 @@ class TenantViewSet(ViewSet):
     def is_poll(self) -> bool:
         return "HTTP_IF_NONE_MATCH" in self.request.META
 
-    def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
         if type(response) is HttpResponse:  # it was made here, with all it needs
             return response
         return super().finalize_response(request, response, *args, **kwargs)

@@ -72,7 +72,7 @@ class JobSummaryResponseSerializer(serializers.Serializer[Any]):
     created_at = serializers.DateTimeField(help_text="When the job was asked for, in UTC.")
 
     @staticmethod
-    def body(public_id: str, job_type: str, status: str, created_at: str) -> dict[str, Any]:
+    def header(public_id: str, job_type: str, status: str, created_at: str) -> dict[str, Any]:
         return {"public_id": ulid_text(public_id), "job_type": job_type, "status": status, "created_at": created_at}
 
 
@@ -85,9 +85,9 @@ class JobListResponseSerializer(serializers.Serializer[Any]):
 
     @staticmethod
     def body(rows: list[tuple[str, str, str, str]], params: ListParams) -> dict[str, Any]:
-        summary = JobSummaryResponseSerializer.body
+        header = JobSummaryResponseSerializer.header
         return {
-            "jobs": [summary(*row) for row in rows],
+            "jobs": [header(*row) for row in rows],
             "limit": params.limit,
             "offset": params.offset,
             "count": len(rows),
@@ -106,8 +106,8 @@ class JobDetailResponseSerializer(JobSummaryResponseSerializer, AboutOneJob):
 
     @staticmethod
     def body(out: Boundary, *row: Any) -> dict[str, Any]:
-        *summary, request, result, latest = row
-        body = JobSummaryResponseSerializer.body(*summary)
+        *header, request, result, latest = row
+        body = JobSummaryResponseSerializer.header(*header)
         body["request"] = out.value(request)
         body["result"] = out.artifacts(result) if body["status"] == V1Status.SUCCESS else []
         body["latest_event"] = JobEventResponseSerializer.body(out, latest[0]) if latest else None
