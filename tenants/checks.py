@@ -74,7 +74,7 @@ def check_replica(**_: Any) -> list[checks.CheckMessage]:
 
 def _place(alias: str) -> tuple[Any, ...]:
     config = settings.DATABASES[alias]
-    return config["HOST"] or config["OPTIONS"].get("host"), config["PORT"], config["NAME"]
+    return config.get("HOST") or config["OPTIONS"].get("host"), config.get("PORT"), config["NAME"]
 
 
 @checks.register(checks.Tags.database)

@@ -64,6 +64,8 @@ WRONG = [
         {"SECURE": True, "TRUSTED_PROXIES": networks("10.0.0.7"), "PUBLIC_BASE_URL": "http://jobs.example.com"},
     ),
     ("jobs_gateway.W005", {"ALLOWED_HOSTS": ["*"]}),
+    ("tenants.E005", {"DATABASE_REPLICA_MAX_LAG_SECONDS": 0}),
+    ("tenants.W003", {"DATABASES": {"default": POSTGRESQL, "replica": POSTGRESQL}, "API_REPLICA": "replica"}),
     ("jobs.E003", {"STORAGES": artifacts(endpoint_url="s3.internal:8333")}),
     ("jobs.E003", {"STORAGES": artifacts(endpoint_url="https://s3.internal/?x=1")}),
     ("jobs.E004", {"STORAGES": artifacts(addressing_style="subdomain")}),
