@@ -2,6 +2,10 @@
 
 For ``jobs.ingest.artifacts``: what lies between two keys, and who names one. Keys over 1,024 bytes, which no S3 store
 takes, stay out of it on PostgreSQL, whose index entries end at 2,704: adding one must not begin to fail.
+
+At 128,000 rows (PostgreSQL 18, 2 cores) it has 8.5 MB beside the table's 16. All rows in pages of 1,000 take 1.6 s, where
+each page without it takes 0.11 s; who names 1,000 keys, 12 ms instead of 44. Loading 20,000 artifacts takes 1.7 to 2.4 s
+with it, 2.0 without.
 """
 
 from django.db import migrations
