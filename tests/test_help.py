@@ -1,0 +1,43 @@
+"""Every command says how it is used, with an example that its own parser takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands, load_command_class
+
+from jobs.management.batches import BatchCommand
+
+OURS = sorted(name for name, app in get_commands().items() if app in ("jobs", "tenants"))
+COMMANDS = {name: load_command_class(get_commands()[name], name) for name in OURS}
+BATCHES = [name for name in OURS if isinstance(COMMANDS[name], BatchCommand)]
+
+
+def test_all_commands_are_known():
+    root = Path(__file__).resolve().parent.parent
+    files = root.glob("*/management/commands/[a-z]*.py")
+    assert sorted(path.stem for path in files) == OURS
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_help_has_an_example_that_works(name):
+    parser = COMMANDS[name].create_parser("manage.py", name)
+    text = " ".join(parser.format_help().split())
+    example = re.search(rf"Example: (?:[A-Z]+=\S+ )*manage\.py {name}\b([^.>]*(?:\.\w[^.>]*)*)", text)
+    assert example, text
+    if name in BATCHES:
+        parser.parse_args(shlex.split(COMMANDS[name].example.partition(" > ")[0]))
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_commands_that_go_in_batches_share_their_options(name):
+    text = COMMANDS[name].create_parser("manage.py", name).format_help()
+    for option in ("--tenant SLUG", "--dry-run", "--batch", "--throttle SECONDS", "--checkpoint FILE"):
+        assert option in text
+
+
+def test_backfills_are_commands_that_go_in_batches():
+    assert BATCHES == ["backfill_artifacts", "backfill_jobs", "backfill_status", "export_jobs", "prune_jobs"]
