@@ -1,0 +1,86 @@
+"""``backfill_jobs - --follow``: what a queue's consumer pipes into it is in the store within a second."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+from ulid import ULID
+
+
+def line(number):
+    record = {"public_id": str(ULID.from_int(number)), "tenant": "acme", "job_type": "restart"}
+    return json.dumps(record | {"created_at": "2026-04-15T12:00:00Z"}).encode() + b"\n"
+
+
+@pytest.fixture
+def followed(new_store):
+    """The store, and the command that reads a pipe into it."""
+    store = new_store()
+    store.add_tenants("acme")
+    process = store.start("backfill_jobs", "-", "--follow")
+    yield store, process
+    process.kill()
+    process.communicate()
+
+
+def say(process, text):
+    process.stdin.write(text)
+    process.stdin.flush()
+
+
+def wait_for(store, number):
+    """Seconds until so many jobs are in the store, as far as an export of its own tells."""
+    begun = time.monotonic()
+    while len(store.export().splitlines()) < number:
+        assert time.monotonic() - begun < 30
+    return time.monotonic() - begun
+
+
+def test_a_single_line_is_loaded_though_no_batch_is_full(followed):
+    store, process = followed
+    for number in range(1, 4):
+        say(process, line(number))
+        wait_for(store, number)
+    process.stdin.close()
+    process.stdin = None
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, b"loaded 3, unchanged 0, rejected 0\n")
+
+
+def test_lines_that_keep_coming_do_not_hold_each_other_up(followed):
+    store, process = followed
+    say(process, line(1))
+    wait_for(store, 1)  # it has started
+    begun, number = time.monotonic(), 1
+    while time.monotonic() - begun < 2.5:  # never silent for as long as it would wait
+        number += 1
+        say(process, line(number))
+        time.sleep(0.02)
+    early = len(store.export().splitlines())
+    assert early > number // 2
+    wait_for(store, number)
+
+
+def test_half_a_line_waits_for_its_other_half(followed):
+    store, process = followed
+    say(process, line(1) + line(2)[:30])
+    wait_for(store, 1)
+    say(process, line(2)[30:])
+    wait_for(store, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_all_that_was_read_and_the_pipe_still_open(followed, number):
+    store, process = followed
+    say(process, line(1) + line(2))
+    wait_for(store, 2)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 1
+    assert process.stdout.read() == b"loaded 2, unchanged 0, rejected 0\n"
+    assert process.stderr.read().decode().splitlines() == [
+        "CommandError: Stopped, after line 2. Resume with:",
+        "python manage.py backfill_jobs - --follow --batch 1000 --after-line 2",
+    ]
