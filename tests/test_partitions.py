@@ -98,7 +98,7 @@ def database(store, postgresql_server):
 
 def statements() -> dict[str, Prepared]:
     """Everything the API can ask, by a name for it."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, Prepared] = {}
     for module in (v1_queries, fleet_queries):
         found |= {
             f"{module.__name__}.{name}": each for name, each in vars(module).items() if isinstance(each, Prepared)
