@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 CONNECTIONS = 8
+LONGEST_304 = 600  # bytes, headers and all
 NO_WRK = (
     "wrk is not installed, so the load comes from Python, which takes more of the machine than the servers can spare: "
     "expect lower figures and smaller gaps. On Debian and Ubuntu: apt-get install wrk. On macOS: brew install wrk."
@@ -27,6 +28,10 @@ class Result(NamedTuple):
     rps: float
     p50_ms: float
     p99_ms: float
+
+
+class Stale(Exception):
+    """Polls that should hold were answered in full: a signing window has ended."""
 
 
 def has_wrk() -> bool:
@@ -50,6 +55,8 @@ def _wrk(port: int, requests: list[Request], token: str, seconds: float, folder:
     found = json.loads(told.rstrip().rpartition("\n")[2])
     if found["failed"] or not found["requests"]:
         raise SystemExit(f"port {port}, {requests[0].path}: {found['failed']} requests failed\n{told}")
+    if requests[0].etag and found["bytes"] / found["requests"] > LONGEST_304:
+        raise Stale
     return Result(found["requests"] / found["microseconds"] * 1e6, found["p50"] / 1000, found["p99"] / 1000)
 
 
@@ -58,7 +65,8 @@ async def _python(port: int, requests: list[Request], token: str, seconds: float
     for path, etag in requests:
         condition = f"If-None-Match: {etag}\r\n" if etag else ""
         texts.append(
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n{condition}\r\n".encode()
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            f"Authorization: Bearer {token}\r\n{condition}\r\n".encode()
         )
     took: list[float] = []
     began = perf_counter()

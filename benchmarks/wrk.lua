@@ -2,7 +2,7 @@
 local requests, count, at = {}, 0, 0
 
 function init(args)
-  local headers = {["Authorization"] = "Bearer " .. args[2], ["Host"] = "127.0.0.1"}
+  local headers = {["Authorization"] = "Bearer " .. args[2], ["Host"] = wrk.host .. ":" .. wrk.port}
   for line in io.lines(args[1]) do
     local path, etag = line:match("^(%S+)%s*(.*)$")
     headers["If-None-Match"] = etag ~= "" and etag or nil
@@ -19,7 +19,7 @@ end
 function done(summary, latency, _)
   local failed = summary.errors.status + summary.errors.read + summary.errors.write + summary.errors.connect
   io.write(string.format(
-    '\n{"requests": %d, "microseconds": %d, "failed": %d, "p50": %f, "p99": %f}\n',
-    summary.requests, summary.duration, failed, latency:percentile(50), latency:percentile(99)
+    '\n{"requests": %d, "bytes": %d, "microseconds": %d, "failed": %d, "p50": %f, "p99": %f}\n',
+    summary.requests, summary.bytes, summary.duration, failed, latency:percentile(50), latency:percentile(99)
   ))
 end
