@@ -85,7 +85,9 @@ class Watch:
         self.searched = 0
 
     def add_settings(self) -> None:
-        """The secrets of this test's settings, before it changes them, and of the servers it may use."""
+        """Listens to the log for the secrets of this test's settings, before it changes them, and of its servers."""
+        # Anew for each test: whoever configures logging takes the handlers of the root away.
+        logging.getLogger().addHandler(log_lines)
         self.secrets |= {settings.SECRET_KEY, forgery.SECRET, servers.S3_SECRET_KEY}
 
     def left(self, where: str, text: str) -> None:
@@ -115,6 +117,9 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.partition(".")[0] in ("django", "jobs", "jobs_gateway", "tenants", "psycopg"):
             watch.left(f"the log of {record.name}", self.format(record))
+
+
+log_lines = LogLines()
 
 
 def begin() -> Iterator[None]:
@@ -168,8 +173,6 @@ def begin() -> Iterator[None]:
         afterwards(gateway.Gateway, "send", served)
         afterwards(Links, "url", signed)
         afterwards(bulk, "load_record", loaded)
-        lines = LogLines()
-        lines.setFormatter(JSONLines())
-        logging.getLogger().addHandler(lines)
+        log_lines.setFormatter(JSONLines())
         yield
-        logging.getLogger().removeHandler(lines)
+        logging.getLogger().removeHandler(log_lines)

@@ -571,7 +571,14 @@ def thousands_of_jobs(acme, globex):
         for seq in range(1, 5)
     )
     Artifact.all_tenants.bulk_create(
-        Artifact(job_id=event.job_id, tenant_id=event.tenant_id, event=event, position=0, storage_key="k", role="final")
+        Artifact(
+            job_id=event.job_id,
+            tenant_id=event.tenant_id,
+            event=event,
+            position=0,
+            storage_key="tenants/acme/final.png",
+            role="final",
+        )
         for event in events
     )
     with connection.cursor() as cursor:
