@@ -317,7 +317,6 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "jobs.egress.rendering.JSONOnly",
     "DEFAULT_PARSER_CLASSES": [],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "jobs.egress.errors.v1_errors",
     "UNAUTHENTICATED_USER": None,
 }
 

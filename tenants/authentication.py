@@ -17,11 +17,15 @@ from tenants.throttling import count_failure, count_request
 __all__ = ["BearerAuthentication", "Caller", "InvalidHmac", "Unauthenticated"]
 
 
+SCHEME = "Bearer"
+
+
 class Unauthenticated(exceptions.AuthenticationFailed):
     """No credential, or one that opens nothing; the caller is not told which."""
 
     default_code = "UNAUTHENTICATED"
     default_detail = "Send Authorization: Bearer with a token that is valid, unexpired and of an active tenant."
+    auth_header = SCHEME
 
 
 class InvalidHmac(exceptions.AuthenticationFailed):
@@ -32,31 +36,36 @@ class InvalidHmac(exceptions.AuthenticationFailed):
         "X-Shopify-Hmac-Sha256 does not verify: send the base64 HMAC-SHA256 of the raw request body, signed with the "
         "app secret, or leave the header out."
     )
+    auth_header = SCHEME
 
 
-class BearerAuthentication(BaseAuthentication):
-    """Gateway tokens and Shopify session tokens; ``request.user`` becomes the :class:`Caller`.
+def authenticated(request: HttpRequest) -> Caller:
+    """Whose gateway token or Shopify session token the request bears. Raises Unauthenticated or InvalidHmac.
 
     Costs nothing but a hash while the credential was checked in the last ``TOKEN_CACHE_SECONDS``, else one statement.
     Counts against the rate limits, where there are any, and raises what they raise.
     """
+    caller = _caller(request.META.get("HTTP_AUTHORIZATION", ""))
+    if caller is None:
+        count_failure(request)
+        raise Unauthenticated
+    count_request(request, caller)
+    hmac_header = request.META.get("HTTP_X_SHOPIFY_HMAC_SHA256")
+    if hmac_header is not None and not _hmac_verifies(hmac_header, request):
+        rejected("hmac")
+        count_failure(request)
+        raise InvalidHmac
+    return caller
+
+
+class BearerAuthentication(BaseAuthentication):
+    """:func:`authenticated` as DRF asks it; ``request.user`` becomes the :class:`Caller`."""
 
     def authenticate(self, request: Request) -> tuple[Caller, None]:
-        http = request._request
-        caller = _caller(http.META.get("HTTP_AUTHORIZATION", ""))
-        if caller is None:
-            count_failure(http)
-            raise Unauthenticated
-        count_request(http, caller)
-        hmac_header = http.META.get("HTTP_X_SHOPIFY_HMAC_SHA256")
-        if hmac_header is not None and not _hmac_verifies(hmac_header, http):
-            rejected("hmac")
-            count_failure(http)
-            raise InvalidHmac
-        return caller, None
+        return authenticated(request._request), None
 
     def authenticate_header(self, request: Request) -> str:
-        return "Bearer"
+        return SCHEME
 
 
 def _caller(authorization: str) -> Caller | None:

@@ -8,7 +8,6 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 from prometheus_client import Counter
-from rest_framework.request import Request
 
 from jobs.egress.redaction import redactor
 from jobs.egress.signing import links
@@ -23,7 +22,7 @@ def _presigned() -> Counter:
 class Boundary:
     """The way out for one request of one tenant."""
 
-    def __init__(self, request: Request | HttpRequest, caller: Caller) -> None:
+    def __init__(self, request: HttpRequest, caller: Caller) -> None:
         asked_at = f"{request.scheme}://{request.get_host()}"
         self.base_url = settings.PUBLIC_BASE_URL or asked_at
         self.links = links(self.base_url)

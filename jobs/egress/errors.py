@@ -11,12 +11,13 @@ from django.core.exceptions import DisallowedHost, RequestDataTooBig, Suspicious
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
-from rest_framework.response import Response
 
 from jobs.egress.signing import CannotSign
 
 logger = logging.getLogger("jobs.errors")
 
+# Of every answer: it is one tenant's, and asked for anew each time.
+HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 # Seconds after which a caller may try again while the database or the artifact store is away.
 RETRY_AFTER_SECONDS = 5
 
@@ -79,6 +80,8 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
     if isinstance(error, exceptions.APIException):
         if isinstance(error, Unavailable):
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        if isinstance(error, exceptions.MethodNotAllowed):
+            headers["Allow"] = "GET, HEAD, OPTIONS"
         if challenge := getattr(error, "auth_header", None):
             headers["WWW-Authenticate"] = challenge
         if wait := getattr(error, "wait", None):
@@ -98,20 +101,12 @@ class Dialect(NamedTuple):
     body: Callable[[Problem], dict[str, Any]]
     status: Callable[[Problem], int]
 
-    def response(self, error: Exception, context: dict[str, Any]) -> Response:
-        """For DRF: what its ``EXCEPTION_HANDLER`` returns."""
-        problem = problem_of(error, context["request"].request_id)
-        if isinstance(error, exceptions.MethodNotAllowed):
-            problem.headers["Allow"] = ", ".join(context["view"].allowed_methods)
-        return Response(self.body(problem), status=self.status(problem), headers=problem.headers)
-
-    def plain_response(self, error: Exception, request_id: str) -> HttpResponse:
-        """For errors before or after a view: the same body without DRF."""
+    def response(self, error: Exception, request_id: str) -> HttpResponse:
         problem = problem_of(error, request_id)
         return HttpResponse(
             orjson.dumps(self.body(problem)),
             status=self.status(problem),
-            headers=problem.headers,
+            headers=HEADERS | problem.headers,
             content_type="application/json",
         )
 
@@ -135,4 +130,3 @@ def _fleet_body(problem: Problem) -> dict[str, Any]:
 
 V1 = Dialect(_v1_body, lambda problem: problem.status)
 FLEET = Dialect(_fleet_body, _fleet_status)
-v1_errors = V1.response

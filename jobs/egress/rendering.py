@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from django.http import HttpRequest
 from rest_framework.exceptions import NotAcceptable
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.renderers import BaseRenderer
@@ -34,13 +35,17 @@ class JSONOnly(BaseContentNegotiation):
         return None
 
     def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> tuple[Any, str]:
-        accept = request.META.get("HTTP_ACCEPT", "")
-        if accept not in _PLAIN_ACCEPTS and not accepts_json(request._request):
-            raise NotAcceptable
+        require_json(request._request)
         return renderers[0], "application/json"
 
 
-def accepts_json(request: Any) -> bool:
+def require_json(request: HttpRequest) -> None:
+    """Raises NotAcceptable unless the caller takes JSON."""
+    if request.META.get("HTTP_ACCEPT", "") not in _PLAIN_ACCEPTS and not _accepts_json(request):
+        raise NotAcceptable
+
+
+def _accepts_json(request: HttpRequest) -> bool:
     """Whether the most specific entry of ``Accept`` that speaks of JSON, with or without a charset, wants it at all."""
     for entry in request.accepted_types_by_precedence:
         if f"{entry.main_type}/{entry.sub_type}" in ("application/json", "application/*", "*/*"):

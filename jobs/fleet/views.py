@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from django.http import HttpResponse
-from rest_framework.request import Request
+from django.http import HttpRequest, HttpResponse
 
-from jobs.egress import errors
 from jobs.egress.views import TenantViewSet
 from jobs.fleet import queries, schema
 from jobs.fleet.params import FleetListParams
@@ -15,11 +13,10 @@ from jobs.models import Job
 
 class FleetJobViewSet(TenantViewSet):
     queryset = Job.all_tenants.none()
-    dialect = errors.FLEET
 
     @schema.list_jobs
-    def list(self, request: Request) -> HttpResponse:
-        params = FleetListParams.read(request.query_params)
+    def list(self, request: HttpRequest) -> HttpResponse:
+        params = FleetListParams.read(request.GET)
         page = queries.job_page(self.caller.tenant_id, params)
         shape = FleetJobListResponseSerializer(context={"boundary": self.boundary})
         return self.answer(shape.to_representation((page, params)))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django.http import HttpResponse
-from rest_framework.request import Request
+from django.http import HttpRequest, HttpResponse
 
 from jobs.egress.conditional import newest_version
 from jobs.egress.errors import JobNotFound
@@ -22,9 +21,9 @@ class JobViewSet(TenantViewSet):
     queryset = Job.all_tenants.none()
 
     @schema.list_jobs
-    def list(self, request: Request) -> HttpResponse:
+    def list(self, request: HttpRequest) -> HttpResponse:
         tenant_id = self.caller.tenant_id
-        params = ListParams.read(request.query_params, tenant_id)
+        params = ListParams.read(request.GET, tenant_id)
         rows = queries.job_page(tenant_id, params)
         validator = self.validator(rows, vars(params))
         if unchanged := self.unchanged(validator):
@@ -34,13 +33,13 @@ class JobViewSet(TenantViewSet):
         return self.answer(body, ETag=validator, **link)
 
     @schema.get_job
-    def retrieve(self, request: Request, public_id: str) -> HttpResponse:
+    def retrieve(self, request: HttpRequest, public_id: str) -> HttpResponse:
         return self.one_job(queries.DETAIL, serializers.JobDetailResponseSerializer, self.is_enough, public_id)
 
     @schema.list_job_events
-    def events(self, request: Request, public_id: str) -> HttpResponse:
+    def events(self, request: HttpRequest, public_id: str) -> HttpResponse:
         # The parameters come before the id, so that a bad one is told for every id alike.
-        since = EventsParams.read(request.query_params).since
+        since = EventsParams.read(request.GET).since
         return self.one_job(
             queries.EVENTS, serializers.JobEventsResponseSerializer, self.is_page, public_id, since=since
         )
