@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -25,6 +25,10 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 _resolved = lru_cache(maxsize=1024)(resolve)
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def is_of_api(path: str) -> bool:
+    return path.startswith(("/v1/", "/job/")) or path in ("/v1", "/job")
 
 
 class GatewayRequest(WSGIRequest):
@@ -53,7 +57,7 @@ class RequestId:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         given = request.META.get("HTTP_X_REQUEST_ID", "")
-        request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _SANE_REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         request.request_id = request_id  # type: ignore[attr-defined]
         with patience.of(settings.DATABASE_PATIENCE_SECONDS):
             response = self.get_response(request)
@@ -72,7 +76,7 @@ class ApiLane:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         path = request.path_info
-        if path.startswith(("/v1/", "/job/")) or path in ("/v1", "/job"):
+        if is_of_api(path):
             response = self.answer(request, path)
             if rate := getattr(request, "rate", None):  # where the caller stands, on every answer that was counted
                 for name, value in rate.headers.items():

@@ -8,7 +8,7 @@ from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "jobs_gateway.settings")
 logging.captureWarnings(True)  # into the log, in its form
-application = get_wsgi_application()
+get_wsgi_application()
 
 from django.conf import settings  # noqa: E402
 from django.core.signals import request_finished  # noqa: E402
@@ -16,9 +16,9 @@ from django.db import close_old_connections  # noqa: E402
 
 from jobs.egress import row_security  # noqa: E402 - once the models are loaded
 from jobs_gateway import metrics  # noqa: E402
-from jobs_gateway.middleware import GatewayRequest  # noqa: E402
+from jobs_gateway.handler import GatewayHandler  # noqa: E402
 
-application.request_class = GatewayRequest
+application = GatewayHandler()
 
 if settings.KEEP_CONNECTIONS:
     # Whether a kept connection is still good is looked at before the next request, so not after this one.

@@ -1,0 +1,32 @@
+"""How a WSGI server's requests come in: Django's own way, and for the API a shorter one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
+from django.db import close_old_connections
+
+from jobs_gateway.middleware import GatewayRequest, is_of_api
+
+
+class GatewayHandler(WSGIHandler):
+    """Django's, which for the API spares what only pages need: signals, script prefix, URLconf, cookies, streams.
+
+    Middleware stays what it is. An answer of the API is in memory as a whole, so connections are done with before it
+    is sent.
+    """
+
+    request_class = GatewayRequest
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if not is_of_api(environ["PATH_INFO"]):
+            return super().__call__(environ, start_response)
+        close_old_connections()
+        response: Any = self._middleware_chain(self.request_class(environ))
+        if not settings.KEEP_CONNECTIONS:
+            close_old_connections()
+        start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
+        return [response.content]
