@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
-from django.db import close_old_connections
+from django.db import connections
 
 from jobs_gateway.middleware import GatewayRequest, is_of_api
 
@@ -24,9 +24,15 @@ class GatewayHandler(WSGIHandler):
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if not is_of_api(environ["PATH_INFO"]):
             return super().__call__(environ, start_response)
-        close_old_connections()
+        _look_at_connections()
         response: Any = self._middleware_chain(self.request_class(environ))
         if not settings.KEEP_CONNECTIONS:
-            close_old_connections()
+            _look_at_connections()
         start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
         return [response.content]
+
+
+def _look_at_connections() -> None:
+    """As Django does before and after a request, at those that the API uses: lost ones and old ones are closed."""
+    for alias in filter(None, (settings.API_DATABASE, settings.API_REPLICA)):
+        connections[alias].close_if_unusable_or_obsolete()

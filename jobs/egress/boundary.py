@@ -26,9 +26,21 @@ class Boundary:
         asked_at = f"{request.scheme}://{request.get_host()}"
         self.base_url = settings.PUBLIC_BASE_URL or asked_at
         self.links = links(self.base_url)
-        redact = redactor(caller.storage_prefix, asked_at)
-        self.text = redact.text
-        self.value = redact.value
+        self._redactor = redactor(caller.storage_prefix, asked_at)
+        self.text = self._redactor.text
+        self.value = self._redactor.value
+        self._urls: dict[str, str] = {}  # the final artifacts of a job are those of its last event too
+
+    def of(self, document: str, artifacts: list[list[Any]]) -> Boundary:
+        """The way out for the strings of ``document``, a JSON text, whose ``artifacts`` are rows of it.
+
+        Mostly nothing else in it can be a reference, as one look at the text tells: then none is looked at by itself.
+        """
+        if not self._redactor.finds_nothing(document, apart_from=[row[0] for row in artifacts]):
+            return self
+        clear = object.__new__(Boundary)
+        clear.__dict__ = self.__dict__ | {"text": _as_it_is, "optional_text": _as_it_is, "value": _as_it_is}
+        return clear
 
     def optional_text(self, text: str | None) -> str | None:
         return None if text is None else self.text(text)
@@ -37,7 +49,7 @@ class Boundary:
         """``ArtifactResponse`` for each row of ``ARTIFACT_COLUMNS``."""
         if rows:
             _presigned().inc(len(rows))
-        url, text, value, optional_text = self.links.url, self.text, self.value, self.optional_text
+        url, text, value, optional_text = self._url, self.text, self.value, self.optional_text
         return [
             {
                 "image_url": url(storage_key),
@@ -48,3 +60,13 @@ class Boundary:
             }
             for storage_key, kind, role, label, meta in rows
         ]
+
+    def _url(self, storage_key: str) -> str:
+        url = self._urls.get(storage_key)
+        if url is None:
+            url = self._urls[storage_key] = self.links.url(storage_key)
+        return url
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

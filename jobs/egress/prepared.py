@@ -6,14 +6,12 @@ the compiled text, so a request pays for binding and the round trip alone; the d
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from time import perf_counter
 from typing import Any
 
-import orjson
 from django.conf import settings
 from django.db import connections, models
 from django.db.backends.utils import CursorDebugWrapper
@@ -142,7 +140,7 @@ class Prepared:
         self.queryset = queryset
         self.offset = offset
         self._compiled: dict[str, tuple[str, list[Any]]] = {}
-        self._name = self._numbered = b""
+        self._statement: round_trip.Statement | None = None
 
     def fetch(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """The rows. One statement, in one round trip; every column is text.
@@ -153,14 +151,16 @@ class Prepared:
             return replica_first(partial(self._fetch, values))
         return self._fetch(values, settings.API_DATABASE)
 
-    def fetch_json(self, values: Mapping[str, Any], is_enough: Callable[[Any], bool] | None = None) -> Any:
-        """The JSON document of the one row, whose single column is a :class:`JSONRow`; None for no row.
+    def fetch_document(
+        self, values: Mapping[str, Any], is_enough: Callable[[str | None], bool] | None = None
+    ) -> str | None:
+        """The JSON text of the one row, whose single column is a :class:`JSONRow`; None for no row.
 
         A replica's counts where ``is_enough`` says so, else the primary is asked.
         """
         if settings.API_REPLICA:
-            return replica_first(partial(self._fetch_json, values), is_enough)
-        return self._fetch_json(values, settings.API_DATABASE)
+            return replica_first(partial(self._fetch_document, values), is_enough)
+        return self._fetch_document(values, settings.API_DATABASE)
 
     def _fetch(self, values: Mapping[str, Any], alias: str) -> list[tuple[Any, ...]]:
         connection: Any = connections[alias]
@@ -182,16 +182,18 @@ class Prepared:
             return list(cursor.execute(sql, params).fetchall())
 
     def _fetch_in_scope(self, values: Mapping[str, Any], connection: Any) -> list[tuple[Any, ...]]:
-        sql, template = self.compiled(connection)
-        params = [round_trip.text(values[part.name] if isinstance(part, Param) else part) for part in template]
+        statement = self._statement or self._state(connection)
+        params = statement.bound(values)
         connection.ensure_connection()
-        with connection.wrap_database_errors, logged(connection, sql, params):
-            scope = (str(values["tenant"]), str(settings.STATEMENT_TIMEOUT_MS))
-            return round_trip.read(connection.connection, self._name, self._numbered, params, scope)
+        with connection.wrap_database_errors:
+            if connection.queries_logged:
+                with self._logged(connection, params):
+                    return round_trip.read(connection.connection, statement, params, values["tenant"])
+            return round_trip.read(connection.connection, statement, params, values["tenant"])
 
-    def _fetch_json(self, values: Mapping[str, Any], alias: str) -> Any:
+    def _fetch_document(self, values: Mapping[str, Any], alias: str) -> str | None:
         rows = self._fetch(values, alias)
-        return orjson.loads(rows[0][0]) if rows else None
+        return rows[0][0] if rows else None
 
     def compiled(self, connection: Any) -> tuple[str, list[Any]]:
         """The statement for databases of the kind of ``connection``, and what it is bound with: values and Params."""
@@ -203,17 +205,19 @@ class Prepared:
             sql, params = f"{sql} OFFSET %s", (*params, Param("offset"))
         # Choices as plain strings: the drivers take a slow path for members of an enumeration.
         compiled = sql, [str(part) if isinstance(part, str) else part for part in params]
-        if connection.vendor == "postgresql":
-            self._numbered = round_trip.numbered(sql)
-            self._name = hashlib.blake2b(self._numbered, digest_size=16).hexdigest().encode()
         self._compiled[connection.vendor] = compiled
         return compiled
 
+    def _state(self, connection: Any) -> round_trip.Statement:
+        sql, template = self.compiled(connection)
+        names = {position: part.name for position, part in enumerate(template) if isinstance(part, Param)}
+        constants = [None if position in names else part for position, part in enumerate(template)]
+        self._statement = round_trip.Statement(sql, constants, names)
+        return self._statement
 
-def logged(connection: Any, sql: str, params: list[Any]) -> AbstractContextManager[None]:
-    """Django's own log of statements, which knows cursors only; nothing unless somebody reads it."""
-    if not connection.queries_logged:
-        return nullcontext()
-    told = connection.ops.compose_sql(sql, params)
-    log: AbstractContextManager[None] = CursorDebugWrapper(None, connection).debug_sql(told, params)
-    return log
+    def _logged(self, connection: Any, params: list[bytes | None]) -> AbstractContextManager[None]:
+        """Django's own log of statements, which knows cursors only."""
+        texts = [None if each is None else each.decode() for each in params]
+        told = connection.ops.compose_sql(self.compiled(connection)[0], texts)
+        log: AbstractContextManager[None] = CursorDebugWrapper(None, connection).debug_sql(told, texts)
+        return log

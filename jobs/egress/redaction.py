@@ -40,11 +40,21 @@ class Redactor:
         self._mark = "/" if "/" in storage_prefix or not storage_prefix else ""
 
     def may_hold_reference(self, text: str) -> bool:
-        """Whether ``text`` is worth a closer look; it may be one string or the JSON text of many values."""
+        """Whether ``text`` is worth a closer look."""
         if not (self._mark in text or "%" in text or "\\" in text):
             return False
         lowered = text.lower()
         return any(core in lowered for core in self._cores)
+
+    def finds_nothing(self, document: str, apart_from: list[str]) -> bool:
+        """Whether no string in ``document``, a JSON text, is worth a closer look, but for the storage keys in it.
+
+        Told by how often the core of each reference is there. That of an escaped letter ("\\u0073") is not seen.
+        """
+        if "\\u" in document:
+            return False
+        lowered, expected = document.lower(), "\n".join(apart_from).lower()
+        return all(lowered.count(core) == expected.count(core) for core in self._cores)
 
     def text(self, text: str) -> str:
         """``text`` with each reference, up to its closing quote or the end, replaced by ``[redacted]``."""

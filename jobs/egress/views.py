@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
@@ -29,12 +29,10 @@ class TenantViewSet(ViewSet):
         the action itself.
         """
         if request.method not in ("GET", "HEAD"):
-            response: HttpResponse = super().dispatch(request, *args, **kwargs)
-            return response
+            return cast(HttpResponse, super().dispatch(request, *args, **kwargs))
         require_json(request)
         request.user = self.caller = authenticated(request)
-        response = getattr(self, self.action_map["get"])(request, **kwargs)
-        return response
+        return cast(HttpResponse, getattr(self, self.action_map["get"])(request, **kwargs))
 
     def handle_exception(self, exc: Exception) -> NoReturn:
         raise exc

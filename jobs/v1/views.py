@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 from django.http import HttpRequest, HttpResponse
 
 from jobs.egress.conditional import newest_version
@@ -44,19 +45,22 @@ class JobViewSet(TenantViewSet):
             queries.EVENTS, serializers.JobEventsResponseSerializer, self.is_page, public_id, since=since
         )
 
-    def is_enough(self, row: Any) -> bool:
+    def is_enough(self, document: str | None) -> bool:
         """Whether a replica's row will do: it is there, and no older than what the caller has seen."""
-        return row is not None and row[0] >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
+        if document is None:
+            return False
+        version: int = orjson.loads(document)[0]
+        return version >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
 
-    def is_page(self, row: Any) -> bool:
+    def is_page(self, document: str | None) -> bool:
         """Whether it has events for the caller, too: that there are no more only the primary can say."""
-        return self.is_enough(row) and bool(row[-1])
+        return document is not None and self.is_enough(document) and bool(orjson.loads(document)[-1])
 
     def one_job(
         self,
         query: Prepared,
         shape: type[serializers.AboutOneJob],
-        is_enough: Callable[[Any], bool],
+        is_enough: Callable[[str | None], bool],
         public_id: str,
         **more: int,
     ) -> HttpResponse:
@@ -67,16 +71,17 @@ class JobViewSet(TenantViewSet):
             raise JobNotFound from None
         asked = (shape.__name__, public_id.upper(), more)
         if self.is_poll:
-            (version,) = found(queries.VERSION.fetch_json(key, self.is_enough))
+            (version,) = orjson.loads(found(queries.VERSION.fetch_document(key, self.is_enough)))
             if unchanged := self.unchanged(self.validator(*asked, version=version)):
                 return unchanged
-        version, *row = found(query.fetch_json(key, is_enough))
-        body = shape.body(self.boundary, *row)
+        document = found(query.fetch_document(key, is_enough))
+        version, *row = orjson.loads(document)
+        body = shape.body(self.boundary.of(document, shape.artifacts(*row)), *row)
         return self.answer(body, ETag=self.validator(*asked, version=version))
 
 
-def found(row: Any) -> Any:
-    """The row, which there is only for a job of the tenant's own. Raises JobNotFound."""
-    if row is None:
+def found(document: str | None) -> str:
+    """The document, which there is only of a job of the tenant's own. Raises JobNotFound."""
+    if document is None:
         raise JobNotFound
-    return row
+    return document
