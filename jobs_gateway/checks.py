@@ -102,6 +102,13 @@ def check_proxies(**_: Any) -> Iterator[checks.CheckMessage]:
             hint="Write PUBLIC_BASE_URL with https://.",
             id="jobs_gateway.W004",
         )
+    for host in settings.ALLOWED_HOSTS:
+        if "/" in host or (":" in host and not host.endswith("]")):
+            yield checks.Error(
+                f"DJANGO_ALLOWED_HOSTS holds {host!r}, which no request's host equals.",
+                hint="Write names or addresses alone, without https:// and port: jobs.example.com,[2001:db8::1]",
+                id="jobs_gateway.E008",
+            )
     if "*" in settings.ALLOWED_HOSTS:
         yield checks.Warning(
             "DJANGO_ALLOWED_HOSTS holds *, so a caller's Host header decides where links lead.",

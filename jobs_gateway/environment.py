@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Any
 
 import environ
@@ -28,6 +29,22 @@ class Environment(environ.Env):
             if not form.fullmatch(given.strip()):
                 raise ImproperlyConfigured(f"{var} is {given!r}. {advice}")
         return super().get_value(var, cast, default, *args)
+
+    def read_env_file(self, var: str, default: Path) -> None:
+        """Reads the file that ``var`` names, else ``default`` where there is one.
+
+        django-environ passes over a file that it cannot read, and the gateway would start as a trial of itself.
+        """
+        named = self.str(var, default="")
+        path = Path(named or default)
+        if named or path.exists():
+            try:
+                path.open().close()
+            except OSError as error:
+                raise ImproperlyConfigured(
+                    f"{path} cannot be read: {error.strerror}. {var} names the file of the settings."
+                ) from None
+            self.read_env(str(path))
 
     def networks(self, var: str) -> list[IPv4Network | IPv6Network]:
         """Addresses and networks, comma separated; none unless given."""

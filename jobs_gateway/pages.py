@@ -1,14 +1,45 @@
-"""What the pages answer when they cannot."""
+"""What the pages answer when they cannot, and forms that do not come."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from django.db import InterfaceError, OperationalError
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http.request import UnreadablePostError
 from django.views import defaults
+from rest_framework.exceptions import APIException
 
-from jobs.egress.errors import RETRY_AFTER_SECONDS
+from jobs.egress.errors import RETRY_AFTER_SECONDS, problem_of
+from jobs_gateway.middleware import Handler
+from tenants.side_lane import body_of
+
+
+class Forms:
+    """Has a form read before anything looks into it, and writes down as a page what a form was refused for."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.method == "POST":
+            try:
+                with suppress(UnreadablePostError):  # nobody is there any more who could be told
+                    body_of(request)
+            except APIException as error:
+                return refusal(error)
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        return refusal(error) if isinstance(error, APIException) else None
+
+
+def refusal(error: APIException) -> HttpResponse:
+    """What the API would say, for people."""
+    problem = problem_of(error)
+    headers = {**problem.headers, "Cache-Control": "no-store"}
+    return HttpResponse(f"{problem.detail}\n", "text/plain; charset=utf-8", problem.status, headers=headers)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

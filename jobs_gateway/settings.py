@@ -15,7 +15,7 @@ from jobs_gateway.environment import Environment
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Environment()
 # A file of NAME=value lines; the environment wins over it.
-env.read_env(env.str("ENV_FILE", default=str(BASE_DIR / ".env")))
+env.read_env_file("ENV_FILE", BASE_DIR / ".env")
 
 # Where the embedded default keeps its database, pictures and secret key.
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
@@ -102,6 +102,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "jobs_gateway.pages.Forms",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -150,12 +151,18 @@ DATABASE_PREPARED = env.bool("DATABASE_PREPARED", default=True)
 def database(url: str) -> dict[str, Any]:
     """Django's settings for the database at ``url``; PostgreSQL's also as ``postgres://user@/name?host=/socket/dir``."""
     scheme, _, rest = url.partition("://")
+    form = (
+        "DATABASE_URL, DATABASE_API_URL and DATABASE_REPLICA_URL are written as postgres://user:password@host/name, "
+        "and the first also as sqlite:////path/to/file."
+    )
     if scheme not in ("sqlite", "postgres", "postgresql") or not rest:
+        raise ImproperlyConfigured(f"A database's URL begins with {scheme[:16]!r}. {form}")
+    try:
+        config: dict[str, Any] = env.db_url_config(url)
+    except ValueError:  # which quotes what may be half of a password
         raise ImproperlyConfigured(
-            f"A database's URL begins with {scheme[:16]!r}. DATABASE_URL, DATABASE_API_URL and DATABASE_REPLICA_URL "
-            "are written as postgres://user:password@host/name, and the first also as sqlite:////path/to/file."
-        )
-    config: dict[str, Any] = env.db_url_config(url)
+            f"A database's URL has no number for a port. {form} In a password, / and ? are written as %2F and %3F."
+        ) from None
     options: dict[str, Any] = config.setdefault("OPTIONS", {})
     if config["ENGINE"].endswith("sqlite3"):
         # Readers and one writer side by side; a writer queues for the lock instead of failing half way.
@@ -295,7 +302,13 @@ RATE_LIMIT_FAILED_PER_ADDRESS = env.int("RATE_LIMIT_FAILED_PER_ADDRESS", default
 
 def cache(url: str) -> dict[str, Any]:
     """Django's settings for the cache at ``url``; one that hangs is given up within two seconds."""
-    config: dict[str, Any] = env.cache_url_config(url.replace("valkey", "redis", 1) if url[:6] == "valkey" else url)
+    try:
+        config: dict[str, Any] = env.cache_url_config(url.replace("valkey", "redis", 1) if url[:6] == "valkey" else url)
+    except ImproperlyConfigured:
+        scheme = url.partition("://")[0][:16]
+        raise ImproperlyConfigured(
+            f"CACHE_URL begins with {scheme!r}. Write redis://host:6379/0 or valkey://host:6379/0, or leave it out."
+        ) from None
     if config["BACKEND"] == "django.core.cache.backends.redis.RedisCache":
         from redis.backoff import NoBackoff
         from redis.retry import Retry

@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from tenants import shopify, tokens
 from tenants.callers import Caller
 from tenants.rejections import rejected
+from tenants.side_lane import body_of
 from tenants.throttling import count_failure, count_request
 
 __all__ = ["BearerAuthentication", "Caller", "InvalidHmac", "Unauthenticated"]
@@ -77,6 +78,6 @@ def _caller(authorization: str) -> Caller | None:
 
 def _hmac_verifies(header: str, request: HttpRequest) -> bool:
     try:
-        return shopify.hmac_verifies(header, request.body)
+        return shopify.hmac_verifies(header, body_of(request))
     except (RequestDataTooBig, UnreadablePostError):
         return False  # a body that is not read cannot be vouched for

@@ -37,8 +37,9 @@ class Gateway:
     pid: int
 
     def workers(self) -> set[str]:
-        """The ids of the server's worker processes."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        """The ids of the server's worker processes, whichever of its threads has started them."""
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
+        children = [child for task in tasks for child in task.read_text().split()]
         return {child for child in children if "tracker" not in Path(f"/proc/{child}/cmdline").read_text()}
 
     def reload(self) -> None:

@@ -64,9 +64,9 @@ class Store:
         assert done.returncode == expected, (arguments, done.returncode, done.stdout, done.stderr)
         return done
 
-    def start(self, *arguments: object) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: object, **how: Any) -> subprocess.Popen[bytes]:
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen(**self._how((ROOT / "manage.py", *arguments)), **pipes)
+        return subprocess.Popen(**self._how((ROOT / "manage.py", *arguments)) | pipes | how)
 
     def add_tenants(self, *slugs: str) -> None:
         for slug in slugs:

@@ -6,14 +6,11 @@ import copy
 import gzip
 import io
 import json
-import shlex
-import signal
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.core.management.base import OutputWrapper
 from ulid import ULID
 
 from jobs.ingest import bulk, ledger
@@ -484,6 +481,17 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_of_json_elsewhere(acme, file,
     assert shown in err.getvalue()
 
 
+def test_the_estimate_of_a_run_that_goes_on_counts_what_it_has_done_itself(monkeypatch):
+    now = iter([100.0, 110.0, 120.0, 130.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    err = io.StringIO()
+    shown = progress.Progress(OutputWrapper(err), 1_000, "backfill_jobs")
+    for done in (910, 920, 1_000):  # what went before: 900
+        shown.show(done, "")
+    told = [(line["share"], line["seconds_left"]) for line in map(json.loads, err.getvalue().splitlines())]
+    assert told == [(0.91, None), (0.92, 80), (1.0, 0)]
+
+
 # --- As a process -------------------------------------------------------------------------------------------------
 
 
@@ -505,47 +513,16 @@ def test_it_reads_standard_input_and_says_how_it_went(store):
     assert done.stdout.decode().replace("\r\n", "\n") == (
         "loaded 5, unchanged 0, rejected 1\n  1 × not a JSON object in UTF-8\n"
     )
-    assert done.stderr.decode().splitlines() == [
-        "line 6: not a JSON object in UTF-8: not JSON: Expecting value: line 1 column 1 (char 0)",
-        "CommandError: 1 records were rejected.",
+    log = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["level"], line["logger"], line["message"]) for line in log] == [
+        (
+            "info",
+            "backfill_jobs",
+            "line 6: not a JSON object in UTF-8: not JSON: Expecting value: line 1 column 1 (char 0)",
+        ),
+        ("error", "backfill_jobs", "1 records were rejected."),
     ]
     assert len(store.export().splitlines()) == 5
-
-
-def test_ctrl_c_stops_it_after_what_has_come_and_it_says_how_to_go_on(store):
-    process = store.start("backfill_jobs", "-", "--batch", 100, "--follow")
-    assert process.stdin is not None
-    process.stdin.write(lines_of(7))
-    process.stdin.flush()
-    wait_until(lambda: len(store.export().splitlines()) == 7)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 1  # with standard input still open
-    out, err = process.communicate()
-    assert out == b"loaded 7, unchanged 0, rejected 0\n"
-    assert err.decode() == (
-        "CommandError: Stopped, after line 7. Resume with:\n"
-        "python manage.py backfill_jobs - --follow --batch 100 --after-line 7\n"
-    )
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-
-
-def test_a_run_that_was_stopped_goes_on_with_the_command_it_printed(store, tmp_path):
-    file, checkpoint = tmp_path / "the jobs.ndjson", tmp_path / "checkpoint"
-    file.write_bytes(lines_of(1_500))
-    process = store.start("backfill_jobs", file, "--batch", 10, "--checkpoint", checkpoint)
-    wait_until(checkpoint.exists)
-    process.terminate()
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 1
-    python, manage, *again = shlex.split(err.decode().splitlines()[-1])
-    assert [python, manage, *again[:2]] == ["python", "manage.py", "backfill_jobs", str(file)]
-    assert store.run(*again).stdout == b"loaded 1500, unchanged 0, rejected 0\n"
-    assert len(store.export().splitlines()) == 1_500
 
 
 def test_memory_does_not_grow_with_the_file(new_store, tmp_path):

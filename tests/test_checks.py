@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from django.core import checks
-from django.core.management import get_commands, load_command_class
 
 ROOT = Path(__file__).resolve().parent.parent
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "gateway.sqlite3", "OPTIONS": {}}
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "gateway", "OPTIONS": {"pool": {"max_size": 4}}}
 WITHOUT_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 0}}}
 S3 = "jobs.egress.s3.SignedS3Storage"
+LOCAL = "jobs.egress.local.SignedFileSystemStorage"
 
 PRODUCTION = {
     "DATABASE_URL": "postgres://gateway:x@db.internal/gateway",
@@ -64,11 +64,18 @@ WRONG = [
         {"SECURE": True, "TRUSTED_PROXIES": networks("10.0.0.7"), "PUBLIC_BASE_URL": "http://jobs.example.com"},
     ),
     ("jobs_gateway.W005", {"ALLOWED_HOSTS": ["*"]}),
+    ("jobs_gateway.E008", {"ALLOWED_HOSTS": ["https://jobs.example.com"]}),
+    ("jobs_gateway.E008", {"ALLOWED_HOSTS": ["[::1]", "jobs.example.com:8000"]}),
     ("tenants.E005", {"DATABASE_REPLICA_MAX_LAG_SECONDS": 0}),
     ("tenants.W003", {"DATABASES": {"default": POSTGRESQL, "replica": POSTGRESQL}, "API_REPLICA": "replica"}),
     ("jobs.E003", {"STORAGES": artifacts(endpoint_url="s3.internal:8333")}),
     ("jobs.E003", {"STORAGES": artifacts(endpoint_url="https://s3.internal/?x=1")}),
+    ("jobs.E003", {"STORAGES": artifacts(endpoint_url="https://key:secret@s3.internal")}),
     ("jobs.E004", {"STORAGES": artifacts(addressing_style="subdomain")}),
+    ("jobs.E005", {"STORAGES": artifacts(bucket_name="s3://pictures")}),
+    ("jobs.E005", {"STORAGES": artifacts(bucket_name="pictures/acme")}),
+    ("jobs.E005", {"STORAGES": artifacts(region_name="")}),
+    ("jobs.E006", {"STORAGES": {"artifacts": {"BACKEND": LOCAL, "OPTIONS": {"location": __file__}}}}),
 ]
 
 
@@ -123,6 +130,21 @@ def test_nothing_is_said_about_the_settings_of_these_tests():
         ("DATABASE_URL", "gateway.sqlite3", f"A database's URL begins with 'gateway.sqlite3'. {DATABASE}"),
         ("DATABASE_URL", "mysql://a/b", f"A database's URL begins with 'mysql'. {DATABASE}"),
         ("DATABASE_API_URL", "postgres:", f"A database's URL begins with 'postgres:'. {DATABASE}"),
+        (
+            "DATABASE_URL",
+            "postgres://gateway:pass/word@db.internal/gateway",
+            f"A database's URL has no number for a port. {DATABASE} In a password, / and ? are written as %2F and %3F.",
+        ),
+        (
+            "CACHE_URL",
+            "redi://cache.internal",
+            "CACHE_URL begins with 'redi'. Write redis://host:6379/0 or valkey://host:6379/0, or leave it out.",
+        ),
+        (
+            "ENV_FILE",
+            "/etc/no-such-file.env",
+            "/etc/no-such-file.env cannot be read: No such file or directory. ENV_FILE names the file of the settings.",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_read_is_named_in_one_line(name, value, said):
@@ -142,12 +164,3 @@ def test_serving_is_refused_with_a_setting_that_cannot_work(tmp_path):
     assert "(jobs.E001)" in done.stderr
     assert "it may be 1 to 604800" in done.stderr
     assert not (tmp_path / "gateway.sqlite3").exists()
-
-
-@pytest.mark.parametrize(
-    "command",
-    [name for name, app in get_commands().items() if str(app).startswith(("jobs", "tenants", "jobs_gateway"))],
-)
-def test_every_commands_help_has_an_example(command):
-    told = load_command_class(get_commands()[command], command).create_parser("manage.py", command).format_help()
-    assert f"manage.py {command}" in told.partition("usage:")[2].partition("\n\n")[2]

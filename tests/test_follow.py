@@ -80,7 +80,6 @@ def test_a_signal_ends_it_with_all_that_was_read_and_the_pipe_still_open(followe
     process.send_signal(number)
     assert process.wait(timeout=30) == 1
     assert process.stdout.read() == b"loaded 2, unchanged 0, rejected 0\n"
-    assert process.stderr.read().decode().splitlines() == [
-        "CommandError: Stopped, after line 2. Resume with:",
-        "python manage.py backfill_jobs - --follow --batch 1000 --after-line 2",
-    ]
+    last = json.loads(process.stderr.read().splitlines()[-1])
+    assert (last["level"], last["message"]) == ("error", "Stopped, after line 2")
+    assert last["resume"] == "python manage.py backfill_jobs - --follow --batch 1000 --after-line 2"

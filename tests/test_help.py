@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from jobs.management.batches import BatchCommand
+from jobs.management.batches import BatchCommand, StoppableCommand
 
 OURS = sorted(name for name, app in get_commands().items() if app in ("jobs", "tenants"))
 COMMANDS = {name: load_command_class(get_commands()[name], name) for name in OURS}
@@ -26,10 +26,11 @@ def test_all_commands_are_known():
 def test_help_has_an_example_that_works(name):
     parser = COMMANDS[name].create_parser("manage.py", name)
     text = " ".join(parser.format_help().split())
-    example = re.search(rf"Example: (?:[A-Z]+=\S+ )*manage\.py {name}\b([^.>]*(?:\.\w[^.>]*)*)", text)
+    # Up to what follows it: a redirection, the next command, the exit codes or the list of options.
+    words = r"(?: (?!>|[A-Z_]+=|Exit code|options:)\S+)*"
+    example = re.search(rf"Example: (?:[A-Z_]+=\S+ )*manage\.py {name}({words})", text)
     assert example, text
-    if name in BATCHES:
-        parser.parse_args(shlex.split(COMMANDS[name].example.partition(" > ")[0]))
+    parser.parse_args(shlex.split(example[1].rstrip(".")))
 
 
 @pytest.mark.parametrize("name", BATCHES)
@@ -37,6 +38,12 @@ def test_commands_that_go_in_batches_share_their_options(name):
     text = COMMANDS[name].create_parser("manage.py", name).format_help()
     for option in ("--tenant SLUG", "--dry-run", "--batch", "--throttle SECONDS", "--checkpoint FILE"):
         assert option in text
+
+
+def test_commands_that_can_be_stopped_tell_their_exit_codes():
+    for name in OURS:
+        if isinstance(COMMANDS[name], StoppableCommand):
+            assert "Exit code 0: " in " ".join(COMMANDS[name].create_parser("manage.py", name).format_help().split())
 
 
 def test_backfills_are_commands_that_go_in_batches():

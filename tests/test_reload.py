@@ -63,3 +63,14 @@ def test_what_is_being_answered_when_it_is_told_to_reload_or_stop_is_answered(db
             answer = asked.result()
     assert answer.status == 503
     assert answer.body == b"database: ok\nmigrations: ok\nartifacts: no answer within 1 s\n"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_that_is_told_to_stop_while_it_starts_does_not_hold_the_server_up(db):
+    with serving(database_of_this_test()) as gateway:
+        (before,) = gateway.workers()
+        os.kill(int(before), signal.SIGKILL)
+        while gateway.workers() <= {before}:
+            time.sleep(0.01)
+        told_at = time.monotonic()
+    assert time.monotonic() - told_at < 5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,14 +28,28 @@ def check_link_lifetime(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register
-def check_bucket(**_: Any) -> Iterator[checks.CheckMessage]:
+def check_store(**_: Any) -> Iterator[checks.CheckMessage]:
     options = settings.STORAGES["artifacts"]["OPTIONS"]
     endpoint = urlsplit(options.get("endpoint_url") or "https://s3.amazonaws.com")
-    if endpoint.scheme not in ("http", "https") or not endpoint.netloc or endpoint.query:
+    if endpoint.scheme not in ("http", "https") or not endpoint.netloc or endpoint.query or endpoint.username:
         yield checks.Error(
             f"AWS_S3_ENDPOINT_URL is {options['endpoint_url']!r}, which is no address of an S3 server.",
-            hint="Write it with its scheme, such as https://s3.internal:8333, or leave it out for AWS.",
+            hint="Write it with its scheme, such as https://s3.internal:8333, or leave it out for AWS. Credentials go "
+            "into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             id="jobs.E003",
+        )
+    for setting, name, advice in (
+        ("AWS_STORAGE_BUCKET_NAME", "bucket_name", "Write the bucket's name alone, such as studio-artifacts."),
+        ("AWS_S3_REGION_NAME", "region_name", "Write a region such as eu-central-1, or leave it out for us-east-1."),
+    ):
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", options.get(name, "x")):
+            yield checks.Error(f"{setting} is {options[name]!r}.", hint=advice, id="jobs.E005")
+    folder = options.get("location")
+    if folder and Path(folder).exists() and not Path(folder).is_dir():
+        yield checks.Error(
+            f"ARTIFACTS_DIR is {folder!r}, which is no folder.",
+            hint="Name a folder, which is made where there is none.",
+            id="jobs.E006",
         )
     if options.get("addressing_style", "auto") not in ("path", "virtual", "auto"):
         yield checks.Error(

@@ -37,18 +37,28 @@ def _by_key() -> Any:
     return Artifact.all_tenants.alias(key=Collate("storage_key", "C")).filter(is_short)
 
 
+def _under(prefix: str) -> Any:
+    if not prefix:
+        return _by_key()
+    # A prefix ends with a slash, and what follows the slash in the order of bytes is 0.
+    return _by_key().filter(key__gte=prefix, key__lt=f"{prefix[:-1]}0")
+
+
+def rows_after(after: str, prefix: str) -> int:
+    """How many rows there are under ``prefix`` with ``after`` < key."""
+    number: int = _under(prefix).filter(key__gt=after).count()
+    return number
+
+
 def rows_between(after: str, until: str | None, prefix: str, page: int) -> Iterator[list[ArtifactRow]]:
     """The rows under ``prefix`` with ``after`` < key <= ``until`` (None: to the end), in pages that split no key.
 
     A page has ``page`` rows, and those more that name the last one's key.
     """
     while True:
-        rows = _by_key().filter(key__gt=after)
+        rows = _under(prefix).filter(key__gt=after)
         if until is not None:
             rows = rows.filter(key__lte=until)
-        if prefix:
-            # A prefix ends with a slash, and what follows the slash in the order of bytes is 0.
-            rows = rows.filter(key__gte=prefix, key__lt=f"{prefix[:-1]}0")
         found = _read(rows.order_by("key", "pk")[:page])
         if not found:
             return

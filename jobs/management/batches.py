@@ -11,7 +11,7 @@ from django.db import InterfaceError, OperationalError
 
 from jobs.management.arguments import MAX_BATCH, at_least, seconds
 from jobs.management.checkpoint import Checkpoint
-from jobs.management.progress import Progress
+from jobs.management.progress import LogLines, Progress
 from jobs.management.stopping import Stop, command_line, stoppable
 from tenants.models import Tenant
 
@@ -35,17 +35,56 @@ class Run:
         return not self.stop.requested
 
 
-class BatchCommand(BaseCommand):
-    """A command that may be stopped after any batch, and then says with which command it goes on."""
+class CutShort(CommandError):
+    """The command did what it did so far; ``again`` is the command that does the rest."""
 
-    requires_system_checks = ()  # they import the whole API, half a second that a load has no use for
+    def __init__(self, why: str, again: str) -> None:
+        super().__init__(f"{why}. Resume with:\n{again}")
+        self.why = why
+        self.again = again
+
+
+class StoppableCommand(BaseCommand):
+    """A command that may be stopped, and then says with which command it goes on."""
+
     example = ""  # words behind the command's name
     exit_codes = ""  # what 0 and 1 mean
-    batch_of, batch_size = "JOBS", 500
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         epilog = f"Example: manage.py {subcommand} {self.example}. Exit code {self.exit_codes}."
         return super().create_parser(prog_name, subcommand, epilog=epilog, **kwargs)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        self.stderr.style_func = None  # progress and reasons are no errors
+        if not self._called_from_command_line or self.stderr.isatty():  # type: ignore[attr-defined]  # Django's own
+            return super().execute(*args, **options)
+        self.stderr = log = LogLines(self.stderr, self.name)
+        try:
+            return super().execute(*args, **options)
+        except CommandError as error:
+            if options["traceback"]:
+                raise
+            told = (error.why, {"resume": error.again}) if isinstance(error, CutShort) else (str(error), {})
+            log.log("error", told[0], **told[1])
+            raise SystemExit(error.returncode) from error
+
+    def say(self, message: str, **members: object) -> None:
+        """``members`` of the line of JSON that the message is off a terminal, for those who read it by program."""
+        if isinstance(self.stderr, LogLines):
+            self.stderr.log("info", message, **members)
+        else:
+            self.stderr.write(message)
+
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+
+class BatchCommand(StoppableCommand):
+    """One that goes through the store in batches, and may be stopped after any."""
+
+    requires_system_checks = ()  # they import the whole API, half a second that a load has no use for
+    batch_of, batch_size = "JOBS", 500
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--tenant", metavar="SLUG", help="What is this tenant's; of all unless given.")
@@ -65,14 +104,6 @@ class BatchCommand(BaseCommand):
             metavar="FILE",
             help="Keep in FILE how far the run is; one that was cut short goes on from there. Removed at the end.",
         )
-
-    def execute(self, *args: Any, **options: Any) -> str | None:
-        self.stderr.style_func = None  # progress and reasons are no errors
-        return super().execute(*args, **options)
-
-    @property
-    def name(self) -> str:
-        return type(self).__module__.rpartition(".")[2]
 
     def tenant_named(self, slug: str | None) -> Tenant | None:
         """Raises CommandError where there is none."""
@@ -113,10 +144,6 @@ class BatchCommand(BaseCommand):
             ("--checkpoint", options["checkpoint"]),
             *(() if is_kept else at),
         )
-
-
-def stopped(why: str, again: str) -> CommandError:
-    return CommandError(f"{why}. Resume with:\n{again}")
 
 
 def database_failed(error: Exception) -> str:

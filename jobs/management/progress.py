@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 from django.core.management.base import OutputWrapper
@@ -13,43 +14,67 @@ LINE_SECONDS = 5.0
 WIDTH = 30
 
 
+class LogLines(OutputWrapper):
+    """Standard error off a terminal: whatever is written is a line of JSON, with the members of the gateway's log."""
+
+    def __init__(self, out: Any, command: str) -> None:
+        super().__init__(out)
+        self.command = command
+
+    def write(self, msg: str = "", style_func: Any = None, ending: str | None = None) -> None:  # type: ignore[override]
+        self.log("info", msg)
+
+    def log(self, level: str, message: str, **more: object) -> None:
+        message = message.encode(errors="replace").decode()  # it may tell of a name that is no text
+        line = {"time": datetime.now(UTC), "level": level, "logger": self.command, "message": message} | more
+        super().write(orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE).decode())
+        self.flush()
+
+
 class Progress:
-    """Shows ``done`` of ``total``, in any unit, beside a note; without a total, the note alone."""
+    """Shows ``done`` of ``total``, in any unit, beside a note; without a total, the note alone.
+
+    The time that is left is told by what was done since the first call: a run that goes on has not done the rest.
+    """
 
     def __init__(self, out: OutputWrapper, total: float | None, command: str) -> None:
         self.out = out
         self.total = total
-        self.command = command
+        self.log = out if isinstance(out, LogLines) else LogLines(out, command)
         self.is_terminal = out.isatty()
-        self.started = self.shown = time.monotonic()
+        self.shown = time.monotonic()
+        self.first: tuple[float, float] | None = None  # when, and what was done by then
 
     def show(self, done: float, note: str) -> None:
         now = time.monotonic()
+        self.first = self.first or (now, done)
         if now - self.shown < (REDRAW_SECONDS if self.is_terminal else LINE_SECONDS):
             return
         self.shown = now
         share = min(done / self.total, 1.0) if self.total else None
-        left = round((now - self.started) * (1 - share) / share) if share else None
-        self.out.write(self.bar(note, share, left) if self.is_terminal else self.line(note, share, left), ending="")
-        self.out.flush()
+        left = self.seconds_left(now, done)
+        if self.is_terminal:
+            self.out.write(self.bar(note, share, left), ending="")
+            self.out.flush()
+        else:
+            self.log.log("info", note, share=None if share is None else round(share, 4), seconds_left=left)
+
+    def seconds_left(self, now: float, done: float) -> int | None:
+        """None while it cannot be told."""
+        if not self.total or not self.first:
+            return None
+        begun, at_first = self.first
+        missing = max(self.total - done, 0)
+        if not missing:
+            return 0
+        return round((now - begun) * missing / (done - at_first)) if done > at_first else None
 
     def bar(self, note: str, share: float | None, left: int | None) -> str:
-        if share is None or left is None:
+        if share is None:
             return f"\r\x1b[K{note}"
         bar = f"[{'#' * round(share * WIDTH):-<{WIDTH}}]"
-        return f"\r\x1b[K{bar} {share:4.0%}  {note}  {timedelta(seconds=left)} left"
-
-    def line(self, note: str, share: float | None, left: int | None) -> str:
-        """With the members that every line of the gateway's log has."""
-        line = {
-            "time": datetime.now(UTC),
-            "level": "info",
-            "logger": self.command,
-            "message": note,
-            "share": None if share is None else round(share, 4),
-            "seconds_left": left,
-        }
-        return orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE).decode()
+        estimate = "" if left is None else f"  {timedelta(seconds=left)} left"
+        return f"\r\x1b[K{bar} {share:4.0%}  {note}{estimate}"
 
     def clear(self) -> None:
         """Leaves an empty line on a terminal."""

@@ -15,9 +15,8 @@ from django.core.management.base import CommandError, CommandParser
 
 from jobs.egress.objects import Described, Found
 from jobs.egress.signing import ArtifactStore, artifact_store
-from jobs.ingest.artifacts import ArtifactRow, fill, rows_between, rows_naming
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, Run, database_failed, stopped
-from jobs.models import Artifact
+from jobs.ingest.artifacts import ArtifactRow, fill, rows_after, rows_between, rows_naming
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
 from tenants.models import Tenant
 
 REQUESTS_AT_ONCE = 8  # to the artifact store
@@ -68,13 +67,13 @@ class Command(BatchCommand):
         self.store: ArtifactStore = artifact_store()
         self.is_dry = options["dry_run"]
         self.prefixes = {each.storage_prefix: each.slug for each in Tenant.objects.exclude(storage_prefix="")}
-        rows = Artifact.objects.for_tenant(tenant) if tenant else Artifact.all_tenants.all()
+        prefix = tenant.storage_prefix if tenant else ""
         try:
             with (
                 ThreadPoolExecutor(REQUESTS_AT_ONCE) as self.pool,
-                self.running(options, kept, rows.count() if self.stderr.isatty() else None) as run,
+                self.running(options, kept, tally.artifacts + rows_after(tally.row_key, prefix)) as run,
             ):
-                finished = self.walk(tenant.storage_prefix if tenant else "", options["batch"], run)
+                finished = self.walk(prefix, options["batch"], run)
         except DATABASE_ERRORS as error:
             raise self.cut_short(database_failed(error), options) from error
         except STORE_ERRORS as error:
@@ -86,8 +85,8 @@ class Command(BatchCommand):
         if bad := tally.missing + tally.wrong_tenant + tally.unreadable:
             raise CommandError(f"{bad:,} artifacts have no object that is theirs and can be read.")
 
-    def cut_short(self, why: str, options: dict[str, Any]) -> CommandError:
-        return stopped(why, self.again(options, at=[("--after", self.tally.object_key or self.tally.row_key or None)]))
+    def cut_short(self, why: str, options: dict[str, Any]) -> CutShort:
+        return CutShort(why, self.again(options, at=[("--after", self.tally.object_key or self.tally.row_key or None)]))
 
     def walk(self, prefix: str, batch: int, run: Run) -> bool:
         """Whether it came to the end of both."""

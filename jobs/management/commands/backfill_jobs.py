@@ -15,7 +15,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from jobs.ingest import bulk
 from jobs.management.arguments import at_least
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, Run, database_failed, stopped
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
 from jobs.management.checkpoint import Checkpoint
 from jobs.management.files import Inputs, Source
 from jobs.management.stopping import stoppable
@@ -182,7 +182,7 @@ class Command(BatchCommand):
         for reason, number in sorted(tally.rejected.items(), key=lambda item: (-item[1], item[0])):
             self.stdout.write(f"  {number} × {reason}")
 
-    def cut_short(self, why: str, file: str, tally: Tally, options: dict[str, Any]) -> CommandError:
+    def cut_short(self, why: str, file: str, tally: Tally, options: dict[str, Any]) -> CutShort:
         own = file, ("--rejects", options["rejects"]), ("--follow", options["follow"])
         at = [("--from-object", tally.file or None), ("--after-line", tally.line)]
-        return stopped(f"{why}, after line {tally.place}", self.again(options, *own, at=at))
+        return CutShort(f"{why}, after line {tally.place}", self.again(options, *own, at=at))

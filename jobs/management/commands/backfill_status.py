@@ -12,7 +12,7 @@ from ulid import ULID
 from jobs.ingest import counts
 from jobs.ingest.refold import Difference, refold
 from jobs.management.arguments import ulid
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, Run, database_failed, stopped
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
@@ -43,12 +43,12 @@ class Command(BatchCommand):
         if tenant is not None:
             jobs = jobs.filter(tenant=tenant)
         try:
-            with self.running(options, kept, jobs.count() if self.stderr.isatty() else None) as run:
+            with self.running(options, kept, jobs.count()) as run:
                 different = self.refold(jobs, options["batch"], dry_run, run)
         except DATABASE_ERRORS as error:
-            raise stopped(database_failed(error), self.again(options, at=[("--after", self.last)])) from error
+            raise CutShort(database_failed(error), self.again(options, at=[("--after", self.last)])) from error
         if run.stop.requested:
-            raise stopped("Stopped", self.again(options, at=[("--after", self.last)]))
+            raise CutShort("Stopped", self.again(options, at=[("--after", self.last)]))
         drifted = sum([self.count(each, dry_run) for each in ([tenant] if tenant else Tenant.objects.all())])
         kept.remove()
         if dry_run and (different or drifted):

@@ -6,32 +6,29 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
 from jobs.egress.s3 import StoreRefused
 from jobs.egress.signing import ArtifactStore, artifact_store
 from jobs.ingest import erasure
 from jobs.management.arguments import at_least
+from jobs.management.batches import CutShort, StoppableCommand
 from jobs.management.progress import Progress
 from jobs.management.stopping import Stop, command_line, stoppable
 from jobs.models import Artifact, Job, JobEvent
 from tenants.models import Tenant, check_storage_prefix
 
 
-class Command(BaseCommand):
+class Command(StoppableCommand):
     help = (
         "Removes a tenant with its jobs, events, artifacts' rows, counts and tokens, for good; with --objects also its "
         "files in the artifact store. From the start on its credentials open nothing. A run that was cut short may "
         "simply be run again."
     )
 
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        example = (
-            f"Example: manage.py {subcommand} acme --objects --dry-run. "
-            "Exit code 0: nothing of the tenant is left; 1: it was stopped, or not allowed to begin."
-        )
-        return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
+    example = "acme --objects --dry-run"
+    exit_codes = "0: nothing of the tenant is left; 1: it was stopped, or not allowed to begin"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("slug", metavar="SLUG", help="The tenant to remove.")
@@ -49,7 +46,6 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, slug: str, objects: bool, dry_run: bool, yes: bool, batch: int, **options: Any) -> None:
-        self.stderr.style_func = None  # progress is no error
         try:
             tenant = Tenant.objects.get(slug=slug)
         except Tenant.DoesNotExist as error:
@@ -67,9 +63,9 @@ class Command(BaseCommand):
                 done = self.erase_jobs(tenant, batch, stop)
                 removed = self.erase_objects(store, tenant.storage_prefix, stop) if store and not stop.requested else 0
             except (DatabaseError, OSError, BotoCoreError, ClientError, StoreRefused) as error:
-                raise CommandError(f"{error}\nTenant {slug} is closed. Resume with:\n{again}") from error
+                raise CutShort(f"{error}\nTenant {slug} is closed", again) from error
         if stop.requested:
-            raise CommandError(f"Stopped; tenant {slug} is closed. Resume with:\n{again}")
+            raise CutShort(f"Stopped; tenant {slug} is closed", again)
         tokens = erasure.erase_tenant(tenant)
         files = f", {removed:,} objects" if store else ""
         self.stdout.write(f"Tenant {slug} is gone: {told(done)}, {tokens:,} tokens{files}")
@@ -101,8 +97,8 @@ class Command(BaseCommand):
 
     def erase_jobs(self, tenant: Tenant, batch: int, stop: Stop) -> erasure.Erased:
         done = erasure.Erased(0, 0, 0)
-        total = Job.objects.for_tenant(tenant).count() if self.stderr.isatty() else None
-        progress = Progress(self.stderr, total, "erase_tenant")
+        total = Job.objects.for_tenant(tenant).count()
+        progress = Progress(self.stderr, total, self.name)
         for erased in erasure.erase_jobs(tenant, batch):
             done = erasure.Erased(*map(sum, zip(done, erased, strict=True)))
             progress.show(done.jobs, told(done))
@@ -113,7 +109,7 @@ class Command(BaseCommand):
 
     def erase_objects(self, store: ArtifactStore, prefix: str, stop: Stop) -> int:
         removed = 0
-        progress = Progress(self.stderr, None, "erase_tenant")
+        progress = Progress(self.stderr, None, self.name)
         for some in store.below(prefix):
             store.remove(some)
             removed += len(some)

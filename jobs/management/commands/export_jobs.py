@@ -13,7 +13,7 @@ from jobs.ingest import stored
 from jobs.ingest.horizon import Horizon
 from jobs.ingest.interchange import dump
 from jobs.management.arguments import ulid
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, Run, database_failed, stopped
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
 from jobs.management.files import Sink
 from jobs.models import Job
 from jobs.ulid import parse_ulid
@@ -65,7 +65,7 @@ class Command(BatchCommand):
         try:
             with (
                 Sink.opened(file, self.after is not None, state.get("size")) as out,
-                self.running(options, kept, jobs.count() if self.stderr.isatty() else None) as run,
+                self.running(options, kept, jobs.count()) as run,
             ):
                 finished = self.export(jobs, out, options["batch"], run)
         except BrokenPipeError:
@@ -75,9 +75,9 @@ class Command(BatchCommand):
         except OSError as error:
             raise CommandError(f"{file}: {error}") from error
         except DATABASE_ERRORS as error:
-            raise stopped(database_failed(error), self.resume(options, file, own)) from error
+            raise CutShort(database_failed(error), self.resume(options, file, own)) from error
         if not finished:
-            raise stopped("Stopped", self.resume(options, file, own))
+            raise CutShort("Stopped", self.resume(options, file, own))
         kept.remove()
 
     def resume(self, options: dict[str, Any], file: str, own: tuple[object, ...]) -> str:
@@ -98,7 +98,7 @@ class Command(BatchCommand):
         run.progress.clear()
         self.stderr.write(f"{written:,} jobs exported")
         if self.begun:
-            self.stderr.write(f"What changes from now on: --since {self.begun}")
+            self.say(f"What changes from now on: --since {self.begun}", since=self.begun)
         return True
 
 

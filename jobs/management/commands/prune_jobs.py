@@ -21,7 +21,7 @@ from jobs.ingest import removal
 from jobs.ingest.artifacts import named
 from jobs.ingest.removal import Gone, Place
 from jobs.management.arguments import duration, duration_text
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, Run, database_failed, stopped
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
 from jobs.management.files import Sink
 from jobs.models import Job
 from jobs.ulid import parse_ulid
@@ -93,16 +93,16 @@ class Command(BatchCommand):
         try:
             with (
                 Sink.opened(options["record"], append=True) as record,
-                self.running(options, kept, jobs.count() if self.stderr.isatty() else None) as run,
+                self.running(options, kept, self.tally.jobs + jobs.count()) as run,
             ):
                 finished = self.prune(jobs, place, options["batch"], record, run)
         except DATABASE_ERRORS as error:
-            raise stopped(database_failed(error), again) from error
+            raise CutShort(database_failed(error), again) from error
         except STORE_ERRORS as error:
-            raise stopped(f"{error}\nThe record names the objects that are left", again) from error
+            raise CutShort(f"{error}\nThe record names the objects that are left", again) from error
         self.stderr.write(f"{self.tally} removed")
         if not finished:
-            raise stopped("Stopped", again)
+            raise CutShort("Stopped", again)
         kept.remove()
 
     def prune(self, jobs: QuerySet[Job], place: Place | None, batch: int, record: Sink, run: Run) -> bool:

@@ -1,0 +1,166 @@
+"""Each command that goes in batches, as a process: it ends after its batch, and the command it prints does the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shlex
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.stores import Store
+
+JOBS, BATCH = 25, 10
+FILL = """
+import django, sys
+django.setup()
+from jobs.ingest import bulk
+from tenants.models import Tenant
+Tenant.objects.create(slug="acme")
+for loaded in bulk.load(open(sys.argv[1], "rb")):
+    assert not loaded.rejections
+"""
+# Every job's row says that nothing has begun.
+SPOIL = "import django; django.setup(); from jobs.models import Job; Job.all_tenants.update(status='NOT_STARTED')"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Interchange records of finished jobs, each with a picture."""
+    record = {"tenant": "acme", "job_type": "MODEL_GENERATOR", "created_at": "2026-01-15T12:00:00Z"}
+    event = {"seq": 1, "event_type": "succeeded", "created_at": "2026-01-15T12:00:09Z"}
+    path = tmp_path / "jobs.ndjson"
+    with path.open("w") as lines:
+        for number in range(JOBS):
+            picture = {"storage_key": f"tenants/acme/{number:02}.txt", "kind": "render", "role": "final"}
+            own = {"public_id": f"01JADE5XAMPK9M0Q7RS3T4V5{number:02}", "events": [event | {"artifacts": [picture]}]}
+            lines.write(f"{json.dumps(record | own)}\n")
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "artifacts" / "tenants" / "acme"
+    folder.mkdir(parents=True)
+    for number in range(JOBS):
+        (folder / f"{number:02}.txt").write_text("a picture")
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def store(new_store, pictures, source):
+    store = dataclasses.replace(new_store(), environment={"ARTIFACTS_DIR": str(pictures)})
+    store.python("-c", FILL, source)
+    return store
+
+
+# --- What each does, and how it is seen that all of it was done ---------------------------------------------------
+
+
+def loading(store, new_store, source, tmp_path):
+    empty = new_store()
+    empty.add_tenants("acme")
+    yield empty, ["backfill_jobs", source]
+    assert empty.export() == store.export()
+
+
+def folding(store, new_store, source, tmp_path):
+    before = store.export()
+    store.python("-c", SPOIL)
+    yield store, ["backfill_status"]
+    assert store.export() == before
+
+
+def describing(store, new_store, source, tmp_path):
+    yield store, ["backfill_artifacts"]
+    again = json.loads(store.run("backfill_artifacts").stderr)
+    assert again["message"] == f"filled 0, unchanged {JOBS}, missing 0, orphaned 0, wrong tenant 0, unreadable 0"
+
+
+def exporting(store, new_store, source, tmp_path):
+    yield store, ["export_jobs", tmp_path / "copy.ndjson"]
+    assert (tmp_path / "copy.ndjson").read_bytes() == store.export()
+
+
+def pruning(store, new_store, source, tmp_path):
+    yield store, ["prune_jobs", "--older-than", "30d", "--record", tmp_path / "pruned.ndjson"]
+    assert store.export() == b""
+    pruned = [json.loads(line)["public_id"] for line in (tmp_path / "pruned.ndjson").read_text().splitlines()]
+    assert len(set(pruned)) == len(pruned) == JOBS
+
+
+# --- How it is stopped --------------------------------------------------------------------------------------------
+
+
+def by_sigterm(store: Store, command: list[object], checkpoint: Path) -> str:
+    """As systemd stops a service; returns the command it says to go on with, in the last line of its log."""
+    process = store.start(*command)
+    wait_for(checkpoint, process)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1, err
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert (lines[-1]["level"], lines[-1]["logger"]) == ("error", command[0])
+    assert lines[-1]["message"].startswith("Stopped")
+    return lines[-1]["resume"]
+
+
+def by_ctrl_c(store: Store, command: list[object], checkpoint: Path) -> str:
+    """Typed on a terminal; returns the last line on it."""
+    screen, terminal = os.openpty()
+    process = store.start(
+        *command,
+        stdin=terminal,
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    wait_for(checkpoint, process)
+    os.write(screen, b"\x03")
+    assert process.wait(timeout=30) == 1
+    shown = os.read(screen, 100_000).decode()
+    os.close(terminal)
+    os.close(screen)
+    assert "Resume with:" in shown
+    return shown.splitlines()[-1]
+
+
+def wait_for(checkpoint: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until a batch is done: the command rests then."""
+    deadline = time.monotonic() + 30
+    while not checkpoint.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+KINDS = [loading, folding, describing, exporting, pruning]
+
+
+@pytest.mark.parametrize(
+    ("work", "stop"),
+    [(work, by_sigterm) for work in KINDS]
+    + [(folding, by_ctrl_c)]
+    + [pytest.param(work, by_ctrl_c, marks=pytest.mark.full) for work in KINDS if work is not folding],
+)
+def test_it_ends_after_its_batch_and_goes_on_with_the_command_it_prints(store, new_store, source, tmp_path, work, stop):
+    checkpoint = tmp_path / "the checkpoint"
+    proof = work(store, new_store, source, tmp_path)
+    on, command = next(proof)
+    begun = time.monotonic()
+    again = stop(on, [*command, "--batch", BATCH, "--throttle", 60, "--checkpoint", checkpoint], checkpoint)
+    assert time.monotonic() - begun < 30, "it was not rested out"
+    python, manage, *rest = shlex.split(again)
+    assert (python, manage, rest[0]) == ("python", "manage.py", command[0])
+    assert checkpoint.exists()
+    on.run(*rest, "--throttle", 0)
+    assert not checkpoint.exists()
+    with pytest.raises(StopIteration):
+        next(proof)
