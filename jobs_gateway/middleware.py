@@ -92,9 +92,8 @@ class ApiLane:
             response: HttpResponse = match.func(request, *match.args, **match.kwargs)
             if isinstance(response, SimpleTemplateResponse):
                 response.render()
+                response.headers["Content-Length"] = str(len(response.content))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets JSON and the log gets the trace
             dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
-            response = dialect.response(error, request.request_id)  # type: ignore[attr-defined]
-        if response.status_code != 304:  # where it would be the length of the answer that is not sent
-            response.headers["Content-Length"] = str(len(response.content))
+            return dialect.answer(error, request.request_id)  # type: ignore[attr-defined]
         return response

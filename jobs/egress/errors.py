@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 import orjson
 from django.core.exceptions import DisallowedHost, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpResponse
+from django.http import Http404
 from rest_framework import exceptions
 
+from jobs.egress.answer import Answer
 from jobs.egress.signing import CannotSign
 
 logger = logging.getLogger("jobs.errors")
 
-# Of every answer: it is one tenant's, and asked for anew each time.
-HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 # Seconds after which a caller may try again while the database or the artifact store is away.
 RETRY_AFTER_SECONDS = 5
 
@@ -101,14 +100,9 @@ class Dialect(NamedTuple):
     body: Callable[[Problem], dict[str, Any]]
     status: Callable[[Problem], int]
 
-    def response(self, error: Exception, request_id: str) -> HttpResponse:
+    def answer(self, error: Exception, request_id: str) -> Answer:
         problem = problem_of(error, request_id)
-        return HttpResponse(
-            orjson.dumps(self.body(problem)),
-            status=self.status(problem),
-            headers=HEADERS | problem.headers,
-            content_type="application/json",
-        )
+        return Answer(orjson.dumps(self.body(problem)), problem.headers, self.status(problem))
 
 
 def _v1_body(problem: Problem) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Any, Self
 
 from django.http import QueryDict
@@ -36,6 +37,8 @@ class Params(BaseModel):
     @classmethod
     def read(cls, query: QueryDict, context: Any = None) -> Self:
         """Raises Invalid (422, on ``/job`` 400) that names every bad parameter."""
+        if not query:  # as most are asked
+            return cls._of_nothing()
         given = {name: cls.given(query, name) for name in cls.model_fields if name in query}
         try:
             return cls.model_validate(given, context=context)
@@ -46,6 +49,11 @@ class Params(BaseModel):
                     for problem in error.errors(include_url=False, include_context=False, include_input=False)
                 ]
             ) from error
+
+    @classmethod
+    @cache
+    def _of_nothing(cls) -> Self:
+        return cls()
 
     @classmethod
     def given(cls, query: QueryDict, name: str) -> Any:

@@ -9,9 +9,9 @@ from django.utils.functional import cached_property
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
+from jobs.egress.answer import COMMON_HEADERS, Answer
 from jobs.egress.boundary import Boundary
 from jobs.egress.conditional import etag, holds
-from jobs.egress.errors import HEADERS
 from jobs.egress.rendering import require_json, to_json
 from tenants.authentication import authenticated
 from tenants.callers import Caller
@@ -43,7 +43,7 @@ class TenantViewSet(ViewSet):
 
     @property
     def default_response_headers(self) -> dict[str, str]:
-        return dict(HEADERS)
+        return dict(COMMON_HEADERS)
 
     def options(self, request: Any, *args: Any, **kwargs: Any) -> Response:
         response = super().options(request, *args, **kwargs)
@@ -59,14 +59,12 @@ class TenantViewSet(ViewSet):
     def is_poll(self) -> bool:
         return "HTTP_IF_NONE_MATCH" in self.request.META
 
-    def unchanged(self, validator: str) -> HttpResponse | None:
+    def unchanged(self, validator: str) -> Answer | None:
         """``304``, where ``If-None-Match`` says that the caller has the answer already."""
         if not self.is_poll or not holds(self.request.META["HTTP_IF_NONE_MATCH"], validator):
             return None
-        response = HttpResponse(status=304, headers={"ETag": validator, **HEADERS})
-        del response.headers["Content-Type"]  # where it would be that of the answer which is not sent
-        return response
+        return Answer(b"", {"ETag": validator}, status=304)
 
-    def answer(self, body: Any, **headers: str) -> HttpResponse:
+    def answer(self, body: Any, **headers: str) -> Answer:
         """``body`` as JSON, at once: DRF's own Response would be rendered as if it were a template."""
-        return HttpResponse(to_json(body), content_type="application/json", headers=headers | HEADERS)
+        return Answer(to_json(body), headers)
