@@ -89,7 +89,7 @@ def _answer(file: BinaryIO, size: int, extension: str) -> HttpResponseBase:
         unless_it_is_answered.enter_context(side_lane())
         # Opened by number, the file has no name that FileResponse could put into a header.
         response = FileResponse(file, content_type=content_type, headers=headers)
-        response._resource_closers.append(unless_it_is_answered.pop_all().close)
+        response._resource_closers.append(unless_it_is_answered.pop_all().close)  # type: ignore[attr-defined]
     return response
 
 
