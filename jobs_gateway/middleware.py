@@ -18,6 +18,7 @@ from django.utils.http import parse_header_parameters
 
 from jobs.egress import errors
 from jobs_gateway.patience import patience
+from tenants.proxies import came_by_proxy
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
@@ -39,6 +40,13 @@ class GatewayRequest(WSGIRequest):
 
     def _set_content_type_params(self, meta: dict[str, Any]) -> None:
         self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
+
+    @property
+    def scheme(self) -> str:
+        """Of what is said about TLS, only what a proxy of ours says."""
+        if settings.SECURE_PROXY_SSL_HEADER and not came_by_proxy(self):
+            return str(self.environ["wsgi.url_scheme"])
+        return str(super().scheme)
 
     @cached_property
     def _host(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
+from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.http.request import UnreadablePostError
@@ -27,7 +28,7 @@ class Forms:
             try:
                 with suppress(UnreadablePostError):  # nobody is there any more who could be told
                     body_of(request)
-            except APIException as error:
+            except (APIException, RequestDataTooBig) as error:
                 return refusal(error)
         return self.get_response(request)
 
@@ -35,7 +36,7 @@ class Forms:
         return refusal(error) if isinstance(error, APIException) else None
 
 
-def refusal(error: APIException) -> HttpResponse:
+def refusal(error: Exception) -> HttpResponse:
     """What the API would say, for people."""
     problem = problem_of(error)
     headers = {**problem.headers, "Cache-Control": "no-store"}

@@ -61,7 +61,7 @@ SECRET_KEY_FALLBACKS = env.list("DJANGO_SECRET_KEY_FALLBACKS", default=[])
 
 DEBUG = env.bool("DJANGO_DEBUG", default=False)
 ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-# Addresses or networks of the proxies in front; only their X-Forwarded-For counts.
+# Addresses or networks of the proxies in front; only their X-Forwarded-For and X-Forwarded-Proto count.
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
 # The address callers know the gateway by, such as https://jobs.example.com; else that of the request.
 PUBLIC_BASE_URL = env.str("PUBLIC_BASE_URL", default="").rstrip("/")

@@ -1,7 +1,8 @@
-"""What any caller can make take long: a body that is announced and does not come, a password that is checked.
+"""What any caller can make take long: a body that is announced and does not come, a large file that is read slowly,
+a password that is checked.
 
 The server hands an announced body over when it is asked for, and waits for it without end. So one thread of a process
-at a time does either, and whoever comes meanwhile is told to come again: its other thread answers everybody else.
+at a time does any of it, and whoever comes meanwhile is told to come again: the other thread answers everybody else.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ class BodyLate(exceptions.APIException):
 
 
 class SideLaneTaken(exceptions.APIException):
-    """Somebody else's body is awaited, or password checked."""
+    """Somebody else's body is awaited, file read, or password checked."""
 
     status_code = 503
     default_code = "UNAVAILABLE"
-    default_detail = "The gateway is reading somebody else's request body. Try again in a few seconds."
+    default_detail = "The gateway is busy with somebody else's body or file. Try again in a few seconds."
     wait = 1
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from time import monotonic, time
 from typing import NamedTuple
 from zlib import crc32
@@ -21,14 +19,13 @@ from django.http import HttpRequest
 from rest_framework import exceptions
 
 from tenants.callers import Caller
+from tenants.proxies import client_address
 
 logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 60
 # How long a cache that failed is left alone: one request in a second pays for its time-out, not each.
 REST_SECONDS = 1.0
-# More proxies than any gateway stands behind; what is beyond them is not looked at.
-MOST_HOPS = 20
 
 
 class RateLimited(exceptions.APIException):
@@ -87,39 +84,6 @@ def count_failure(request: HttpRequest) -> None:
             raise RateLimited(
                 f"Too many credentials from here failed in this minute, over {rate.limit}.", rate.seconds_left
             )
-
-
-def client_address(request: HttpRequest) -> str:
-    """Who sent the request: the last hop that is none of ``TRUSTED_PROXIES``; an IPv6 one as its /64, one customer's.
-
-    ``X-Forwarded-For`` is walked from its right end, where our own proxies wrote, and believed as far as they vouch.
-    """
-    hops = request.META.get("HTTP_X_FORWARDED_FOR", "").rsplit(",", MOST_HOPS)
-    client = None
-    for hop in (request.META.get("REMOTE_ADDR", ""), *reversed(hops)):
-        address = _address(hop)
-        if address is None:
-            break
-        client = address
-        if not any(address in network for network in settings.TRUSTED_PROXIES):
-            break
-    if isinstance(client, IPv6Address):
-        return str(ip_network((client.packed, 64), strict=False).network_address)
-    return str(client)
-
-
-_ADDRESS_AND_PORT = re.compile(r"\[([^\]]+)\](?::\d+)?|([\d.]+):\d+")
-
-
-def _address(hop: str) -> IPv4Address | IPv6Address | None:
-    hop = hop.strip()
-    if with_port := _ADDRESS_AND_PORT.fullmatch(hop):  # some proxies write the port too
-        hop = with_port[1] or with_port[2]
-    try:
-        address = ip_address(hop)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _count(request: HttpRequest, policy: str, who: str, limit: int) -> Rate:

@@ -20,6 +20,7 @@ from ulid import ULID
 from jobs.models import Job, JobType
 from tenants import tokens
 from tenants.callers import memory
+from tests import forgery
 from tests.batteries import watch
 from tests.conftest import client_with
 
@@ -128,8 +129,7 @@ def test_every_link_that_is_handed_out_leads_to_a_file_of_the_callers(stores, cl
         for url in found:
             link = urlsplit(url.decode())
             assert link.path.startswith(f"/artifacts/tenants/{asker}/")
-            picture = b"".join(Client().get(f"{link.path}?{link.query}").streaming_content)
-            assert picture == MARKS[asker].encode()
+            assert Client().get(f"{link.path}?{link.query}").content == MARKS[asker].encode()
             theirs = link.path.replace(asker, other_of(asker))
             assert Client().get(f"{theirs}?{link.query}").status_code == 403
 
@@ -206,8 +206,9 @@ DENIED = {
 
 
 @pytest.fixture
-def credentials(acme, globex, admin_client):
+def credentials(acme, globex, admin_client, settings):
     """Clients by the credential they send, with the tenant it opens: a slug, or None for 401."""
+    settings.SHOPIFY_API_KEY, settings.SHOPIFY_API_SECRETS = forgery.API_KEY, [forgery.SECRET]
     now = timezone.now()
     good = tokens.issue(acme)
     expired = tokens.issue(acme, expires_at=now - timedelta(seconds=1))
@@ -228,6 +229,14 @@ def credentials(acme, globex, admin_client):
         "expired": (client_with(expired), None),
         "revoked": (client_with(revoked), None),
         "of an inactive tenant": (client_with(inactive), None),
+        "acme's session token": (client_with(forgery.session_token()), "acme"),
+        "an expired session token": (client_with(forgery.session_token(exp=int(now.timestamp()) - 60)), None),
+        "a session token of no tenant's shop": (
+            client_with(forgery.session_token(dest="https://nobody.myshopify.com")),
+            None,
+        ),
+        "a session token of another app": (client_with(forgery.session_token(aud="another")), None),
+        "a forged session token": (client_with(forgery.session_token("forged")), None),
         "flipped": (client_with(flipped), None),
         "prefix of one, secret of another": (client_with(mixed), None),
         "a staff cookie": (admin_client, None),
@@ -239,9 +248,10 @@ class Route(NamedTuple):
     path: str
     owner: str | None  # whose job it names; None where it names none
     status: int = 200  # what the owner is answered
+    door: str = "token"  # or "link": the link alone opens it; "staff": a staff session; "": nothing is asked for
 
 
-def routes(jobs: dict[str, list[Job]], cursors: dict[str, str]) -> Iterator[Route]:
+def routes(jobs: dict[str, list[Job]], cursors: dict[str, str], links: dict[str, str]) -> Iterator[Route]:
     for slug, own in jobs.items():
         for job in own:
             for spelled in (str(job.public_id), str(job.public_id).lower()):
@@ -260,24 +270,52 @@ def routes(jobs: dict[str, list[Job]], cursors: dict[str, str]) -> Iterator[Rout
     for given in ("limit=0", "status=x", "cursor=x", "offset=-1"):
         yield Route(f"/v1/jobs?{given}", None, 422)
     yield Route("/job?limit=0", None, 400)
+    yield from routes_beside_the_api(jobs, links)
+
+
+def routes_beside_the_api(jobs: dict[str, list[Job]], links: dict[str, str]) -> Iterator[Route]:
+    for slug, link in links.items():
+        yield Route(link, slug, door="link")
+        unsigned, _, query = link.partition("?")
+        yield Route(unsigned, slug, 403, door="link")
+        yield Route(f"{unsigned.replace(slug, other_of(slug))}?{query}", slug, 403, door="link")
+        yield Route(f"/admin/jobs/job/{jobs[slug][0].public_id}/change/", slug, door="staff")
+    for path in ("/admin/", "/admin/jobs/job/", "/admin/tenants/tenant/", "/admin/tenants/apitoken/"):
+        yield Route(path, None, door="staff")
+    for path in ("/", "/docs", "/redoc", "/v1/openapi.json", "/livez", "/readyz"):
+        yield Route(path, None, door="")
 
 
 @pytest.mark.parametrize("size", [pytest.param(3, id="short"), pytest.param(20, id="full", marks=pytest.mark.full)])
 def test_the_access_table(stores, clients, credentials, size, record_property):
-    """Each credential on each route: what is the caller's own, or 404 as for nothing, or 401 as for nobody."""
+    """Each credential on each route: what is the caller's own, or 404 as for nothing, or 401 as for nobody.
+
+    A link opens its one picture to whoever has it, and a credential adds nothing; the console knows its own sessions.
+    """
     memory.forget()
-    cursors = {}
+    cursors, links = {}, {}
     for slug, client in clients.items():
         cursors[slug] = re.search("cursor=([^&>]+)", client.get("/v1/jobs?limit=3").headers["Link"])[1].replace(
             "%3D", "="
         )
-    table = list(routes({slug: own[:size] for slug, own in stores.items()}, cursors))
+        link = urlsplit(LINK.search(client.get(f"/v1/jobs/{stores[slug][1]}/events").content)[1].decode())
+        links[slug] = f"{link.path}?{link.query}"
+    table = list(routes({slug: own[:size] for slug, own in stores.items()}, cursors, links))
     refusals: dict[str, set[tuple[Any, ...]]] = {"/v1": set(), "/job": set()}
     misses = set()
     cases = 0
-    for (client, slug), route in itertools.product(credentials.values(), table):
+    for (name, (client, slug)), route in itertools.product(credentials.items(), table):
         cases += 1
         response = client.get(route.path)
+        if route.door != "token":
+            opens = route.door != "staff" or "staff cookie" in name
+            assert response.status_code == (route.status if opens else 302), (name, route)
+            if route.door != "staff":
+                own = {route.owner} if route.door == "link" and route.status == 200 else set()
+                assert marks_in(response.content) == own, (name, route)
+            elif not opens:
+                assert response.headers["Location"].startswith("/admin/login/")
+            continue
         told = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
         if slug is None:
             assert response.status_code == 401

@@ -15,7 +15,7 @@ from django.http import HttpRequest
 from django.test import Client
 
 from jobs_gateway.settings import cache as cache_settings
-from tenants import throttling, tokens
+from tenants import proxies, throttling, tokens
 from tenants.callers import Caller
 from tests import servers
 
@@ -226,7 +226,7 @@ def test_the_address_that_counts_is_the_one_our_own_proxies_saw(peer, forwarded,
     settings.TRUSTED_PROXIES = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
     request = HttpRequest()
     request.META = {"REMOTE_ADDR": peer} | ({} if forwarded is None else {"HTTP_X_FORWARDED_FOR": forwarded})
-    assert throttling.client_address(request) == client
+    assert proxies.client_address(request) == client
 
 
 def test_without_trusted_proxies_a_forwarded_address_escapes_no_limit(shared_cache, settings):

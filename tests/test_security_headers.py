@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 
 import pytest
+from django.test import RequestFactory
 
+from jobs_gateway.middleware import GatewayRequest
 from tests.gateway import serving
 
 PAGES = ["/", "/docs", "/redoc", "/admin/login/"]
@@ -66,6 +69,40 @@ def test_a_page_asked_for_without_tls_leads_to_tls(gateway, path):
     assert "Strict-Transport-Security" not in answer.headers
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-Proto", "x_forwarded_proto"])
+def test_who_is_no_proxy_of_ours_cannot_say_that_a_request_came_by_tls(store, header):
+    with serving(store.url, DJANGO_SECURE="1", TRUSTED_PROXIES="10.0.0.0/8,::1") as gateway:
+        head = f"GET /docs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}: https\r\n\r\n"
+        answer = gateway.send(head.encode())
+    assert (answer.status, answer.headers["Location"]) == (301, "https://localhost/docs")
+    assert "Strict-Transport-Security" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "scheme"),
+    [
+        ("10.0.0.1", "https", "https"),
+        ("::ffff:10.0.0.1", "https", "https"),
+        ("10.0.0.1", "http", "http"),
+        ("10.0.0.1", "https, http", "https"),
+        ("10.0.0.1", "", "http"),
+        ("10.0.0.1", None, "http"),
+        ("11.0.0.1", "https", "http"),
+        ("127.0.0.1", "https", "http"),
+        ("2001:db8::1", "https", "http"),
+        ("", "https", "http"),
+        ("unknown", "https", "http"),
+    ],
+)
+def test_only_a_proxy_of_ours_says_by_what_scheme_a_request_came(peer, said, scheme, settings):
+    settings.TRUSTED_PROXIES = [ip_network("10.0.0.0/8")]
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    environ = RequestFactory()._base_environ(REMOTE_ADDR=peer)
+    environ |= {} if said is None else {"HTTP_X_FORWARDED_PROTO": said}
+    request = GatewayRequest(environ)
+    assert (request.scheme, request.is_secure()) == (scheme, scheme == "https")
+
+
 def test_cookies_stay_on_tls_and_out_of_other_sites(gateway):
     cookies = over_tls(gateway, "/admin/login/").headers.get_all("Set-Cookie")
     assert cookies
@@ -108,7 +145,7 @@ def test_more_than_a_request_needs_is_refused_by_the_server(gateway, token, part
 
 
 @pytest.mark.parametrize(
-    ("path", "statuses"), [("/admin/login/", {400, 403, 413}), ("/v1/jobs", {401}), ("/job", {401}), ("/", {403})]
+    ("path", "statuses"), [("/admin/login/", {413}), ("/v1/jobs", {401}), ("/job", {401}), ("/", {413})]
 )
 def test_a_large_body_is_not_read_into_memory(gateway, path, statuses):
     body = b"a=" + b"x" * 3_000_000

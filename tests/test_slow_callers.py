@@ -23,7 +23,7 @@ FORM = b"Cookie: csrftoken=abcdefghijklmnopqrstuvwxyz012345\r\nContent-Type: app
 SIGN_IN = b"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\n" + FORM
 BUSY = {
     "code": "UNAVAILABLE",
-    "detail": "The gateway is reading somebody else's request body. Try again in a few seconds.",
+    "detail": "The gateway is busy with somebody else's body or file. Try again in a few seconds.",
 }
 LATE = {"code": "REQUEST_TIMEOUT", "detail": "The announced request body did not arrive within 5 seconds."}
 
@@ -129,6 +129,30 @@ def test_a_caller_who_never_ends_keeps_no_worker_from_stopping(gateway, told):
         while os.path.exists(f"/proc/{before}") and time.monotonic() < deadline:  # noqa: PTH110
             time.sleep(0.1)
         assert time.monotonic() < deadline
+
+
+def test_pictures_that_are_read_slowly_hold_up_nobody(gateway, acme, acme_token, job_of):
+    folder = gateway.log.parent / "artifacts" / "tenants" / "acme"
+    folder.mkdir(parents=True)
+    links = {}
+    for size in (8, 20):
+        (folder / f"{size}.png").write_bytes(bytes(size * 2**20))
+        artifact = {"storage_key": f"tenants/acme/{size}.png", "kind": "on_model_render", "role": "final"}
+        job = job_of(acme, status="SUCCESS", artifacts=[artifact])
+        (result,) = json.loads(gateway.get(f"/v1/jobs/{job}", acme_token).body)["result"]
+        links[size] = result["image_url"].removeprefix("http://localhost")
+    with contextlib.ExitStack() as stack:
+        for link in links.values():
+            stack.enter_context(callers(gateway, f"GET {link} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), 10))
+        time.sleep(0.5)
+        for _ in range(10):
+            assert gateway.get("/v1/jobs", acme_token).status == 200
+        assert gateway.get(links[8]).body == bytes(8 * 2**20)
+        refused = gateway.get(links[20])
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert refused.headers["Cache-Control"] == "no-store"
+    time.sleep(0.5)
+    assert gateway.get(links[20]).body == bytes(20 * 2**20)
 
 
 class Silence:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -17,6 +18,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
 from jobs.egress.local import SignedFileSystemStorage, expiry_of_link
+from tenants.side_lane import side_lane
 
 # What a browser may show. Anything else is a download: a page, or a drawing with a script in it, must not run here.
 IMAGE_TYPES = {
@@ -27,12 +29,17 @@ IMAGE_TYPES = {
     ".png": "image/png",
     ".webp": "image/webp",
 }
+# More than pictures have. What is larger is handed over bit by bit, and takes a thread for as long as its caller reads.
+AT_ONCE_BYTES = 16 * 2**20
 
 
 @csrf_exempt  # what it refuses it refuses by method, whoever asks
 @require_safe
 def download(request: HttpRequest, key: str) -> HttpResponseBase:
-    """The file behind a link: 403 unless the link is unaltered and alive, 404 when there is no such file (any more)."""
+    """The file behind a link: 403 unless the link is unaltered and alive, 404 when there is no such file (any more).
+
+    Raises SideLaneTaken while somebody else reads a file that is too large to hand over at once.
+    """
     store = storages["artifacts"]
     if not isinstance(store, SignedFileSystemStorage):
         return _refusal(404, "The pictures are kept elsewhere.")
@@ -47,7 +54,7 @@ def download(request: HttpRequest, key: str) -> HttpResponseBase:
     etag, changed_at = f'"{found.st_mtime_ns:x}-{found.st_size:x}"', int(found.st_mtime)
     response: HttpResponseBase | None = get_conditional_response(request, etag, changed_at)
     if response is None:
-        response = _answer(file, PurePosixPath(key).suffix.lower())
+        response = _answer(file, found.st_size, PurePosixPath(key).suffix.lower())
     else:
         file.close()
     response.headers["ETag"] = etag
@@ -70,12 +77,20 @@ def _open(folder: str | os.PathLike[str], key: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _answer(file: BinaryIO, extension: str) -> HttpResponseBase:
-    # Opened by number, the file has no name that FileResponse could put into a header.
-    if content_type := IMAGE_TYPES.get(extension):
-        return FileResponse(file, content_type=content_type)
-    headers = {"Content-Disposition": "attachment"}
-    return FileResponse(file, content_type="application/octet-stream", headers=headers)
+def _answer(file: BinaryIO, size: int, extension: str) -> HttpResponseBase:
+    content_type = IMAGE_TYPES.get(extension)
+    headers = {} if content_type else {"Content-Disposition": "attachment"}
+    content_type = content_type or "application/octet-stream"
+    if size <= AT_ONCE_BYTES:  # the server has all of it, and its thread is free, however slowly the caller reads
+        with file:
+            return HttpResponse(file.read(), content_type, headers=headers)
+    with ExitStack() as unless_it_is_answered:
+        unless_it_is_answered.enter_context(file)
+        unless_it_is_answered.enter_context(side_lane())
+        # Opened by number, the file has no name that FileResponse could put into a header.
+        response = FileResponse(file, content_type=content_type, headers=headers)
+        response._resource_closers.append(unless_it_is_answered.pop_all().close)  # type: ignore[attr-defined]
+    return response
 
 
 def _refusal(status: int, text: str) -> HttpResponseBase:
