@@ -21,11 +21,11 @@ class GatewayHandler(WSGIHandler):
 
     request_class = GatewayRequest
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:  # type: ignore[override]
         if not is_of_api(environ["PATH_INFO"]):
             return super().__call__(environ, start_response)
         _look_at_connections()
-        response: Any = self._middleware_chain(self.request_class(environ))
+        response: Any = self._middleware_chain(self.request_class(environ))  # type: ignore[attr-defined]  # Django's own
         if not settings.KEEP_CONNECTIONS:
             _look_at_connections()
         start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))

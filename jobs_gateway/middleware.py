@@ -5,25 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIRequest
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.template.response import SimpleTemplateResponse
-from django.urls import resolve
+from django.http import HttpRequest, HttpResponseBase
 from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
 
-from jobs.egress import errors
+from jobs.egress.views import answer
 from jobs_gateway.patience import patience
 from tenants.proxies import came_by_proxy
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
-
-# Clients poll the same addresses over and over, and finding a route takes as long as checking the caller.
-_resolved = lru_cache(maxsize=1024)(resolve)
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -85,23 +79,9 @@ class ApiLane:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         path = request.path_info
         if is_of_api(path):
-            response = self.answer(request, path)
+            response = answer(request)
             if rate := getattr(request, "rate", None):  # where the caller stands, on every answer that was counted
                 for name, value in rate.headers.items():
                     response.headers[name] = value
             return response
         return self.get_response(request)
-
-    def answer(self, request: HttpRequest, path: str) -> HttpResponse:
-        try:
-            request.get_host()
-            match = _resolved(path)
-            request.resolver_match = match
-            response: HttpResponse = match.func(request, *match.args, **match.kwargs)
-            if isinstance(response, SimpleTemplateResponse):
-                response.render()
-                response.headers["Content-Length"] = str(len(response.content))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets JSON and the log gets the trace
-            dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
-            return dialect.answer(error, request.request_id)  # type: ignore[attr-defined]
-        return response

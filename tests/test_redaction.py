@@ -268,6 +268,32 @@ def test_no_reference_leaves_and_nothing_else_is_lost(value):
     assert acmes.value(clean) is clean
 
 
+@settings(max_examples=1000, deadline=None)
+@given(values, st.lists(file_names.map(lambda name: PREFIX + name), max_size=3), st.booleans())
+@example(["s\\u0033://0secret0"], [], False)
+@example(["acme"], [f"{PREFIX}acme/acme.png"], False)
+def test_a_document_with_nothing_to_be_found_has_nothing_to_be_redacted(value, storage_keys, is_ascii):
+    document = json.dumps([storage_keys, value], ensure_ascii=is_ascii)
+    if acmes.finds_nothing(document, apart_from=storage_keys):
+        assert acmes.value(value) is value
+
+
+@pytest.mark.parametrize("value", ["soft light", {"width": 1024, "prompt": "front/side, 100 %"}, ['\\ " \n'], None])
+def test_a_plain_document_is_seen_to_be_one_whatever_its_storage_keys_are(value):
+    storage_keys = [f"{PREFIX}front.png", f"{PREFIX}acme/acme.png"]
+    assert acmes.finds_nothing(json.dumps([storage_keys, value]), apart_from=storage_keys)
+
+
+@pytest.mark.parametrize(
+    "written", ['"s3://pix/a"', '"tenants/acme/b"', r'"\u0073\u0033://pix/a"', '{"S3:\\/\\/a": 1}']
+)
+def test_a_reference_beside_the_storage_keys_is_seen(written):
+    storage_keys = [f"{PREFIX}front.png"]
+    document = f'[["{PREFIX}front.png"], {written}]'
+    assert not acmes.finds_nothing(document, apart_from=storage_keys)
+    assert acmes.value(json.loads(document)[1]) != json.loads(document)[1]
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.text(), st.text())
 def test_any_text_passes_and_what_was_redacted_once_stays(before, after):

@@ -36,7 +36,7 @@ class Answer(HttpResponse):
         self.__dict__.update(
             _BLANK, status_code=status, _container=[body], _resource_closers=[], cookies=SimpleCookie()
         )
-        self.headers = own = Headers(None)
+        self.headers = own = Headers({})
         own._store = _COMMON | {name.lower(): (name, value) for name, value in headers.items()}
         if status == 304:
             del own["Content-Type"]  # that and the length would be those of the answer which is not sent

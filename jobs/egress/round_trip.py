@@ -72,7 +72,7 @@ def read(connection: Connection[Any], statement: Statement, params: list[bytes |
 
     It is prepared at its first use on a connection, unless the connection is not to prepare.
     """
-    scope = [b"%d" % tenant, b"%d" % settings.STATEMENT_TIMEOUT_MS]
+    scope = [encoded(tenant), encoded(settings.STATEMENT_TIMEOUT_MS)]
     pipeline = ((SCOPE, scope), (statement, params))
     try:
         return connection.wait(_read(connection, pipeline))
