@@ -77,7 +77,7 @@ FAULTS = (
         "tenant set for the session, not the transaction",
         3,
         "jobs/egress/round_trip.py",
-        [("set_config('app.tenant', $1, true)", "set_config('app.tenant', $1, false)")],
+        [("set_config('app.tenant', %s, true)", "set_config('app.tenant', %s, false)")],
         "tests/test_connection_reuse.py",
         "postgresql",
     ),
