@@ -119,7 +119,6 @@ def whole_request(application: Any, url: str, token: str) -> float:
     began = perf_counter()
     response = application(environ, lambda status, headers, exc_info=None: statuses.append(status))
     body = b"".join(response)
-    response.close()
     took = perf_counter() - began
     if statuses != ["200 OK"]:
         raise SystemExit(f"{url}: {statuses} {body[:500]!r}")

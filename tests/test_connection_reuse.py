@@ -65,7 +65,7 @@ def at_checkout(monkeypatch):
 def test_no_row_and_no_setting_goes_from_one_request_to_the_next(
     small_pool, at_checkout, acme, globex, job_of, requests, record_property, settings
 ):
-    from jobs_gateway.wsgi import application  # with the signals of a server: a connection goes back after each answer
+    from jobs_gateway.wsgi import application  # as a server calls it: a connection goes back after each answer
 
     settings.TOKEN_CACHE_SECONDS = 5
     settings.DATABASE_PATIENCE_SECONDS = 60  # sixteen at four connections, on a machine with other things to do
@@ -90,9 +90,8 @@ def test_no_row_and_no_setting_goes_from_one_request_to_the_next(
         )
         environ = RequestFactory().get(path).environ | {"HTTP_AUTHORIZATION": credentials[asker]}
         answered = {}
-        response = application(environ, lambda status, headers: answered.update(status=int(status[:3])))
-        body = b"".join(response).decode()
-        response.close()
+        answer = application(environ, lambda status, headers: answered.update(status=int(status[:3])))
+        body = b"".join(answer).decode()
         told = json.loads(body)
         if answered["status"] == 500:
             assert told.get("code") in ("INTERNAL", 500)
