@@ -21,13 +21,24 @@ env.read_env_file("ENV_FILE", BASE_DIR / ".env")
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
 
 
+def made(folder: Path) -> Path:
+    """``folder``, below ``DATA_DIR`` unless a setting says otherwise; made where there is none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"{folder} cannot be made: {error.strerror}. DATA_DIR names a folder that the gateway may write to."
+        ) from None
+    return folder
+
+
 def embedded_secret_key() -> str:
     """The key that the embedded default makes for itself, once, readable by its owner only."""
     path = DATA_DIR / "secret_key"
     try:
         return path.read_text()
     except FileNotFoundError:
-        DATA_DIR.mkdir(parents=True, exist_ok=True)
+        made(DATA_DIR)
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(48))
         return path.read_text()
@@ -171,8 +182,7 @@ def database(url: str) -> dict[str, Any]:
             timeout=20,
             init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         )
-        if not Path(config["NAME"]).parent.exists():
-            Path(config["NAME"]).parent.mkdir(parents=True)
+        made(Path(config["NAME"]).parent)
     else:
         config["ENGINE"] = "jobs_gateway.postgresql"
         options.update(
@@ -362,8 +372,7 @@ METRICS_HOST = env.str("METRICS_HOST", default="127.0.0.1")
 METRICS_PORT = env.int("METRICS_PORT", default=0)
 METRICS_DIR = DATA_DIR / "metrics" / str(METRICS_PORT)
 if METRICS_PORT:
-    METRICS_DIR.mkdir(parents=True, exist_ok=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)  # before anything imports prometheus_client
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(made(METRICS_DIR))  # before anything imports prometheus_client
 # Whether each request leaves a line in the log.
 ACCESS_LOG = env.bool("ACCESS_LOG", default=True)
 LOGGING = {

@@ -52,7 +52,8 @@ class Batteries:
             return
         self.seconds[number] += report.duration
         if report.when == "call":
-            self.cases[number] += int(dict(report.user_properties).get("cases", 1))  # type: ignore[call-overload]
+            # Said once, or for each example.
+            self.cases[number] += sum(int(told) for name, told in report.user_properties if name == "cases") or 1  # type: ignore[call-overload]
         self.failed[number] += report.failed
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:

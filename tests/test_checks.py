@@ -141,6 +141,11 @@ def test_nothing_is_said_about_the_settings_of_these_tests():
             "CACHE_URL begins with 'redi'. Write redis://host:6379/0 or valkey://host:6379/0, or leave it out.",
         ),
         (
+            "DATA_DIR",
+            "/dev/null/gateway",
+            "/dev/null/gateway cannot be made: Not a directory. DATA_DIR names a folder that the gateway may write to.",
+        ),
+        (
             "ENV_FILE",
             "/etc/no-such-file.env",
             "/etc/no-such-file.env cannot be read: No such file or directory. ENV_FILE names the file of the settings.",

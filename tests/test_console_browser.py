@@ -21,6 +21,7 @@ from jobs.ingest import ledger
 from jobs.models import Artifact, AuditAction, AuditEntry, Job, JobStatus
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
+from tests.test_seed_demo import draw_once
 
 ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "var" / "screenshots")
@@ -33,6 +34,9 @@ expect.set_options(timeout=PATIENCE_MS)
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; apt-get install chromium"),
     pytest.mark.django_db(transaction=True),
+    # What a browser makes of a page does not depend on the database: once is enough. What the pages hold, and how they
+    # are read, is tested on both by test_admin_*.py.
+    pytest.mark.sqlite,
 ]
 
 
@@ -81,11 +85,12 @@ def signed_in(context: BrowserContext, name: str) -> Page:
 
 
 @pytest.fixture
-def demo(s3_store, s3_server, settings) -> Tenant:
+def demo(s3_store, s3_server, settings, monkeypatch) -> Tenant:
     """The demo tenant: jobs in every state, their pictures in a real S3 server, which pages may show pictures from."""
     policy = copy.deepcopy(settings.CONTENT_SECURITY_POLICY)
     policy["DIRECTIVES"]["img-src"].append(s3_server.endpoint_url)
     settings.CONTENT_SECURITY_POLICY = policy
+    monkeypatch.setattr("jobs.management.commands.seed_demo.draw", draw_once)
     call_command("seed_demo", verbosity=0)
     return Tenant.objects.get(slug="demo")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from urllib.parse import quote
 
 import pytest
@@ -13,6 +14,12 @@ from jobs.models import JobType
 NOON = "2026-04-15T12:00:00Z"
 EMPTY = {"jobs": [], "limit": 50, "offset": 0, "count": 0}
 WORKFLOWS = [str(kind) for kind in JobType]
+
+
+@pytest.fixture
+def add(acme, job_of):
+    """``add(status=…)`` is one more job of acme's, a second younger than the one before."""
+    return partial(job_of, acme)
 
 
 def shown(job, status="NOT_STARTED"):
@@ -50,9 +57,9 @@ def test_an_empty_store_is_an_empty_page(acme_client):
     assert response.json() == EMPTY
 
 
-def test_jobs_come_newest_first_as_headers_and_nothing_more(acme_client, acme, job_of):
-    first = job_of(acme, request={"prompt": "studio"}, created_at="2026-04-15T12:00:00.000001Z")
-    second = job_of(acme, job_type="MODEL_SWAP_WITH_IMAGE", events=told("queued", "succeeded"), created_at=NOON)
+def test_jobs_come_newest_first_as_headers_and_nothing_more(acme_client, add):
+    first = add(request={"prompt": "studio"}, created_at="2026-04-15T12:00:00.000001Z")
+    second = add(job_type="MODEL_SWAP_WITH_IMAGE", events=told("queued", "succeeded"), created_at=NOON)
     assert acme_client.get("/v1/jobs").json() == EMPTY | {
         "jobs": [
             shown(first) | {"created_at": "2026-04-15T12:00:00.000001Z"},
@@ -62,49 +69,49 @@ def test_jobs_come_newest_first_as_headers_and_nothing_more(acme_client, acme, j
     }
 
 
-def test_of_jobs_made_at_the_same_instant_the_higher_id_comes_first(acme_client, acme, job_of):
+def test_of_jobs_made_at_the_same_instant_the_higher_id_comes_first(acme_client, add):
     ascending = sorted(ULID() for _ in range(9))
     for public_id in ascending[::2] + ascending[1::2]:
-        job_of(acme, public_id=str(public_id), created_at=NOON)
+        add(public_id=str(public_id), created_at=NOON)
     newest_first = [str(public_id) for public_id in reversed(ascending)]
     assert ids(acme_client) == newest_first
     assert [ids(acme_client, f"?limit=1&offset={n}")[0] for n in range(9)] == newest_first
 
 
-def test_the_time_of_creation_decides_before_the_id_does(acme_client, acme, job_of):
+def test_the_time_of_creation_decides_before_the_id_does(acme_client, add):
     low, high = sorted([ULID(), ULID()])
-    job_of(acme, public_id=str(high), created_at="2026-04-15T11:59:59.999999Z")
-    job_of(acme, public_id=str(low), created_at=NOON)
+    add(public_id=str(high), created_at="2026-04-15T11:59:59.999999Z")
+    add(public_id=str(low), created_at=NOON)
     assert ids(acme_client) == [str(low), str(high)]
 
 
-def test_every_workflow_type_is_listed_and_no_other_type_ever(acme_client, acme, job_of):
-    workflows = [str(job_of(acme, job_type=kind).public_id) for kind in WORKFLOWS]
+def test_every_workflow_type_is_listed_and_no_other_type_ever(acme_client, add):
+    workflows = [str(add(job_type=kind).public_id) for kind in WORKFLOWS]
     for other in ("node.hostname.get", "model_generator", "MODEL_GENERATOR_V2", "🧥"):
-        job_of(acme, job_type=other)
+        add(job_type=other)
     assert ids(acme_client) == workflows[::-1]
     assert ids(acme_client, "?status=NOT_STARTED") == workflows[::-1]
     assert ids(acme_client, "?" + "&".join(f"job_type={kind}" for kind in WORKFLOWS)) == workflows[::-1]
 
 
-def test_times_are_to_the_microsecond_with_no_fraction_where_there_is_none(acme_client, acme, job_of):
-    job_of(acme, created_at="2026-04-15T14:00:00.250+02:00")
-    job_of(acme, created_at="2026-04-15T11:00:00Z")
-    job_of(acme, created_at="0987-01-02T03:04:05.000006Z")
+def test_times_are_to_the_microsecond_with_no_fraction_where_there_is_none(acme_client, add):
+    add(created_at="2026-04-15T14:00:00.250+02:00")
+    add(created_at="2026-04-15T11:00:00Z")
+    add(created_at="0987-01-02T03:04:05.000006Z")
     times = [job["created_at"] for job in acme_client.get("/v1/jobs").json()["jobs"]]
     assert times == ["2026-04-15T12:00:00.250000Z", "2026-04-15T11:00:00Z", "0987-01-02T03:04:05.000006Z"]
 
 
-def test_the_id_is_in_upper_case(acme_client, acme, job_of):
-    job = job_of(acme, public_id="01jade5xampk9m0q7rs3t4v5w6")
+def test_the_id_is_in_upper_case(acme_client, add):
+    job = add(public_id="01jade5xampk9m0q7rs3t4v5w6")
     assert ids(acme_client) == ["01JADE5XAMPK9M0Q7RS3T4V5W6"] == [str(job.public_id)]
 
 
 # --- job_type ---
 
 
-def test_job_type_may_be_one_or_several(acme_client, acme, job_of):
-    by_type = {kind: str(job_of(acme, job_type=kind).public_id) for kind in WORKFLOWS}
+def test_job_type_may_be_one_or_several(acme_client, add):
+    by_type = {kind: str(add(job_type=kind).public_id) for kind in WORKFLOWS}
     one, two, three = WORKFLOWS[0], WORKFLOWS[3], WORKFLOWS[7]
     assert ids(acme_client, f"?job_type={two}") == [by_type[two]]
     assert ids(acme_client, f"?job_type={one}&job_type={three}") == [by_type[three], by_type[one]]
@@ -135,9 +142,9 @@ def test_of_several_job_types_each_bad_one_is_named_by_its_index(acme_client):
 # --- status ---
 
 
-def test_status_finds_its_own_and_failure_finds_partial_failure_too(acme_client, acme, job_of):
+def test_status_finds_its_own_and_failure_finds_partial_failure_too(acme_client, add):
     by_status = {
-        status: str(job_of(acme, status=status).public_id)
+        status: str(add(status=status).public_id)
         for status in ("NOT_STARTED", "IN_PROGRESS", "SUCCESS", "FAILURE", "PARTIAL_FAILURE")
     }
     for status in ("NOT_STARTED", "IN_PROGRESS", "SUCCESS"):
@@ -170,21 +177,21 @@ SPELLINGS_OF_NOON = [
 
 
 @pytest.mark.parametrize("noon", SPELLINGS_OF_NOON)
-def test_created_after_is_strict_however_the_instant_is_spelled(acme_client, acme, job_of, noon):
-    job_of(acme, created_at="2026-04-15T11:59:59.999999Z")
-    job_of(acme, created_at=NOON)
-    later = job_of(acme, created_at="2026-04-15T12:00:00.000001Z")
+def test_created_after_is_strict_however_the_instant_is_spelled(acme_client, add, noon):
+    add(created_at="2026-04-15T11:59:59.999999Z")
+    add(created_at=NOON)
+    later = add(created_at="2026-04-15T12:00:00.000001Z")
     assert ids(acme_client, f"?created_after={quote(noon)}") == [str(later.public_id)]
 
 
-def test_an_unescaped_plus_is_read_as_it_was_meant(acme_client, acme, job_of):
-    job = job_of(acme, created_at="2026-04-15T12:00:00.5Z")
+def test_an_unescaped_plus_is_read_as_it_was_meant(acme_client, add):
+    job = add(created_at="2026-04-15T12:00:00.5Z")
     assert ids(acme_client, "?created_after=2026-04-15T14:00:00.25+02:00") == [str(job.public_id)]
     assert ids(acme_client, "?created_after=2026-04-15T14:00:00.75+02:00") == []
 
 
-def test_created_after_keeps_microseconds_and_cuts_what_is_finer(acme_client, acme, job_of):
-    jobs = [str(job_of(acme, created_at=f"2026-04-15T12:00:00.{n:06}Z").public_id) for n in range(4)]
+def test_created_after_keeps_microseconds_and_cuts_what_is_finer(acme_client, add):
+    jobs = [str(add(created_at=f"2026-04-15T12:00:00.{n:06}Z").public_id) for n in range(4)]
     for n, fraction in itertools.product(range(4), ["", "0", "999"]):
         assert ids(acme_client, f"?created_after=2026-04-15T12:00:00.{n:06}{fraction}Z") == jobs[n + 1 :][::-1]
 
@@ -200,9 +207,9 @@ def test_created_after_keeps_microseconds_and_cuts_what_is_finer(acme_client, ac
         ("9999-12-31T23:59:59+23:59", 0),
     ],
 )
-def test_the_ends_of_the_calendar_are_instants_too(acme_client, acme, job_of, instant, found):
-    job_of(acme, created_at="0002-01-01T00:00:00Z")
-    job_of(acme, created_at="9999-12-30T00:00:00Z")
+def test_the_ends_of_the_calendar_are_instants_too(acme_client, add, instant, found):
+    add(created_at="0002-01-01T00:00:00Z")
+    add(created_at="9999-12-30T00:00:00Z")
     assert len(ids(acme_client, f"?created_after={quote(instant)}")) == found
 
 
@@ -224,8 +231,8 @@ def test_created_after_takes_no_other_spelling(acme_client, value):
 # --- limit and offset ---
 
 
-def test_a_page_says_what_was_applied_and_how_many_it_holds(acme_client, acme, job_of):
-    newest_first = [job_of(acme) for _ in range(5)][::-1]
+def test_a_page_says_what_was_applied_and_how_many_it_holds(acme_client, add):
+    newest_first = [add() for _ in range(5)][::-1]
     assert acme_client.get("/v1/jobs?limit=2&offset=1").json() == {
         "jobs": [shown(job) for job in newest_first[1:3]],
         "limit": 2,
@@ -242,8 +249,8 @@ def test_a_page_says_what_was_applied_and_how_many_it_holds(acme_client, acme, j
     assert beyond.json() == EMPTY | {"offset": 2147483647}
 
 
-def test_fifty_are_a_page_unless_said_otherwise(acme_client, acme, job_of):
-    jobs = [str(job_of(acme).public_id) for _ in range(51)][::-1]
+def test_fifty_are_a_page_unless_said_otherwise(acme_client, add):
+    jobs = [str(add().public_id) for _ in range(51)][::-1]
     assert ids(acme_client) == jobs[:50]
     assert ids(acme_client, "?limit=200") == jobs
 
@@ -276,18 +283,18 @@ def test_an_offset_has_its_range_too(acme_client, offset, type_):
 
 
 @pytest.mark.parametrize("spelled", ["1", "01", "%2B1", "0" * 5000 + "1"])
-def test_an_integer_is_decimal_digits_of_any_number(acme_client, acme, job_of, spelled):
-    job_of(acme), job_of(acme)
+def test_an_integer_is_decimal_digits_of_any_number(acme_client, add, spelled):
+    add(), add()
     assert acme_client.get(f"/v1/jobs?limit={spelled}&offset={spelled}").json()["count"] == 1
 
 
 # --- together ---
 
 
-def test_filters_hold_together(acme_client, acme, job_of):
+def test_filters_hold_together(acme_client, add):
     wanted = []
     for kind, status, second in itertools.product(WORKFLOWS[:3], ("SUCCESS", "FAILURE", "PARTIAL_FAILURE"), range(3)):
-        job = job_of(acme, job_type=kind, status=status, created_at=f"2026-04-15T12:00:0{second}Z")
+        job = add(job_type=kind, status=status, created_at=f"2026-04-15T12:00:0{second}Z")
         if kind != WORKFLOWS[2] and status != "SUCCESS" and second == 2:
             wanted.append(str(job.public_id))
     query = f"?job_type={WORKFLOWS[0]}&job_type={WORKFLOWS[1]}&status=FAILURE&created_after=2026-04-15T12:00:01Z"
@@ -296,9 +303,9 @@ def test_filters_hold_together(acme_client, acme, job_of):
     assert ids(acme_client, f"{query}&limit=2&offset=1") == newest_first[1:3]
 
 
-def test_of_a_single_parameter_given_twice_the_last_counts(acme_client, acme, job_of):
-    done = job_of(acme, status="SUCCESS")
-    job_of(acme)
+def test_of_a_single_parameter_given_twice_the_last_counts(acme_client, add):
+    done = add(status="SUCCESS")
+    add()
     query = "limit=x&offset=-5&status=nonsense&created_after=never&limit=7&offset=0&status=SUCCESS&created_after="
     assert acme_client.get(f"/v1/jobs?{query}2020-01-01T00:00:00Z").json() == {
         "jobs": [shown(done, "SUCCESS")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from urllib.request import urlopen
 
 import orjson
@@ -93,66 +94,57 @@ def console(gateway):
     return gateway.get("/admin/", Cookie=f"sessionid={'a' * 32}")
 
 
-def begin(outage, part):
-    part.stop() if outage == "stopped" else part.hang()
+@pytest.fixture(params=["stopped", "hanging"])
+def without(request, parts, gateway):
+    """``with without(server):`` it is gone or hangs while the block runs; before and after it all is well."""
+    token = parts[-1]
+
+    @contextmanager
+    def without(server):
+        wait_until_well(gateway, token)
+        server.stop() if request.param == "stopped" else server.hang()
+        try:
+            yield
+        finally:
+            server.start() if request.param == "stopped" else server.go_on()
+        wait_until_well(gateway, token)
+
+    return without
 
 
-def end(outage, part):
-    part.start() if outage == "stopped" else part.go_on()
+@pytest.fixture(params=["database", "cache"])
+def part(request, parts):
+    return dict(zip(("database", "cache"), parts, strict=False))[request.param]
 
 
-@pytest.mark.parametrize("part", ["database", "cache"])
-@pytest.mark.parametrize("outage", ["stopped", "hanging"])
-def test_without_its_database_or_cache_it_answers_503_in_time_and_recovers(outage, part, parts, gateway):
-    database, cache, _, token = parts
-    server = database if part == "database" else cache
-    wait_until_well(gateway, token)
-    begin(outage, server)
-    try:
+def test_without_its_database_or_cache_it_answers_503_in_time_and_recovers(without, part, parts, gateway):
+    database, *_, token = parts
+    with without(part):
         for _ in range(2):  # the second time a connection has been lost already
             for route in ROUTES:
                 for credential in (token, UNKNOWN_TOKEN):
                     assert refused(asked(gateway, route, credential), route)
             time.sleep(1.1)  # and what was believed or left alone for a moment is tried again
         malformed = asked(gateway, ROUTES[0], "malformed")
-        assert malformed.status == (401 if part == "database" else 503), "what needs no database is told without one"
-    finally:
-        end(outage, server)
-    wait_until_well(gateway, token)
+        assert malformed.status == (401 if part is database else 503), "what needs no database is told without one"
 
 
-@pytest.mark.parametrize("part", ["database", "cache"])
-@pytest.mark.parametrize("outage", ["stopped", "hanging"])
-def test_many_that_ask_at_once_are_all_told_in_time(outage, part, parts, gateway):
-    database, cache, _, token = parts
-    server = database if part == "database" else cache
-    wait_until_well(gateway, token)
-    begin(outage, server)
-    try:
-        with ThreadPoolExecutor(16) as callers:
-            routes = [ROUTES[n % len(ROUTES)] for n in range(64)]
-            answers = list(callers.map(lambda route: asked(gateway, route, token), routes))
+def test_many_that_ask_at_once_are_all_told_in_time(without, part, parts, gateway):
+    token = parts[-1]
+    with without(part), ThreadPoolExecutor(16) as callers:
+        routes = [ROUTES[n % len(ROUTES)] for n in range(64)]
+        answers = list(callers.map(lambda route: asked(gateway, route, token), routes))
         assert all(map(refused, answers, routes))
-    finally:
-        end(outage, server)
-    wait_until_well(gateway, token)
 
 
-@pytest.mark.parametrize("outage", ["stopped", "hanging"])
-def test_a_page_without_its_database_says_so_too(outage, parts, gateway):
-    database, _, _, token = parts
-    wait_until_well(gateway, token)
-    begin(outage, database)
-    try:
+def test_a_page_without_its_database_says_so_too(without, parts, gateway):
+    with without(parts[0]):
         for _ in range(2):
             began = time.monotonic()
             answer = console(gateway)
             assert time.monotonic() - began < PATIENCE_SECONDS
             assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
             assert answer.body == b"The job store cannot be reached right now. Try again in a few seconds.\n"
-    finally:
-        end(outage, database)
-    wait_until_well(gateway, token)
 
 
 @pytest.mark.parametrize("outage", ["hanging", "stopped"])
@@ -160,7 +152,7 @@ def test_links_are_signed_without_the_artifact_store(outage, parts, gateway):
     """Last, for a store that was stopped is empty when it comes back."""
     _, _, store, token = parts
     wait_until_well(gateway, token)
-    begin(outage, store)
+    store.stop() if outage == "stopped" else store.hang()
     try:
         for route in ROUTES:
             assert asked(gateway, route, token).status == 200

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
+from zlib import crc32
 
 import pytest
 from django.core import checks
@@ -17,7 +19,9 @@ from django.test import Client
 from jobs_gateway.settings import cache as cache_settings
 from tenants import proxies, throttling, tokens
 from tenants.callers import Caller
+from tenants.models import Tenant
 from tests import servers
+from tests.gateway import database_of_this_test, serving
 
 LOCAL_MEMORY = "locmemcache://?max_entries=100000"
 NOON = 1_776_254_400.0  # the clock stands still, so that no window ends in the middle of a test
@@ -59,7 +63,7 @@ def statuses(client, requests, path="/v1/jobs", **headers):
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.full)])
-def test_of_200_parallel_requests_exactly_the_limit_passes(rounds, shared_cache, clock, settings):
+def test_of_200_parallel_requests_exactly_the_limit_passes(rounds, shared_cache, clock, settings, record_property):
     settings.RATE_LIMIT_PER_TENANT = 50
     acme = Caller(1, "acme", "tenants/acme/", None)
 
@@ -81,7 +85,7 @@ def test_of_200_parallel_requests_exactly_the_limit_passes(rounds, shared_cache,
         for thread in threads:
             thread.join()
         assert len(passed) == 50
-    print(f"battery 13: {rounds} rounds of 200 parallel requests")  # noqa: T201 - a battery says its count
+    record_property("cases", rounds)
 
 
 def test_the_api_lets_exactly_the_limit_through(shared_cache, settings, transactional_db, acme_client):
@@ -97,6 +101,31 @@ def test_the_api_lets_exactly_the_limit_through(shared_cache, settings, transact
         answers = list(pool.map(ask, range(200)))
 
     assert (answers.count(200), answers.count(429)) == (50, 150)
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.full)])
+def test_of_200_parallel_requests_to_two_processes_exactly_the_limit_passes(
+    rounds, transactional_db, own_valkey, record_property
+):
+    tenants = [Tenant.objects.create(slug=f"tenant-{n}") for n in range(rounds)]
+    with (
+        serving(database_of_this_test(), 2, RATE_LIMIT_PER_TENANT="50", CACHE_URL=own_valkey.url) as gateway,
+        ThreadPoolExecutor(200) as pool,
+    ):
+        for tenant in tenants:
+            # A window ends when the clock says so: not in the middle of this.
+            window_began = (time.time() + crc32(str(tenant.pk).encode())) % throttling.WINDOW_SECONDS
+            if window_began > throttling.WINDOW_SECONDS - 10:
+                time.sleep(throttling.WINDOW_SECONDS - window_began + 0.1)
+            token = tokens.issue(tenant)
+            answers = list(pool.map(lambda _, token=token: gateway.get("/v1/jobs", token), range(200)))
+            assert Counter(answer.status for answer in answers) == {200: 50, 429: 150}
+            left = sorted(int(answer.headers["RateLimit"].split("r=")[1].split(";")[0]) for answer in answers)
+            assert left == [0] * 150 + list(range(50))
+            refused = [answer for answer in answers if answer.status == 429]
+            assert all(1 <= int(answer.headers["Retry-After"]) <= throttling.WINDOW_SECONDS for answer in refused)
+            assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"tenant";q=50;w=60'}
+    record_property("cases", rounds)
 
 
 def test_an_answer_says_how_many_requests_are_left(shared_cache, settings, acme, acme_client):

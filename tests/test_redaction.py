@@ -359,7 +359,8 @@ fixtures_may_be_shared = [HealthCheck.function_scoped_fixture]
 
 @settings(max_examples=20, deadline=None, suppress_health_check=fixtures_may_be_shared)
 @records
-def test_none_leaves_in_either_dialect(bucket, acme_client, acme, job_of, members, texts, references):
+def test_none_leaves_in_either_dialect(bucket, acme_client, acme, job_of, record_property, members, texts, references):
+    record_property("cases", 1)
     with rolled_back():
         check_that_none_leaves(acme_client, acme, job_of, members, texts, references)
 
@@ -367,6 +368,9 @@ def test_none_leaves_in_either_dialect(bucket, acme_client, acme, job_of, member
 @pytest.mark.full
 @settings(max_examples=1000, deadline=None, suppress_health_check=fixtures_may_be_shared)
 @records
-def test_none_leaves_in_either_dialect_a_thousand_times(bucket, acme_client, acme, job_of, members, texts, references):
+def test_none_leaves_in_either_dialect_a_thousand_times(
+    bucket, acme_client, acme, job_of, record_property, members, texts, references
+):
+    record_property("cases", 1)
     with rolled_back():
         check_that_none_leaves(acme_client, acme, job_of, members, texts, references)

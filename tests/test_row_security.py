@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from io import StringIO
 
 import pytest
@@ -46,18 +47,38 @@ def two_tenants(acme, globex, job_of):
     return client_with(tokens.issue(acme)), ours, theirs
 
 
+# Each is another statement.
+LISTINGS = [
+    *(f"/v1/jobs?{given}" for given in ("status=SUCCESS", "status=FAILURE", "job_type=MODEL_GENERATOR", "offset=0")),
+    "/v1/jobs?job_type=MODEL_GENERATOR&job_type=BACKGROUND_SWAP_WITH_SPEC&status=SUCCESS",
+    "/v1/jobs?created_after=2026-01-01T00:00:00Z&limit=200",
+    *("/v1/jobs?offset=1", "/job?offset=1", "/job?limit=100", "/job?status=completed", "/job?status=failed"),
+]
+
+
 def what_acme_sees(client, ours, theirs):
     """Every job id and picture of the answers of all views, and the statuses of the foreign job's."""
     listing = client.get("/v1/jobs").json()["jobs"]
     fleet = client.get("/job").json()
-    foreign = [client.get(f"/v1/jobs/{theirs}{tail}").status_code for tail in ("", "/events")]
+    poll = {"If-None-Match": '"1-none"'}  # is read from the header row first
+    foreign = [
+        client.get(f"/v1/jobs/{theirs}{tail}", headers=headers).status_code
+        for tail, headers in itertools.product(("", "/events", "/events?since=1"), ({}, poll, {"If-None-Match": "*"}))
+    ]
+    for given in LISTINGS:
+        answer = client.get(given).json()
+        jobs = [job["public_id"] for job in answer["jobs"]] if "jobs" in answer else [i["id"] for i in answer["items"]]
+        assert set(jobs) <= {str(ours), str(ours.pk.to_uuid())}, given
+        assert answer.get("status_counts", {}).get("completed", 1) == 1, given
     own = client.get(f"/v1/jobs/{ours}").json()
+    events = client.get(f"/v1/jobs/{ours}/events").json()
     return {
         "listed": {job["public_id"] for job in listing},
         "fleet": {item["id"] for item in fleet["items"]},
         "total": fleet["total_items"],
         "foreign": foreign,
         "pictures": len(own["result"]),
+        "events": [len(event["artifacts"]) for event in events["events"]],
     }
 
 
@@ -66,8 +87,9 @@ def only_acmes(ours):
         "listed": {str(ours)},
         "fleet": {str(ours.pk.to_uuid())},
         "total": 1,
-        "foreign": [404, 404],
+        "foreign": [404] * 9,
         "pictures": 1,
+        "events": [1],
     }
 
 

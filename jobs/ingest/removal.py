@@ -38,6 +38,8 @@ class Removed(NamedTuple):
 def remove(jobs: QuerySet[Job]) -> Removed:
     """Removes ``jobs`` in one transaction. They come in ascending order of their ids, as every writer locks them."""
     gone = [Gone(*row) for row in jobs.select_for_update().values_list(*Gone._fields)]
+    if not gone:
+        return Removed([], 0, 0)
     ids = [job.public_id for job in gone]
     # The children's foreign keys are for Django alone to know: one DELETE each, where its own way would read them all.
     tenants = {job.tenant_id for job in gone}  # said too, for where tenants have partitions

@@ -45,6 +45,14 @@ def records(jobs: QuerySet[Job]) -> Iterator[Record]:
         )
 
 
+def ids(jobs: QuerySet[Job], size: int) -> Iterator[list[ULID]]:
+    """The ids of all ``jobs``, ascending, in pages of ``size``."""
+    page = jobs = jobs.order_by("public_id")
+    while found := list(page.values_list("public_id", flat=True)[:size]):
+        yield found
+        page = jobs.filter(public_id__gt=found[-1])
+
+
 def batches(jobs: QuerySet[Job], size: int, rows: int = 20_000) -> Iterator[list[Record]]:
     """The records of all ``jobs``, ascending by id, in batches of ``size`` jobs at most.
 

@@ -15,6 +15,7 @@ from jobs.ingest.interchange import dump
 from jobs.management.arguments import ulid
 from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
 from jobs.management.files import Sink
+from jobs.management.present import write_list
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 
@@ -24,7 +25,8 @@ class Command(BatchCommand):
         "Writes jobs as interchange records, one JSON object a line, in ascending order of their ids. The same jobs "
         "are the same bytes, whichever database they come from; backfill_jobs reads them. On PostgreSQL it ends with a "
         "cursor, on standard error, and --since CURSOR writes the jobs that changed since that copy began, each whole: "
-        "no change is lost, and some come twice. What was removed, and tenants' new names, it does not tell."
+        "no change is lost, and some come twice. What was removed a copy learns by --ids, and prune_jobs --absent-from "
+        "there. Tenants' new names it does not tell."
     )
     example = "--tenant acme acme.ndjson.gz"
     exit_codes = "0: every job was written; 1: it was stopped, or could not write"
@@ -46,6 +48,10 @@ class Command(BatchCommand):
             "--begun", metavar="CURSOR", help="What to end with, where --after goes on with an earlier run."
         )
 
+        parser.add_argument(
+            "--ids", metavar="FILE", help="When all is written, list the ids of all jobs there are in FILE."
+        )
+
     def handle(self, *, file: str, since: str | None, after: ULID | None, begun: str | None, **options: Any) -> None:
         tenant = self.tenant_named(options["tenant"])
         kept = self.checkpoint_of(options, f"{file} of {tenant or 'all tenants'} since {since or 'ever'}")
@@ -61,7 +67,7 @@ class Command(BatchCommand):
         if options["dry_run"]:
             self.stderr.write(f"Dry run, nothing written: {jobs.count():,} jobs")
             return
-        own = file, ("--since", since), ("--begun", self.begun)
+        own = file, ("--since", since), ("--ids", options["ids"]), ("--begun", self.begun)
         try:
             with (
                 Sink.opened(file, self.after is not None, state.get("size")) as out,
@@ -78,6 +84,11 @@ class Command(BatchCommand):
             raise CutShort(database_failed(error), self.resume(options, file, own)) from error
         if not finished:
             raise CutShort("Stopped", self.resume(options, file, own))
+        if options["ids"]:
+            # After the copy: what is not listed has gone, or never was; and a job that came meanwhile is no harm.
+            everyone = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
+            number = write_list(options["ids"], everyone, tenant.slug if tenant else None)
+            self.stderr.write(f"{number:,} jobs listed in {options['ids']}")
         kept.remove()
 
     def resume(self, options: dict[str, Any], file: str, own: tuple[object, ...]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import orjson
 from botocore.exceptions import BotoCoreError, ClientError
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -19,16 +20,21 @@ from jobs.egress.s3 import StoreRefused
 from jobs.egress.signing import ArtifactStore, artifact_store
 from jobs.ingest import removal
 from jobs.ingest.artifacts import named
-from jobs.ingest.removal import Gone, Place
+from jobs.ingest.removal import Gone
 from jobs.management.arguments import duration, duration_text
 from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
 from jobs.management.files import Sink
+from jobs.management.present import absent, check_list, read_list
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
 
 STORE_ERRORS = (OSError, BotoCoreError, ClientError, StoreRefused)
 OBJECTS_AT_ONCE = 1000  # as many as S3 takes in one request
+
+
+# Ids of jobs that are to go, and the place up to which there are no others: its time is None where ids alone tell it.
+Batch = tuple[list[ULID], tuple[datetime | None, ULID]]
 
 
 @dataclass
@@ -45,22 +51,29 @@ class Tally:
 
 class Command(BatchCommand):
     help = (
-        "Removes jobs that have been silent for long, whatever their status, with their events and artifacts' rows; "
-        "the API then knows them no more. A line of JSON for each goes to the record just before it is removed for "
-        "good, with its artifacts' storage keys; a run that is killed in between leaves one line too many. With "
+        "Removes jobs that have been silent for long, whatever their status, or that the store of which this one is a "
+        "copy has no more, with their events and artifacts' rows; the API then knows them no more. A line of JSON for "
+        "each goes to the record just before it is removed for good, with its artifacts' storage keys; a run that is "
+        "killed in between leaves one line too many. With "
         "--objects the files of these artifacts go too: those under the tenant's own storage prefix that no other "
         "artifact names. A run that was cut short may simply be run again."
     )
     example = "--older-than 90d --keep-failures --objects --record pruned.ndjson"
-    exit_codes = "0: nothing as old is left; 1: it was stopped, or could not go on"
+    exit_codes = "0: nothing that was to go is left; 1: it was stopped, or could not go on"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument(
             "--older-than",
             metavar="AGE",
             type=duration,
-            required=True,
             help="How long ago a job's last event has to be: 90d, 12h, 30m.",
+        )
+        which.add_argument(
+            "--absent-from",
+            metavar="FILE",
+            help="What is not in a list that export_jobs --ids made elsewhere. For use when the copy that it came with "
+            "has been loaded, and before a later one is.",
         )
         parser.add_argument("--keep-failures", action="store_true", help="Leave jobs that failed, or failed in part.")
         parser.add_argument("--objects", action="store_true", help="Remove the artifacts' files too.")
@@ -72,30 +85,35 @@ class Command(BatchCommand):
         )
         super().add_arguments(parser)
 
-    def handle(self, *, older_than: timedelta, **options: Any) -> None:
+    def handle(self, *, older_than: timedelta | None, absent_from: str | None, **options: Any) -> None:
         tenant = self.tenant_named(options["tenant"])
-        kept = self.checkpoint_of(options, f"{self.name} of {tenant or 'all tenants'}")
+        if absent_from:
+            if options["keep_failures"]:
+                raise CommandError("--keep-failures goes with --older-than: a copy keeps what its original keeps.")
+            check_list(absent_from, options["tenant"])
+        subject = f"{self.name} of {tenant or 'all tenants'}"
+        kept = self.checkpoint_of(options, f"{subject} absent from {absent_from}" if absent_from else subject)
         state = kept.read()
         self.tally = Tally(**state.get("tally", {}))
         self.tenants = {each.pk: each for each in Tenant.objects.all()}
         self.store = artifact_store() if options["objects"] else None
-        place = (datetime.fromisoformat(state["after"][0]), parse_ulid(state["after"][1])) if state else None
-        jobs = removal.silent(
-            Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all(),
-            timezone.now() - older_than,
-            options["keep_failures"],
-        )
+        jobs: QuerySet[Job] = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
+        if older_than:
+            jobs = removal.silent(jobs, timezone.now() - older_than, options["keep_failures"])
+        batches = partial(self.batches, jobs, options["batch"], state, absent_from, options["tenant"])
+        number = sum(len(ids) for ids, _ in batches()) if absent_from else jobs.count()
         if options["dry_run"]:
-            self.stderr.write(f"Dry run, nothing removed: {jobs.count():,} jobs")
+            self.stderr.write(f"Dry run, nothing removed: {number:,} jobs")
             return
         own = [(f"--{name.replace('_', '-')}", options[name]) for name in ("keep_failures", "objects", "record")]
-        again = self.again(options, ("--older-than", duration_text(older_than)), *own)
+        age = older_than and duration_text(older_than)
+        again = self.again(options, ("--older-than", age), ("--absent-from", absent_from), *own)
         try:
             with (
                 Sink.opened(options["record"], append=True) as record,
-                self.running(options, kept, self.tally.jobs + jobs.count()) as run,
+                self.running(options, kept, self.tally.jobs + number) as run,
             ):
-                finished = self.prune(jobs, place, options["batch"], record, run)
+                finished = self.prune(jobs, batches(), record, run)
         except DATABASE_ERRORS as error:
             raise CutShort(database_failed(error), again) from error
         except STORE_ERRORS as error:
@@ -105,9 +123,20 @@ class Command(BatchCommand):
             raise CutShort("Stopped", again)
         kept.remove()
 
-    def prune(self, jobs: QuerySet[Job], place: Place | None, batch: int, record: Sink, run: Run) -> bool:
+    def batches(
+        self, jobs: QuerySet[Job], size: int, state: dict[str, Any], absent_from: str | None, tenant: str | None
+    ) -> Iterator[Batch]:
+        at, after = state.get("after", (None, None))
+        after = after and parse_ulid(after)
+        if absent_from:
+            for ids, last in absent(jobs, read_list(absent_from, tenant), after, size):
+                yield ids, (None, last)
+        else:
+            yield from removal.by_age(jobs, (datetime.fromisoformat(at), after) if after else None, size)
+
+    def prune(self, jobs: QuerySet[Job], batches: Iterator[Batch], record: Sink, run: Run) -> bool:
         """Whether it came to the end."""
-        for ids, last in removal.by_age(jobs, place, batch):
+        for ids, (at, last) in batches:
             with transaction.atomic():
                 # What got an event meanwhile stays: the age is asked for again with the lock.
                 these = list(jobs.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk", flat=True))
@@ -119,7 +148,7 @@ class Command(BatchCommand):
             self.tally.artifacts += removed.artifacts
             if self.store:
                 self.remove_objects(self.store, removed.jobs, keys)
-            state = {"after": [last[0].isoformat(), str(last[1])], "tally": asdict(self.tally)}
+            state = {"after": [at and at.isoformat(), str(last)], "tally": asdict(self.tally)}
             if not run.goes_on(self.tally.jobs, str(self.tally), state):
                 return False
         return True
