@@ -49,10 +49,11 @@ def check_databases(**_: Any) -> Iterator[checks.CheckMessage]:
                 hint="Write postgres://user:password@host/name, or sqlite:////path/to/file.",
                 id="jobs_gateway.E003",
             )
-        if not is_sqlite(alias) and settings.DATABASES[alias]["OPTIONS"]["pool"]["max_size"] < 1:
+        if not is_sqlite(alias) and settings.DATABASES[alias]["OPTIONS"]["pool"]["max_size"] < 3:
             yield checks.Error(
-                "DATABASE_POOL_SIZE leaves no connection to ask the database with.",
-                hint="Set it to 1 or more.",
+                "DATABASE_POOL_SIZE is too small: a process answers in two threads, which keep a connection each, and "
+                "probes ask beside them.",
+                hint="Set it to 3 or more.",
                 id="jobs_gateway.E004",
             )
         if is_sqlite(alias) != is_sqlite("default"):

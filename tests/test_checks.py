@@ -14,7 +14,7 @@ from django.core import checks
 ROOT = Path(__file__).resolve().parent.parent
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "gateway.sqlite3", "OPTIONS": {}}
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "gateway", "OPTIONS": {"pool": {"max_size": 4}}}
-WITHOUT_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 0}}}
+SMALL_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 2}}}
 S3 = "jobs.egress.s3.SignedS3Storage"
 LOCAL = "jobs.egress.local.SignedFileSystemStorage"
 
@@ -52,7 +52,7 @@ WRONG = [
     ("jobs_gateway.E001", {"CONSOLE_REFRESH_SECONDS": 0}),
     ("jobs_gateway.E002", {"PORT": 9100, "METRICS_PORT": 9100}),
     ("jobs_gateway.E003", {"DATABASES": {"default": POSTGRESQL | {"NAME": ""}}}),
-    ("jobs_gateway.E004", {"DATABASES": {"default": WITHOUT_POOL}}),
+    ("jobs_gateway.E004", {"DATABASES": {"default": SMALL_POOL}}),
     ("jobs_gateway.E005", {"DATABASES": {"default": POSTGRESQL, "api": SQLITE}}),
     ("jobs_gateway.E006", {"DATABASES": {"default": SQLITE}, "REQUIRE_ROW_SECURITY": True}),
     ("jobs_gateway.E007", {"SECURE": True, "TRUSTED_PROXIES": networks("0.0.0.0/0")}),
