@@ -228,11 +228,18 @@ def canonical(value: Any) -> str:
     try:
         text = orjson.dumps(value, option=_CANONICAL)
         is_shallow = len(text) <= 2 * MAX_DEPTH or text.count(b"{") + text.count(b"[") <= MAX_DEPTH
-        if is_shallow and not _UNUSUAL.search(text):
+        if is_shallow and not _is_unusual(text):
             return text.decode()
     except orjson.JSONEncodeError:
         pass
     return orjson.dumps(_faithful(value, 0), option=_CANONICAL).decode()
+
+
+def _is_unusual(text: bytes) -> bool:
+    """Whether JSON text needs a closer look; the pattern alone would do, and take as long as all the rest of it."""
+    alike = text.translate(_DIGITS_ALIKE)
+    is_suspect = b"0e" in alike or b"0.0" in alike or b"u0000" in text or b"null" in text
+    return is_suspect and _UNUSUAL.search(text) is not None
 
 
 def instant(value: Any, name: str) -> datetime:
