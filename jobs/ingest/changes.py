@@ -7,7 +7,7 @@ security is on, and knows no ON CONFLICT.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import count
 from typing import Any, NamedTuple
@@ -74,8 +74,9 @@ class Change(NamedTuple):
 
 def write(changes: Sequence[Change]) -> None:
     """Writes a batch, ascending by the jobs' ids, and the counts last; raises Raced where another writer was first."""
-    new = [_job_row(change, 1 + change.growth) for change in changes if change.before is None]
-    grown = [_job_row(change, change.growth) for change in changes if change.before is not None]
+    instant = _instants()
+    new = [_job_row(change, 1 + change.growth, instant) for change in changes if change.before is None]
+    grown = [_job_row(change, change.growth, instant) for change in changes if change.before is not None]
     with connection.cursor() as cursor:
         if _through_stage(cursor, Job, JOB_COLUMNS, new, f"{INSERT} ON CONFLICT DO NOTHING") != len(new):
             raise Raced
@@ -109,14 +110,14 @@ def _through_stage(
     return touched
 
 
-def _job_row(change: Change, version: int) -> list[Any]:
+def _job_row(change: Change, version: int, instant: Callable[[datetime], Any]) -> list[Any]:
     job, header = change.after, change.header
-    header["updated_at"] = _instant(header["updated_at"])
+    header["updated_at"] = instant(header["updated_at"])
     return [
         job.public_id.hex,
         change.tenant_id,
         job.job_type,
-        _instant(job.created_at),
+        instant(job.created_at),
         job.request,
         version,
         *(header[name] for name in HEADER_COLUMNS),
@@ -144,11 +145,12 @@ def _event_and_artifact_rows(
 ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     events: list[tuple[Any, ...]] = []
     artifacts: list[tuple[Any, ...]] = []
+    instant = _instants()
     for change in changes:
         job, tenant_id = change.after.public_id.hex, change.tenant_id
         for event in change.events:
             event_id = next(event_ids)
-            events.append((event_id, job, tenant_id, *event[:-2], _instant(event.created_at)))
+            events.append((event_id, job, tenant_id, *event[:-2], instant(event.created_at)))
             artifacts += [(job, tenant_id, event_id, *each) for each in _numbered(event.artifacts)]
         artifacts += [(job, tenant_id, None, *each) for each in _numbered(change.artifacts, change.first_position)]
     return events, artifacts
@@ -158,6 +160,6 @@ def _numbered(artifacts: Sequence[ArtifactLine], start: int = 0) -> list[tuple[A
     return [(position, *line) for position, line in enumerate(artifacts, start)]
 
 
-def _instant(at: datetime) -> Any:
-    """As the database's driver wants it."""
-    return at if connection.vendor == "postgresql" else connection.ops.adapt_datetimefield_value(at)
+def _instants() -> Callable[[datetime], Any]:
+    """What makes of an instant what the database's driver wants; asking Django which that is takes a microsecond."""
+    return connection.ops.adapt_datetimefield_value if connection.vendor == "sqlite" else lambda at: at
