@@ -18,7 +18,7 @@ from tests.servers import STOP_SECONDS, free_ports, wait_until
 
 PYTHON = [sys.executable, "-m"]
 # For the peers of WSGI the server and the options that measured best for the gateway: docs/performance.md.
-GRANIAN = [*PYTHON, "granian", "--interface", "wsgi", "--workers", "1", "--blocking-threads", "1", "--http", "1"]
+GRANIAN = [*PYTHON, "granian", "--interface", "wsgi", "--workers", "1", "--blocking-threads", "2", "--http", "1"]
 GRANIAN += ["--no-ws", "--log-level", "warning", "--host", "127.0.0.1", "--port"]
 UVICORN = [*PYTHON, "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
 UVICORN += ["--host", "127.0.0.1", "--port"]

@@ -1,4 +1,4 @@
-"""The limit: a bare WSGI function, one psycopg connection, the gateway's own SQL and signer, orjson, and no more.
+"""The limit: a bare WSGI function, a psycopg connection a thread, the gateway's own SQL and signer, orjson, and no more.
 
 Nothing is checked and nothing can go wrong: no parameters, no errors, no redaction, no row security, no pool.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
@@ -30,10 +31,18 @@ from jobs.ulid import parse_ulid, ulid_text  # noqa: E402
 from jobs.v1 import queries as v1  # noqa: E402
 
 Values = dict[str, Any]
-database = psycopg.connect(
-    os.environ["DATABASE_URL"].replace("postgres://", "postgresql://"), autocommit=True, prepare_threshold=0
-)
 tenants: dict[str, int] = {}
+
+
+class Database(threading.local):
+    """One connection a thread."""
+
+    def __init__(self) -> None:
+        url = os.environ["DATABASE_URL"].replace("postgres://", "postgresql://")
+        self.execute = psycopg.connect(url, autocommit=True, prepare_threshold=0).execute
+
+
+database = Database()
 
 
 def statement(prepared: Prepared) -> Callable[[Values], list[Any]]:
