@@ -207,8 +207,11 @@ def artifact_store(settings: Settings, backend: str, **options: Any) -> Storage:
 
 
 @pytest.fixture(scope="session")
-def new_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Store]:
-    """``new_store()`` is an empty, migrated store that commands in processes of their own run on."""
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Store]:
+    """``new_store()`` is an empty, migrated store that commands in processes of their own run on.
+
+    ``new_store(like=another)`` is a copy of one.
+    """
     from tests.stores import PostgreSQLStores, SQLiteStores
 
     folder = tmp_path_factory.mktemp("stores")

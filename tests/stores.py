@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -113,9 +114,10 @@ class SQLiteStores:
         first.add_tenants(*self.tenants)
         return path
 
-    def new(self) -> Store:
+    def new(self, like: Store | None = None) -> Store:
+        """An empty store, or a copy of another that nobody is connected to."""
         path = self.folder / f"store{next(self.numbers)}.sqlite3"
-        shutil.copy(self.migrated, path)
+        shutil.copy(like.url.removeprefix("sqlite:///") if like else self.migrated, path)
         return Store(f"sqlite:///{path}", self.folder)
 
 
@@ -138,7 +140,9 @@ class PostgreSQLStores:
         first.add_tenants(*self.tenants)
         return name
 
-    def new(self) -> Store:
+    def new(self, like: Store | None = None) -> Store:
+        """An empty store, or a copy of another that nobody is connected to."""
         name = f"{self.prefix}store{next(self.numbers)}"
-        self.server.psql(f"CREATE DATABASE {name} TEMPLATE {self.migrated}")
+        template = urlsplit(like.url).path[1:] if like else self.migrated
+        self.server.psql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return Store(self.server.url(name), self.folder)

@@ -26,6 +26,8 @@ from jobs.egress.s3 import address_of
 from jobs.egress.signing import CannotSign, links, signing_times
 from jobs.egress.sigv4 import Credentials, Presigner
 
+pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 NOW = datetime(2026, 4, 15, 12, 0, 0, tzinfo=UTC).timestamp()
 

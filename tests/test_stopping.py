@@ -30,12 +30,12 @@ for loaded in bulk.load(open(sys.argv[1], "rb")):
 SPOIL = "import django; django.setup(); from jobs.models import Job; Job.all_tenants.update(status='NOT_STARTED')"
 
 
-@pytest.fixture
-def source(tmp_path):
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
     """Interchange records of finished jobs, each with a picture."""
     record = {"tenant": "acme", "job_type": "MODEL_GENERATOR", "created_at": "2026-01-15T12:00:00Z"}
     event = {"seq": 1, "event_type": "succeeded", "created_at": "2026-01-15T12:00:09Z"}
-    path = tmp_path / "jobs.ndjson"
+    path = tmp_path_factory.mktemp("source") / "jobs.ndjson"
     with path.open("w") as lines:
         for number in range(JOBS):
             picture = {"storage_key": f"tenants/acme/{number:02}.txt", "kind": "render", "role": "final"}
@@ -53,11 +53,16 @@ def pictures(tmp_path):
     return tmp_path / "artifacts"
 
 
-@pytest.fixture
-def store(new_store, pictures, source):
-    store = dataclasses.replace(new_store(), environment={"ARTIFACTS_DIR": str(pictures)})
+@pytest.fixture(scope="module")
+def filled(new_store, source):
+    store = new_store()
     store.python("-c", FILL, source)
     return store
+
+
+@pytest.fixture
+def store(new_store, filled, pictures):
+    return dataclasses.replace(new_store(like=filled), environment={"ARTIFACTS_DIR": str(pictures)})
 
 
 # --- What each does, and how it is seen that all of it was done ---------------------------------------------------
