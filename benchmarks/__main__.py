@@ -58,12 +58,15 @@ def main() -> None:
             servers = [stack.enter_context(serving(name, environment, token, folder)) for name in COMMANDS]
             requests = compare(servers, jobs, token)
             endpoints = drive(servers, requests, token, given.rounds, given.seconds, folder)
-            started = {each.name: (each.start_seconds, each.resident_mb()) for each in servers}
-    report.keep(endpoints=endpoints, load=loaded)
+            started = {
+                each.name: {"cold_start_s": round(each.start_seconds, 2), "resident_mb": round(each.resident_mb())}
+                for each in servers
+            }
+    report.keep(endpoints=endpoints, load=loaded, start=started)
     report.chart(endpoints)
     print(f"\n{report.table(endpoints)}\n\n| server | cold start s | resident MB |\n|---|--:|--:|")
-    for name, (seconds, resident) in started.items():
-        print(f"| {name} | {seconds:.2f} | {resident:.0f} |")
+    for name, start in started.items():
+        print(f"| {name} | {start['cold_start_s']:.2f} | {start['resident_mb']:.0f} |")
     share = loaded["gateway_rows_s"] / loaded["copy_rows_s"]
     print(f"\nLoading: {loaded['gateway_rows_s']:,} rows/s, raw COPY {loaded['copy_rows_s']:,} rows/s: {share:.0%}")
 

@@ -1,4 +1,4 @@
-"""The limit: a bare WSGI function, a psycopg connection a thread, the gateway's own SQL and signer, orjson, and no more.
+"""The limit: a bare WSGI function, a psycopg connection a thread, the gateway's own SQL and signer, orjson.
 
 Nothing is checked and nothing can go wrong: no parameters, no errors, no redaction, no row security, no pool.
 """
