@@ -22,7 +22,7 @@ class GatewayHandler(WSGIHandler):
     request_class = GatewayRequest
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:  # type: ignore[override]
-        if not is_of_api(environ["PATH_INFO"]):
+        if not is_of_api(environ.get("PATH_INFO", "")):
             return super().__call__(environ, start_response)
         _look_at_connections()
         response: Any = self._middleware_chain(self.request_class(environ))  # type: ignore[attr-defined]  # Django's own

@@ -9,15 +9,28 @@ from __future__ import annotations
 import base64
 import hashlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlencode
 
+from django.db.models import TextChoices
 from ulid import ULID
 
-if TYPE_CHECKING:
-    from jobs.v1.params import ListParams
+from jobs.models import JobType
 
 _CHECKSUM_BYTES = 8
+
+
+class Filters(NamedTuple):
+    """What narrows a listing, and what a cursor of it is bound to, beside the tenant."""
+
+    types: list[str]  # each once and in one order; none where that would be all of them
+    status: str | None
+    created_after: datetime | None
+
+    @classmethod
+    def of(cls, job_type: list[JobType], status: TextChoices | None, created_after: datetime | None) -> Self:
+        types = sorted({member.value for member in job_type})
+        return cls([] if len(types) == len(JobType) else types, status and status.value, created_after)
 
 
 class Position(NamedTuple):
@@ -49,12 +62,11 @@ def position_of(cursor: str, listing: object) -> Position:
     return Position(datetime.fromisoformat(created_at).astimezone(UTC), ULID.from_hex(public_id.replace("-", "")))
 
 
-def next_link(url: str, tenant_id: int, params: ListParams, rows: list[tuple[Any, ...]]) -> dict[str, str]:
+def next_link(url: str, tenant_id: int, filters: Filters, limit: int, rows: list[tuple[Any, ...]]) -> dict[str, str]:
     """The ``Link`` header that leads past ``rows``; none after a page that is not full, which is the last."""
-    if len(rows) < params.limit:
+    if len(rows) < limit:
         return {}
     public_id, _, _, created_at = rows[-1]
-    filters = params.filters
     cursor = _cursor(public_id, created_at, (tenant_id, filters))
     narrowed = ""
     if any(filters):
@@ -64,4 +76,4 @@ def next_link(url: str, tenant_id: int, params: ListParams, rows: list[tuple[Any
             "created_after": filters.created_after and filters.created_after.isoformat(),
         }
         narrowed = "&" + urlencode({name: value for name, value in query.items() if value}, doseq=True)
-    return {"Link": f'<{url}?limit={params.limit}&cursor={quote(cursor)}{narrowed}>; rel="next"'}
+    return {"Link": f'<{url}?limit={limit}&cursor={quote(cursor)}{narrowed}>; rel="next"'}

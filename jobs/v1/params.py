@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any
 
 from django.db import models
 from django.http import QueryDict
@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from jobs.egress.params import Integer, Offset, Params
 from jobs.models import JobType
-from jobs.v1.paging import Position, position_of
+from jobs.v1.paging import Filters, Position, position_of
 
 
 class V1Status(models.TextChoices):
@@ -53,19 +53,6 @@ def instant(text: str) -> datetime:
         return local - offset if sign == "+" else local + offset
     except OverflowError:
         return datetime.min.replace(tzinfo=UTC) if sign == "+" else datetime.max.replace(tzinfo=UTC)
-
-
-class Filters(NamedTuple):
-    """What narrows a listing, and what a cursor of it is bound to, beside the tenant."""
-
-    types: list[str]  # each once and in one order; none where that would be all of them
-    status: str | None
-    created_after: datetime | None
-
-    @classmethod
-    def of(cls, job_type: list[JobType], status: V1Status | None, created_after: datetime | None) -> Self:
-        types = sorted({member.value for member in job_type})
-        return cls([] if len(types) == len(JobType) else types, status and status.value, created_after)
 
 
 class ListParams(Params):

@@ -30,7 +30,8 @@ class JobViewSet(TenantViewSet):
         if unchanged := self.unchanged(validator):
             return unchanged
         body = serializers.JobListResponseSerializer.body(rows, params)
-        link = paging.next_link(self.boundary.base_url + request.path, tenant_id, params, rows)
+        url = self.boundary.base_url + request.path
+        link = paging.next_link(url, tenant_id, params.filters, params.limit, rows)
         return self.answer(body, ETag=validator, **link)
 
     @schema.get_job
