@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 
-from django.core.wsgi import get_wsgi_application
+import django
 
 # A worker of granian's is forked from its main process, and until it serves it has that one's handlers: they note that
 # it is to stop where nobody looks, and who told it would wait for ever. It answers nothing yet, so it just ends.
@@ -18,7 +18,7 @@ for number in (signal.SIGINT, signal.SIGTERM):
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "jobs_gateway.settings")
 logging.captureWarnings(True)  # into the log, in its form
-get_wsgi_application()
+django.setup(set_prefix=False)
 
 from django.conf import settings  # noqa: E402
 from django.core.signals import request_finished  # noqa: E402
