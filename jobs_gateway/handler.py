@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import connections
 
+from jobs_gateway.cores import OwnCore
 from jobs_gateway.middleware import GatewayRequest, is_of_api
 
 
@@ -21,7 +22,13 @@ class GatewayHandler(WSGIHandler):
 
     request_class = GatewayRequest
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = OwnCore() if settings.WEB_PIN_WORKERS else None
+
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:  # type: ignore[override]
+        if self.core:
+            self.core.bind()
         if not is_of_api(environ.get("PATH_INFO", "")):
             return super().__call__(environ, start_response)
         _look_at_connections()

@@ -231,6 +231,9 @@ PORT = env.int("PORT", default=8000)
 WEB_WORKERS = env.int(
     "WEB_WORKERS", default=1 if DATABASES["default"]["ENGINE"].endswith("sqlite3") else os.cpu_count() or 1
 )
+# Whether the threads of a worker stay on one core, each worker on another; `serve` switches it on where it can. Not for
+# containers that share a machine's cores: they do not see each other's workers.
+WEB_PIN_WORKERS = env.bool("WEB_PIN_WORKERS", default=False) and hasattr(os, "sched_setaffinity")
 
 # Seconds a link to a picture lives; at least two thirds of it are left when it is handed out.
 PRESIGN_TTL_SECONDS = env.int("PRESIGN_TTL_SECONDS", default=900)

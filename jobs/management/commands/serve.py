@@ -122,4 +122,5 @@ class Command(BaseCommand):
         self.stdout.flush()
         command = server_command(settings.WEB_HOST, settings.PORT, settings.WEB_WORKERS)
         os.environ.setdefault("DATABASE_KEEP_CONNECTIONS", "1")
+        os.environ.setdefault("WEB_PIN_WORKERS", "1")
         os.execv(sys.executable, command)  # noqa: S606 - no shell is meant
