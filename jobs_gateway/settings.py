@@ -221,7 +221,7 @@ STATEMENT_TIMEOUT_MS = env.int("STATEMENT_TIMEOUT_MS", default=1500)
 # Seconds that a request, of the API or of a page, waits for PostgreSQL in all: a little longer than it takes to cancel.
 DATABASE_PATIENCE_SECONDS = max(STATEMENT_TIMEOUT_MS, 1500) / 1000 + 0.25
 # Whether a thread keeps its connection from one request to the next instead of asking the pool each time, which takes a
-# tenth of a request. Only where the pool has one for each thread: `serve`, with one thread a worker, switches it on.
+# tenth of a request. Only where the pool has one for each thread: `serve`, with two threads a worker, switches it on.
 KEEP_CONNECTIONS = env.bool("DATABASE_KEEP_CONNECTIONS", default=False)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

@@ -24,7 +24,8 @@ def server_command(host: str, port: int, workers: int) -> list[str]:
     """The production server's program and arguments."""
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "jobs_gateway.wsgi:application"]
     command += ["--host", host, "--port", str(port), "--workers", str(workers)]
-    # As fast as one; what a caller can make take long is in one of them at most (tenants/side_lane.py).
+    # On one core (WEB_PIN_WORKERS) a third faster than one: it computes while the other waits for the database. What a
+    # caller can make take long is in one of them at most (tenants/side_lane.py).
     command += ["--blocking-threads", "2"]
     # Seconds that a worker which is told to stop is given to answer: who never ends their request does not hold it up.
     command += ["--workers-kill-timeout", "10"]
