@@ -3,6 +3,7 @@
 from django.http import HttpResponse
 
 from jobs.egress.answer import COMMON_HEADERS, Answer
+from jobs_gateway.handler import GatewayHandler
 
 
 def of_django(body, headers, status=200):
@@ -42,8 +43,7 @@ def test_what_is_unchanged_has_neither_type_nor_length():
 
 def test_a_server_gets_the_same_from_the_short_way_in_as_from_djangos(job_of, acme, acme_client, rf):
     """The test client goes Django's way; a server the other."""
-    from jobs_gateway.wsgi import application  # once there is a database to be checked
-
+    application = GatewayHandler()
     public_id = job_of(acme).public_id
     common = {"HTTP_AUTHORIZATION": acme_client.defaults["HTTP_AUTHORIZATION"], "HTTP_X_REQUEST_ID": "same"}
     for path in (

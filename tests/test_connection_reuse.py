@@ -13,6 +13,7 @@ from django.test import RequestFactory
 from ulid import ULID
 
 from jobs.egress.prepared import Prepared
+from jobs_gateway.handler import GatewayHandler
 from tenants import tokens
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True, databases=["default", "api"])]
@@ -65,7 +66,7 @@ def at_checkout(monkeypatch):
 def test_no_row_and_no_setting_goes_from_one_request_to_the_next(
     small_pool, at_checkout, acme, globex, job_of, requests, record_property, settings
 ):
-    from jobs_gateway.wsgi import application  # as a server calls it: a connection goes back after each answer
+    application = GatewayHandler()  # as a server calls it: a connection goes back after each answer
 
     settings.TOKEN_CACHE_SECONDS = 5
     settings.DATABASE_PATIENCE_SECONDS = 60  # sixteen at four connections, on a machine with other things to do
