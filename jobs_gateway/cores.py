@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import ExitStack, suppress
 from time import monotonic
 
 # While other workers hold all cores: those of before a reload, or more workers than cores.
@@ -31,9 +32,11 @@ class OwnCore:
 
     def bind(self) -> None:
         """Binds the calling thread to the core, once there is one; after that it costs 0.1 µs."""
-        if not getattr(self._bound, "done", False) and self._claimed() is not None:
-            os.sched_setaffinity(0, {self._core})  # type: ignore[arg-type]  # 0 is the thread, not the process
-            self._bound.done = True
+        if getattr(self._bound, "done", False) or (core := self._claimed()) is None:
+            return
+        self._bound.done = True
+        with suppress(OSError):  # a sandbox forbids it, or the core has been taken away: no reason not to answer
+            os.sched_setaffinity(0, {core})  # 0 is the thread, not the process
 
     def _claimed(self) -> int | None:
         with self._claiming:
@@ -45,14 +48,12 @@ class OwnCore:
     def _claim_one(self) -> int | None:
         cores = sorted(os.sched_getaffinity(0))
         for core in cores if len(cores) > 1 else ():
-            claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            try:
+            with suppress(OSError), ExitStack() as unless_claimed:  # somebody else's
+                claim = unless_claimed.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
                 claim.bind(name_of(core))
-            except OSError:  # somebody else's
-                claim.close()
-                continue
-            self._claim = claim
-            return core
+                unless_claimed.pop_all()
+                self._claim = claim
+                return core
         return None
 
 

@@ -9,7 +9,7 @@ from time import monotonic
 
 import pytest
 
-from jobs_gateway.cores import name_of
+from jobs_gateway.cores import OwnCore, name_of
 from tests.gateway import database_of_this_test, serving
 from tests.servers import START_SECONDS
 
@@ -71,6 +71,17 @@ def test_a_gateway_beside_another_takes_no_core_of_its(db):
         [first] = ask_until(one, lambda found: len(found[0]) == 1)
         [second] = ask_until(other, lambda found: len(found[0]) == 1)
         assert first != second
+
+
+def test_a_thread_that_may_not_be_bound_answers_all_the_same(monkeypatch):
+    def forbidden(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("os.sched_setaffinity", forbidden)
+    core = OwnCore()
+    core.bind()
+    assert core._claim is not None
+    core._claim.close()
 
 
 def test_no_thread_is_bound_unless_it_is_asked_for(db):
