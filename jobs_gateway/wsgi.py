@@ -3,18 +3,8 @@
 import gc
 import logging
 import os
-import signal
 
 import django
-
-# A worker of granian's is forked from its main process, and until it serves it has that one's handlers: they note that
-# it is to stop where nobody looks, and who told it would wait for ever. It answers nothing yet, so it just ends.
-for number in (signal.SIGINT, signal.SIGTERM):
-    handler = signal.getsignal(number)
-    if getattr(handler, "__module__", "") == "granian.server.common":
-        signal.signal(number, signal.SIG_DFL)
-        if handler.__self__.interrupt_signal:  # type: ignore[union-attr]  # told before this line
-            signal.raise_signal(number)
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "jobs_gateway.settings")
 logging.captureWarnings(True)  # into the log, in its form

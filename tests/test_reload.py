@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_
                 except (OSError, ValueError) as error:
                     outcomes[repr(error)] += 1
 
-        pollers = [threading.Thread(target=poll) for _ in range(4)]
+        pollers = [threading.Thread(target=poll) for _ in range(32)]
         for poller in pollers:
             poller.start()
         env_file.write_text("PUBLIC_BASE_URL=https://after.example.com\n")
@@ -44,6 +45,35 @@ def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_
     assert set(outcomes) == {200}
     assert outcomes[200] > 100
     assert "https://after.example.com" in page
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_waits_for_a_worker_that_dies_is_answered_by_its_successor(db):
+    with serving(database_of_this_test()) as gateway, ThreadPoolExecutor(20) as asking:
+        (worker,) = map(int, gateway.workers())
+        os.kill(worker, signal.SIGSTOP)
+        asked = [asking.submit(gateway.get, "/livez") for _ in range(20)]
+        time.sleep(0.2)  # until all have connected
+        os.kill(worker, signal.SIGKILL)
+        answers = [each.result().status for each in asked]
+    assert answers == [200] * 20
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_has_just_connected_to_a_worker_that_is_told_to_stop_is_answered(db):
+    request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with serving(database_of_this_test()) as gateway, contextlib.ExitStack() as open_connections:
+        connections = [
+            open_connections.enter_context(socket.create_connection(("127.0.0.1", gateway.port), 10)) for _ in range(20)
+        ]
+        time.sleep(0.1)  # until the worker has taken them
+        (worker,) = gateway.workers()
+        os.kill(int(worker), signal.SIGTERM)
+        time.sleep(0.05)  # until it has heard
+        for connection in connections:
+            connection.sendall(request)
+        answers = [connection.recv(12) for connection in connections]
+    assert answers == [b"HTTP/1.1 200"] * 20
 
 
 @pytest.mark.django_db(transaction=True)

@@ -22,20 +22,8 @@ from jobs.models import Job, JobType
 
 def server_command(host: str, port: int, workers: int) -> list[str]:
     """The production server's program and arguments."""
-    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "jobs_gateway.wsgi:application"]
-    command += ["--host", host, "--port", str(port), "--workers", str(workers)]
-    # On one core (WEB_PIN_WORKERS) a third faster than one: it computes while the other waits for the database. What a
-    # caller can make take long is in one of them at most (tenants/side_lane.py).
-    command += ["--blocking-threads", "2"]
-    # Seconds that a worker which is told to stop is given to answer: who never ends their request does not hold it up.
-    command += ["--workers-kill-timeout", "10"]
-    # HTTP/1 only, as a proxy in front or a client beside speaks it.
-    command += ["--http", "1", "--no-ws"]
-    # Bytes that a request line and its headers may have together: four times what the contract lets a caller count on.
-    command += ["--http1-buffer-size", "32768"]
-    if not sys.stderr.isatty():
-        command += ["--log-config", str(settings.BASE_DIR / "jobs_gateway" / "granian_logs.json")]
-    return [*command, "--respawn-failed-workers", "--log-level", "warning"]
+    command = [sys.executable, "-m", "jobs_gateway.server"]
+    return [*command, "--host", host, "--port", str(port), "--workers", str(workers)]
 
 
 class Command(BaseCommand):
