@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from django.http import HttpResponse
@@ -33,6 +34,9 @@ SHARED = {
         "503": "Unavailable",
     },
 }
+
+
+MAKING = Lock()  # drf-spectacular loads what extends it at its first use, which fails for a second thread meanwhile
 
 
 class BearerScheme(OpenApiAuthenticationExtension):
@@ -82,7 +86,7 @@ def null_as_alternative(schema: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def document() -> tuple[dict[str, Any], str]:
-    """The document and its ``ETag``; made once a process, in a tenth of a second."""
+    """The document and its ``ETag``; made in a tenth of a second."""
     made = SchemaGenerator().get_schema(public=True)
     return made, etag(made)
 
@@ -95,7 +99,8 @@ class OpenApiView(APIView):
     schema = None  # no operation of the API
 
     def get(self, request: Request) -> Response:
-        body, validator = document()
+        with MAKING:
+            body, validator = document()
         headers = {"ETag": validator, "Cache-Control": "public, max-age=300"}
         if holds(request.headers.get("If-None-Match", ""), validator):
             return Response(status=304, headers=headers)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -309,3 +311,28 @@ def declared(answers: list[Any]) -> list[tuple[str, bool]]:
             if inner := nested(field):
                 waiting.append(inner)
     return list(found.items())
+
+
+FIRST_REQUESTS = """
+import sys, threading
+from wsgiref.util import setup_testing_defaults
+from jobs_gateway.wsgi import application
+
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(4)
+
+def ask():
+    environ = {"PATH_INFO": "/v1/openapi.json", "HTTP_HOST": "localhost"}
+    setup_testing_defaults(environ)
+    together.wait()
+    application(environ, lambda status, headers: print(status))
+
+for _ in range(4):
+    threading.Thread(target=ask).start()
+"""
+
+
+def test_a_new_worker_answers_several_who_ask_at_once():
+    command = [sys.executable, "-c", FIRST_REQUESTS]
+    asked = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True)
+    assert asked.stdout == "200 OK\n" * 4, asked.stderr
