@@ -7,6 +7,7 @@ import json
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from jobs.management import present
 from jobs.models import Job
@@ -64,6 +65,14 @@ def test_what_is_not_listed_goes(ids, acme, globex, batch):
     assert ids.read_text().split("\n")[:3] == [str(each) for each in Job.all_tenants.order_by("pk")]
     assert [counts_of(each) for each in (acme, globex)] == [true_counts(each) for each in (acme, globex)]
     assert prune(ids, batch=batch) == "0 jobs, 0 events, 0 artifacts removed\n"
+
+
+def test_what_changed_after_the_list_was_made_stays(ids):
+    one, *others = Job.all_tenants.exclude(pk__in=ids.read_text().split("\n")[:3]).order_by("pk")
+    Job.all_tenants.filter(pk=one.pk).update(updated_at=timezone.now())
+    assert prune(ids) == "2 jobs, 0 events, 0 artifacts removed\n"
+    assert Job.all_tenants.filter(pk=one.pk).exists()
+    assert not Job.all_tenants.filter(pk__in=[job.pk for job in others]).exists()
 
 
 def test_a_dry_run_counts_and_removes_nothing(ids):

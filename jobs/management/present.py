@@ -1,17 +1,19 @@
 """The list of the jobs that a store has, by which a copy of it learns what was removed: an id a line, ascending.
 
-The last line says how many there are, and whose. A list that is not whole removes nothing.
+The last line says how many there are, whose, and since when they are all. A list that is not whole removes nothing.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from django.core.management.base import CommandError
 from django.db.models import QuerySet
+from django.utils import timezone
 from ulid import ULID
 
 from jobs.ingest import stored
@@ -24,24 +26,28 @@ PAGE = 10_000
 
 def write_list(name: str, jobs: QuerySet[Job], tenant: str | None) -> int:
     """Lists ``jobs``, all there are of ``tenant``, or of all tenants where it is None; how many they are."""
-    number = 0
+    number, at = 0, timezone.now()
     with Sink.opened(name) as out:
         for page in stored.ids(jobs, PAGE):
             out.write(f"{public_id}\n".encode() for public_id in page)
             number += len(page)
-        out.write([json.dumps({"jobs": number, "tenant": tenant}).encode() + b"\n"])
+        out.write([json.dumps({"jobs": number, "tenant": tenant, "at": at.isoformat()}).encode() + b"\n"])
         out.sync()
     return number
 
 
-def check_list(name: str, tenant: str | None) -> None:
-    """Raises CommandError unless the list is whole, and one of ``tenant``'s jobs."""
-    for _ in read_list(name, tenant):
-        pass
+def check_list(name: str, tenant: str | None) -> datetime:
+    """When the list was begun. Raises CommandError unless it is whole, and one of ``tenant``'s jobs."""
+    ids = read_list(name, tenant)
+    while True:
+        try:
+            next(ids)
+        except StopIteration as end:
+            return datetime.fromisoformat(end.value)
 
 
-def read_list(name: str, tenant: str | None) -> Iterator[ULID]:
-    """The ids of a list. What :func:`check_list` raises, it raises when it comes to it."""
+def read_list(name: str, tenant: str | None) -> Generator[ULID, None, str]:
+    """The ids of a list, then when it was begun. What :func:`check_list` raises, it raises when it comes to it."""
     last, number, end = ULID.from_int(0), 0, ""
     try:
         with gzip.open(name, "rt") if name.endswith(".gz") else Path(name).open() as lines:
@@ -63,6 +69,7 @@ def read_list(name: str, tenant: str | None) -> Iterator[ULID]:
         raise CommandError(
             f"{name} lists the jobs of {whose['tenant'] or 'all tenants'}: --tenant has to say the same."
         )
+    return str(whose["at"])
 
 
 def absent(

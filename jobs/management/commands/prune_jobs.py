@@ -72,8 +72,8 @@ class Command(BatchCommand):
         which.add_argument(
             "--absent-from",
             metavar="FILE",
-            help="What is not in a list that export_jobs --ids made elsewhere. For use when the copy that it came with "
-            "has been loaded, and before a later one is.",
+            help="What is not in a list that export_jobs --ids made elsewhere, and has not changed since. For use when "
+            "the copy that it came with has been loaded.",
         )
         parser.add_argument("--keep-failures", action="store_true", help="Leave jobs that failed, or failed in part.")
         parser.add_argument("--objects", action="store_true", help="Remove the artifacts' files too.")
@@ -87,19 +87,20 @@ class Command(BatchCommand):
 
     def handle(self, *, older_than: timedelta | None, absent_from: str | None, **options: Any) -> None:
         tenant = self.tenant_named(options["tenant"])
-        if absent_from:
+        jobs: QuerySet[Job] = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
+        if older_than:
+            jobs = removal.silent(jobs, timezone.now() - older_than, options["keep_failures"])
+        elif absent_from:
             if options["keep_failures"]:
                 raise CommandError("--keep-failures goes with --older-than: a copy keeps what its original keeps.")
-            check_list(absent_from, options["tenant"])
+            # What came to the copy with a later one than the list's tells of a later time, and stays.
+            jobs = jobs.filter(updated_at__lte=check_list(absent_from, options["tenant"]))
         subject = f"{self.name} of {tenant or 'all tenants'}"
         kept = self.checkpoint_of(options, f"{subject} absent from {absent_from}" if absent_from else subject)
         state = kept.read()
         self.tally = Tally(**state.get("tally", {}))
         self.tenants = {each.pk: each for each in Tenant.objects.all()}
         self.store = artifact_store() if options["objects"] else None
-        jobs: QuerySet[Job] = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
-        if older_than:
-            jobs = removal.silent(jobs, timezone.now() - older_than, options["keep_failures"])
         batches = partial(self.batches, jobs, options["batch"], state, absent_from, options["tenant"])
         number = sum(len(ids) for ids, _ in batches()) if absent_from else jobs.count()
         if options["dry_run"]:
