@@ -32,7 +32,8 @@ from tenants.models import Tenant
 STORE_ERRORS = (OSError, BotoCoreError, ClientError, StoreRefused)
 OBJECTS_AT_ONCE = 1000  # as many as S3 takes in one request
 
-
+Tenants = dict[int, Tenant]
+Keys = dict[ULID, list[str]]  # of objects, by the job whose artifacts name them
 # Ids of jobs that are to go, and the place up to which there are no others: its time is None where ids alone tell it.
 Batch = tuple[list[ULID], tuple[datetime | None, ULID]]
 
@@ -99,7 +100,6 @@ class Command(BatchCommand):
         kept = self.checkpoint_of(options, f"{subject} absent from {absent_from}" if absent_from else subject)
         state = kept.read()
         self.tally = Tally(**state.get("tally", {}))
-        self.tenants = {each.pk: each for each in Tenant.objects.all()}
         self.store = artifact_store() if options["objects"] else None
         batches = partial(self.batches, jobs, options["batch"], state, absent_from, options["tenant"])
         number = sum(len(ids) for ids, _ in batches()) if absent_from else jobs.count()
@@ -143,24 +143,25 @@ class Command(BatchCommand):
                 these = list(jobs.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk", flat=True))
                 keys = removal.keys_of(these)
                 removed = removal.remove(Job.all_tenants.filter(pk__in=these).order_by("pk"))
-                self.remember(removed.jobs, keys, record)
+                tenants = Tenant.objects.in_bulk({job.tenant_id for job in removed.jobs})
+                self.remember(removed.jobs, tenants, keys, record)
             self.tally.jobs += len(removed.jobs)
             self.tally.events += removed.events
             self.tally.artifacts += removed.artifacts
             if self.store:
-                self.remove_objects(self.store, removed.jobs, keys)
+                self.remove_objects(self.store, removed.jobs, tenants, keys)
             state = {"after": [at and at.isoformat(), str(last)], "tally": asdict(self.tally)}
             if not run.goes_on(self.tally.jobs, str(self.tally), state):
                 return False
         return True
 
-    def remember(self, gone: Iterable[Gone], keys: dict[ULID, list[str]], record: Sink) -> None:
+    def remember(self, gone: Iterable[Gone], tenants: Tenants, keys: Keys, record: Sink) -> None:
         at = datetime.now(UTC)
         record.write(
             orjson.dumps(
                 {
                     "public_id": str(job.public_id),
-                    "tenant": self.tenants[job.tenant_id].slug,
+                    "tenant": tenants[job.tenant_id].slug,
                     "job_type": job.job_type,
                     "status": job.status,
                     "created_at": job.created_at,
@@ -174,8 +175,8 @@ class Command(BatchCommand):
         )
         record.sync()
 
-    def remove_objects(self, store: ArtifactStore, gone: Iterable[Gone], keys: dict[ULID, list[str]]) -> None:
-        prefix_of = {job.public_id: self.tenants[job.tenant_id].storage_prefix for job in gone}
+    def remove_objects(self, store: ArtifactStore, gone: Iterable[Gone], tenants: Tenants, keys: Keys) -> None:
+        prefix_of = {job.public_id: tenants[job.tenant_id].storage_prefix for job in gone}
         own = {key for job, prefix in prefix_of.items() if prefix for key in keys[job] if key.startswith(prefix)}
         free = sorted(own - named(own))
         for start in range(0, len(free), OBJECTS_AT_ONCE):
