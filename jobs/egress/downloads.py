@@ -54,7 +54,7 @@ def download(request: HttpRequest, key: str) -> HttpResponseBase:
     etag, changed_at = f'"{found.st_mtime_ns:x}-{found.st_size:x}"', int(found.st_mtime)
     response: HttpResponseBase | None = get_conditional_response(request, etag, changed_at)
     if response is None:
-        response = _answer(file, found.st_size, PurePosixPath(key).suffix.lower())
+        response = _answer(request, file, found.st_size, PurePosixPath(key).suffix.lower())
     else:
         file.close()
     response.headers["ETag"] = etag
@@ -77,10 +77,13 @@ def _open(folder: str | os.PathLike[str], key: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _answer(file: BinaryIO, size: int, extension: str) -> HttpResponseBase:
+def _answer(request: HttpRequest, file: BinaryIO, size: int, extension: str) -> HttpResponseBase:
     content_type = IMAGE_TYPES.get(extension)
     headers = {} if content_type else {"Content-Disposition": "attachment"}
     content_type = content_type or "application/octet-stream"
+    if request.method == "HEAD":
+        file.close()
+        return HttpResponse(b"", content_type, headers=headers | {"Content-Length": str(size)})
     if size <= AT_ONCE_BYTES:  # the server has all of it, and its thread is free, however slowly the caller reads
         with file:
             return HttpResponse(file.read(), content_type, headers=headers)
