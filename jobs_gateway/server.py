@@ -25,7 +25,7 @@ from granian.log import LogLevels
 from granian.server.mp import MPServer
 
 LOG_LINES = Path(__file__).with_name("granian_logs.json")
-TOLD_TO_STOP = {signal.SIGTERM}
+STOP, RELOAD = {signal.SIGINT, signal.SIGTERM}, {signal.SIGHUP}
 DRAIN_SECONDS = 0.3  # to read what was sent on a connection that was just accepted: unread, it would be closed
 
 
@@ -50,16 +50,30 @@ class Server(MPServer):
             listener.close()
 
 
+def heed(server: Server) -> None:
+    """Tells the server what its process is told, to stop or to reload.
+
+    From a thread of its own: a handler would run in the midst of the main thread, wait for a lock that this holds, and
+    hang for ever when it is told twice.
+    """
+    while True:
+        if signal.sigwait(STOP | RELOAD) in STOP:
+            server.signal_handler_interrupt()
+        else:
+            server.signal_handler_reload()
+
+
 def work(number: int, name: str, loader: Any, sockets: Any, *options: Any) -> None:
     """A worker's process: granian's, but for what it does when it is told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it serves: it answers nobody yet, so it just ends
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=drain, args=(sockets[1].fileno(),), daemon=True).start()
     MPServer._spawn_wsgi_worker(number, name, loader, sockets, *options)
 
 
 def drain(listening: int) -> None:
     """Waits for the word to stop; then this worker accepts no more, reads what it has accepted, and stops."""
-    signal.sigwait(TOLD_TO_STOP)
+    signal.sigwait({signal.SIGTERM})
     with socket.socket(socket.AF_UNIX) as nobody:
         nobody.bind("")  # a name that nobody is told
         nobody.listen()
@@ -76,12 +90,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, required=True)
     given = parser.parse_args()
     multiprocessing.set_start_method("fork")  # workers inherit the socket; from Python 3.14 on they would not
-    # A worker is born deaf to the word to stop, which waits until there is somebody to take it.
-    os.register_at_fork(
-        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, TOLD_TO_STOP),
-        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD_TO_STOP),
-    )
-    Server(
+    server = Server(
         "jobs_gateway.wsgi:application",
         given.host,
         given.port,
@@ -100,7 +109,11 @@ def main() -> None:
         http1_settings=HTTP1Settings(max_buffer_size=32_768),
         log_level=LogLevels.warning,
         log_dictconfig=None if sys.stderr.isatty() else json.loads(LOG_LINES.read_text()),
-    ).serve(work)
+    )
+    # Also for workers, which are born deaf: what they are told waits until there is somebody to take it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP | RELOAD)
+    threading.Thread(target=heed, args=(server,), daemon=True).start()
+    server.serve(work)
 
 
 if __name__ == "__main__":

@@ -104,3 +104,12 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_does_not_hold_the_server_
             time.sleep(0.01)
         told_at = time.monotonic()
     assert time.monotonic() - told_at < 5
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_server_that_is_told_to_stop_again_and_again_stops(db):
+    with serving(database_of_this_test()) as gateway:
+        told_at = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM) * 3:
+            os.kill(gateway.pid, number)
+    assert time.monotonic() - told_at < 5
