@@ -7,6 +7,7 @@ of counters, so whichever of them is asked answers for all.
 from __future__ import annotations
 
 import logging
+import socket
 from functools import cache
 from socketserver import ThreadingMixIn
 from threading import Thread
@@ -48,5 +49,6 @@ def serve() -> None:
     """Answers on ``METRICS_HOST``:``METRICS_PORT`` in a thread for as long as this process lives."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
+    _Server.address_family = socket.AF_INET6 if ":" in settings.METRICS_HOST else socket.AF_INET
     server = make_server(settings.METRICS_HOST, settings.METRICS_PORT, make_wsgi_app(registry), _Server, _Quiet)
     Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -42,7 +42,6 @@ def serve(folder, *arguments, **environment):
 def serving(folder, *arguments, **environment):
     """What it printed until it served, its address, and how many seconds the first answer took."""
     (port,) = servers.free_ports(1)
-    base_url = f"http://127.0.0.1:{port}"
     began = time.monotonic()
     process = serve(folder, *arguments, PORT=str(port), **environment)
     printed = ""
@@ -50,6 +49,7 @@ def serving(folder, *arguments, **environment):
         for line in process.stdout:
             printed += line
             if line.startswith("Serving on"):
+                base_url = line.split()[2]
                 break
         else:
             pytest.fail(printed)
@@ -63,6 +63,14 @@ def serving(folder, *arguments, **environment):
         process.send_signal(signal.SIGINT)
         process.wait(30)
         process.stdout.close()
+
+
+def has_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +136,27 @@ def test_a_port_that_is_taken_is_named_before_anything_else_happens(tmp_path):
         f"Choose another port, such as: PORT={port + 1} make run\n"
     )
     assert not (tmp_path / "gateway.sqlite3").exists()
+
+
+@pytest.mark.sqlite
+def test_a_host_that_is_none_of_this_machine_is_named(tmp_path):
+    printed, _ = serve(tmp_path, WEB_HOST="192.0.2.1").communicate(timeout=60)
+    assert printed == (
+        "CommandError: Cannot listen on 192.0.2.1:8000: Cannot assign requested address. "
+        "WEB_HOST has to be an address of this machine, or a name of one.\n"
+    )
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(("host", "shown"), [("localhost", "localhost"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]")])
+def test_it_listens_on_names_and_on_both_kinds_of_addresses(folder, host, shown):
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    metrics = servers.free_ports(1)[0]
+    with serving(folder, WEB_HOST=host, METRICS_HOST=host, METRICS_PORT=str(metrics)) as (_, base_url, _):
+        assert base_url.rpartition(":")[0] == f"http://{shown}"
+        assert httpx.get(f"{base_url}/livez").text == "ok\n"
+        assert "gateway_" in httpx.get(f"http://{shown}:{metrics}/").text
 
 
 @pytest.mark.sqlite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -26,6 +27,32 @@ def server_command(host: str, port: int, workers: int) -> list[str]:
     return [*command, "--host", host, "--port", str(port), "--workers", str(workers)]
 
 
+def free_address(host_setting: str, port_setting: str) -> str:
+    """The address, in numbers, of the host and port that the settings name. Raises CommandError where it is taken."""
+    host, port = getattr(settings, host_setting), getattr(settings, port_setting)
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        is_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        other = f"Choose another port, such as: {port_setting}={port + 1 if port > 1023 else 8000} make run"
+        hint = other if is_port else f"{host_setting} has to be an address of this machine, or a name of one."
+        raise CommandError(f"Cannot listen on {in_url(host)}:{port}: {error.strerror}. {hint}") from None
+    return str(address[0])
+
+
+def in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def base_url() -> str:
+    """Where the gateway is for somebody on this machine."""
+    host = "127.0.0.1" if settings.WEB_HOST in ("0.0.0.0", "::") else settings.WEB_HOST  # noqa: S104 - not bound here
+    return f"http://{in_url(host)}:{settings.PORT}"
+
+
 class Command(BaseCommand):
     help = (
         "Migrates the database, collects static files when they changed, and serves the gateway on WEB_HOST:PORT with "
@@ -40,9 +67,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, demo: bool, prepare_only: bool, **options: Any) -> None:
         if not prepare_only:
-            self.check_port("PORT", settings.WEB_HOST, settings.PORT)
+            address = free_address("WEB_HOST", "PORT")
             if settings.METRICS_PORT:
-                self.check_port("METRICS_PORT", settings.METRICS_HOST, settings.METRICS_PORT)
+                free_address("METRICS_HOST", "METRICS_PORT")
                 for counters in settings.METRICS_DIR.glob("*.db"):
                     counters.unlink()  # of processes before this start; Prometheus expects a counter to begin at 0
         call_command("migrate", interactive=False, verbosity=0)
@@ -54,18 +81,7 @@ class Command(BaseCommand):
                 call_command("seed_demo", stdout=self.stdout)
             self.print_requests()
         if not prepare_only:
-            self.become_server()
-
-    def check_port(self, setting: str, host: str, port: int) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise CommandError(
-                    f"Cannot listen on {host}:{port}: {error.strerror}. "
-                    f"Choose another port, such as: {setting}={port + 1} make run"
-                ) from None
+            self.become_server(address)
 
     def collect_static(self) -> None:
         """Collects when a source came, went or changed since the last time: looking costs a few milliseconds."""
@@ -85,7 +101,7 @@ class Command(BaseCommand):
         stamp.write_text(seen.hexdigest())
 
     def print_requests(self) -> None:
-        base = settings.PUBLIC_BASE_URL or f"http://{settings.WEB_HOST}:{settings.PORT}"
+        base = settings.PUBLIC_BASE_URL or base_url()
         access = demo_access()
         if access is None:
             self.stdout.write(
@@ -105,11 +121,11 @@ class Command(BaseCommand):
             f"  {base}/admin/  sign in as demo, password {access.password}\n\n"
         )
 
-    def become_server(self) -> None:
+    def become_server(self, address: str) -> None:
         connections.close_all()
-        self.stdout.write(f"Serving on http://{settings.WEB_HOST}:{settings.PORT} (Ctrl-C stops it).\n")
+        self.stdout.write(f"Serving on {base_url()} (Ctrl-C stops it).\n")
         self.stdout.flush()
-        command = server_command(settings.WEB_HOST, settings.PORT, settings.WEB_WORKERS)
+        command = server_command(address, settings.PORT, settings.WEB_WORKERS)
         os.environ.setdefault("DATABASE_KEEP_CONNECTIONS", "1")
         os.environ.setdefault("WEB_PIN_WORKERS", "1")
         os.execv(sys.executable, command)  # noqa: S606 - no shell is meant
