@@ -160,6 +160,17 @@ def test_it_listens_on_names_and_on_both_kinds_of_addresses(folder, host, shown)
 
 
 @pytest.mark.sqlite
+def test_a_database_that_is_not_there_is_named_in_words(tmp_path):
+    nowhere = f"postgres://nobody@127.0.0.1:{servers.free_ports(1)[0]}/none"
+    process = serve(tmp_path, DATABASE_URL=nowhere, DJANGO_SECRET_KEY="x" * 50)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Connection refused" in printed
+    assert printed.splitlines()[-1].startswith("The database failed: couldn't get a connection")
+    assert "Traceback" not in printed
+
+
+@pytest.mark.sqlite
 def test_a_production_setting_without_a_secret_stops_it_and_says_why(tmp_path):
     process = serve(tmp_path, DJANGO_SECURE="1")
     printed, _ = process.communicate(timeout=60)
