@@ -121,12 +121,15 @@ FILL = f"""
            CASE v1_status WHEN 'SUCCESS' THEN 'succeeded' WHEN 'FAILURE' THEN 'failed' ELSE 'stage' END,
            'public', 'A message of a usual length', '{{}}', updated_at
     FROM jobs_job;
+    INSERT INTO jobs_artifact (job_id, tenant_id, event_id, position, storage_key, kind, role, meta)
+    SELECT job_id, tenant_id, id, 0, 'tenants/' || tenant_id || '/' || id || '.png', 'render', 'final', '{{}}'
+    FROM jobs_jobevent WHERE event_type = 'succeeded' AND id % 10 = 0;
     INSERT INTO jobs_jobcounts (tenant_id, not_started, in_progress, success, failure, partial_failure)
     SELECT tenant_id, count(*) FILTER (WHERE status = 'NOT_STARTED'), count(*) FILTER (WHERE status = 'IN_PROGRESS'),
            count(*) FILTER (WHERE status = 'SUCCESS'), count(*) FILTER (WHERE status = 'FAILURE'),
            count(*) FILTER (WHERE status = 'PARTIAL_FAILURE')
     FROM jobs_job GROUP BY tenant_id;
-    ANALYZE jobs_job, jobs_jobevent, tenants_tenant;
+    ANALYZE jobs_job, jobs_jobevent, jobs_artifact, tenants_tenant;
     SET CONSTRAINTS ALL IMMEDIATE;
     SET CONSTRAINTS ALL DEFERRED
 """
