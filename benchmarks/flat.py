@@ -185,7 +185,7 @@ def filled(server: PostgreSQL, name: str, size: int) -> Store:
 def compared(stores: list[Store], rounds: int) -> dict[str, float]:
     from django.conf import settings
 
-    from jobs.egress.prepared import Prepared
+    from jobs.database.prepared import Prepared
     from jobs_gateway.wsgi import application
     from tenants.callers import memory
 

@@ -8,4 +8,4 @@ class JobsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from jobs.egress import checks  # noqa: F401 - registers them
+        from jobs.artifacts import checks  # noqa: F401 - registers them

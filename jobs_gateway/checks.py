@@ -1,6 +1,6 @@
 """System checks of the settings that say how the gateway is served, and what stands before and behind it.
 
-Of who may come in, ``tenants.checks``; of how artifacts leave, ``jobs.egress.checks``.
+Of who may come in, ``tenants.checks``; of how artifacts leave, ``jobs.artifacts.checks``.
 """
 
 from __future__ import annotations

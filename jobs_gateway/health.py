@@ -20,7 +20,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import resolve
 from django.views.decorators.http import require_safe
 
-from jobs.egress.signing import artifact_store
+from jobs.artifacts.signing import artifact_store
 from tenants.replica import primary_first
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
 
-from jobs.egress.views import answer
+from jobs.api.views import answer
 from jobs_gateway.patience import patience
 from tenants.proxies import came_by_proxy
 

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from jobs.egress.conditional import etag, holds
+from jobs.api.etags import etag, holds
 from jobs.models import JobType
 
 # Parameters by their name, responses by their status.

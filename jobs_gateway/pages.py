@@ -12,7 +12,7 @@ from django.http.request import UnreadablePostError
 from django.views import defaults
 from rest_framework.exceptions import APIException
 
-from jobs.egress.errors import RETRY_AFTER_SECONDS, problem_of
+from jobs.api.errors import RETRY_AFTER_SECONDS, problem_of
 from jobs_gateway.middleware import Handler
 from tenants.side_lane import body_of
 

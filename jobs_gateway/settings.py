@@ -252,7 +252,7 @@ def artifact_origins() -> list[str]:
 
 if AWS_STORAGE_BUCKET_NAME:
     ARTIFACT_STORE = {
-        "BACKEND": "jobs.egress.s3.SignedS3Storage",
+        "BACKEND": "jobs.artifacts.s3.SignedS3Storage",
         "OPTIONS": {
             "bucket_name": AWS_STORAGE_BUCKET_NAME,
             "endpoint_url": env.str("AWS_S3_ENDPOINT_URL", default="") or None,
@@ -262,7 +262,7 @@ if AWS_STORAGE_BUCKET_NAME:
     }
 else:
     ARTIFACT_STORE = {
-        "BACKEND": "jobs.egress.local.SignedFileSystemStorage",
+        "BACKEND": "jobs.artifacts.local.SignedFileSystemStorage",
         "OPTIONS": {"location": env.str("ARTIFACTS_DIR", default=str(DATA_DIR / "artifacts"))},
     }
 STATIC_URL = "/static/"
@@ -339,11 +339,11 @@ CACHES = {"default": cache(env.str("CACHE_URL", default="locmemcache://?max_entr
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.BearerAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_RENDERER_CLASSES": ["jobs.egress.rendering.JSONRenderer"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "jobs.egress.rendering.JSONOnly",
+    "DEFAULT_RENDERER_CLASSES": ["jobs.api.rendering.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "jobs.api.rendering.JSONOnly",
     "DEFAULT_PARSER_CLASSES": [],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "jobs.egress.errors.raised",
+    "EXCEPTION_HANDLER": "jobs.api.errors.raised",
     "UNAUTHENTICATED_USER": None,
 }
 
@@ -356,7 +356,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "fleet", "description": "All jobs, operations on one or many agents included, with counts."},
     ],
     "OAS_VERSION": "3.1.0",
-    "ENUM_NAME_OVERRIDES": {"JobStatus": "jobs.v1.params.V1Status"},
+    "ENUM_NAME_OVERRIDES": {"JobStatus": "jobs.api.v1.params.V1Status"},
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "GENERIC_ADDITIONAL_PROPERTIES": "bool",
     "DISABLE_DOCSTRING_DESCRIPTIONS": True,  # they are for those who change the code

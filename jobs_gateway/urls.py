@@ -3,15 +3,15 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
-from jobs.egress.downloads import download
+from jobs.artifacts.downloads import download
 from jobs_gateway.health import livez, readyz
 from jobs_gateway.landing import LandingPage
 from jobs_gateway.openapi import OpenApiView, redoc, swagger
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("v1/openapi.json", OpenApiView.as_view(), name="openapi"),
-    path("v1/", include("jobs.v1.urls")),
-    path("", include("jobs.fleet.urls")),
+    path("v1/", include("jobs.api.v1.urls")),
+    path("", include("jobs.api.fleet.urls")),
     # A key may hold any character, line breaks too.
     re_path(r"^artifacts/(?P<key>(?s:.+))\Z", download, name="artifact"),
     path("livez", livez, name="livez"),

@@ -14,7 +14,7 @@ from django.conf import settings  # noqa: E402
 from django.core.signals import request_finished  # noqa: E402
 from django.db import close_old_connections  # noqa: E402
 
-from jobs.egress import row_security  # noqa: E402 - once the models are loaded
+from jobs.database import row_security  # noqa: E402 - once the models are loaded
 from jobs_gateway import metrics  # noqa: E402
 from jobs_gateway.handler import GatewayHandler  # noqa: E402
 

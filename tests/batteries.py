@@ -127,7 +127,7 @@ def begin() -> Iterator[None]:
     """Has the watch see every answer, log line, token and link of this process and of gateways it starts."""
     from django.test import Client
 
-    from jobs.egress.signing import Links
+    from jobs.artifacts.signing import Links
     from jobs.ingest import bulk
     from jobs_gateway.logs import JSONLines
     from tenants import tokens

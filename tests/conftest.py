@@ -182,7 +182,7 @@ def s3_store(s3_server: servers.S3, settings: Settings, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     yield artifact_store(
         settings,
-        "jobs.egress.s3.SignedS3Storage",
+        "jobs.artifacts.s3.SignedS3Storage",
         bucket_name="artifacts",
         endpoint_url=s3_server.endpoint_url,
         region_name=s3_server.region,
@@ -196,7 +196,9 @@ def s3_store(s3_server: servers.S3, settings: Settings, monkeypatch: pytest.Monk
 @pytest.fixture
 def local_store(settings: Settings, tmp_path: Path) -> Storage:
     """The artifact store, in a folder of this test's."""
-    return artifact_store(settings, "jobs.egress.local.SignedFileSystemStorage", location=str(tmp_path / "artifacts"))
+    return artifact_store(
+        settings, "jobs.artifacts.local.SignedFileSystemStorage", location=str(tmp_path / "artifacts")
+    )
 
 
 def artifact_store(settings: Settings, backend: str, **options: Any) -> Storage:

@@ -37,21 +37,21 @@ FAULTS = (
     Fault(
         "tenant filter dropped in the listing",
         1,
-        "jobs/v1/queries.py",
+        "jobs/api/v1/queries.py",
         [("Job.objects.for_tenant(TENANT).workflows()", "Job.all_tenants.workflows()")],
         "tests/test_isolation.py",
     ),
     Fault(
         "tenant filter dropped in detail and events",
         1,
-        "jobs/v1/queries.py",
+        "jobs/api/v1/queries.py",
         [("Job.objects.for_tenant(TENANT).filter(pk=", "Job.all_tenants.filter(pk=")],
         "tests/test_isolation.py",
     ),
     Fault(
         "tenant filter dropped in the fleet's page",
         1,
-        "jobs/fleet/queries.py",
+        "jobs/api/fleet/queries.py",
         [
             ("Job.objects.for_tenant(TENANT).newest_first()", "Job.all_tenants.newest_first()"),
             ("Job.objects.for_tenant(TENANT).filter(pk__in", "Job.all_tenants.filter(pk__in"),
@@ -61,7 +61,7 @@ FAULTS = (
     Fault(
         "tenant filter dropped in the fleet's counts",
         1,
-        "jobs/fleet/queries.py",
+        "jobs/api/fleet/queries.py",
         [("return JobCounts.objects.for_tenant(TENANT)", "return JobCounts.all_tenants.all()")],
         "tests/test_isolation.py",
     ),
@@ -76,7 +76,7 @@ FAULTS = (
     Fault(
         "tenant set for the session, not the transaction",
         3,
-        "jobs/egress/round_trip.py",
+        "jobs/database/pipeline.py",
         [("set_config('app.tenant', %s, true)", "set_config('app.tenant', %s, false)")],
         "tests/test_connection_reuse.py",
         "postgresql",
@@ -98,21 +98,21 @@ FAULTS = (
     Fault(
         "unsigned link to a local file accepted",
         5,
-        "jobs/egress/downloads.py",
+        "jobs/artifacts/downloads.py",
         [("if seconds_left <= 0:", "if seconds_left <= 0 and request.GET:")],
         "tests/test_local_links.py",
     ),
     Fault(
         "redaction of member names skipped",
         6,
-        "jobs/egress/redaction.py",
+        "jobs/artifacts/redaction.py",
         [("if (text := self.text(name)) is not name:", "if (text := name) is not name:")],
         "tests/test_redaction.py",
     ),
     Fault(
         "id instead of seq as the timeline's cursor",
         8,
-        "jobs/v1/queries.py",
+        "jobs/api/v1/queries.py",
         [('filter(seq__gt=Param("since")).order_by("seq")', 'filter(pk__gt=Param("since")).order_by("pk")')],
         "tests/test_timeline_walk.py tests/test_job_events.py",
         "postgresql",

@@ -2,7 +2,7 @@
 
 from django.http import HttpResponse
 
-from jobs.egress.answer import COMMON_HEADERS, Answer
+from jobs.api.answer import COMMON_HEADERS, Answer
 from jobs_gateway.handler import GatewayHandler
 
 

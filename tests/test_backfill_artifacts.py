@@ -13,7 +13,7 @@ from django.core.files.base import ContentFile
 from django.core.management import CommandError, call_command
 from PIL import Image
 
-from jobs.egress import objects
+from jobs.artifacts import objects
 from jobs.ingest import artifacts, bulk
 from jobs.management.commands import backfill_artifacts
 from jobs.models import Artifact, Job

@@ -11,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from ulid import ULID
 
-from jobs.egress.s3 import SignedS3Storage
+from jobs.artifacts.s3 import SignedS3Storage
 from jobs.ingest import bulk
 from jobs.models import Job
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "gateway.sqlite3", "OPTIONS": {}}
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "gateway", "OPTIONS": {"pool": {"max_size": 4}}}
 SMALL_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 2}}}
-S3 = "jobs.egress.s3.SignedS3Storage"
-LOCAL = "jobs.egress.local.SignedFileSystemStorage"
+S3 = "jobs.artifacts.s3.SignedS3Storage"
+LOCAL = "jobs.artifacts.local.SignedFileSystemStorage"
 
 PRODUCTION = {
     "DATABASE_URL": "postgres://gateway:x@db.internal/gateway",

@@ -200,7 +200,7 @@ def test_it_changes_with_the_credentials_that_sign(acme_client, paths, s3_store,
 
 def test_it_changes_with_the_format_of_answers(acme_client, paths, monkeypatch):
     first = etags(acme_client, paths)
-    monkeypatch.setattr("jobs.egress.conditional.FORMAT_VERSION", 1_000)
+    monkeypatch.setattr("jobs.api.etags.FORMAT_VERSION", 1_000)
     assert not set(first) & set(etags(acme_client, paths))
 
 
@@ -351,8 +351,8 @@ def test_a_cursor_that_was_altered_anywhere_is_refused(acme_client, listing):
 
 def test_a_cursor_that_was_forged_with_its_checksum_gives_no_more_than_a_page(acme_client, acme, listing):
     """Whoever knows the code can make one up: it grants nothing, and breaks nothing."""
-    from jobs.v1.paging import _cursor
-    from jobs.v1.params import Filters
+    from jobs.api.v1.paging import _cursor
+    from jobs.api.v1.params import Filters
 
     mine = (acme.pk, Filters([], None, None))
     hexadecimal = ULID().hex

@@ -12,7 +12,7 @@ from django.db import connections
 from django.test import RequestFactory
 from ulid import ULID
 
-from jobs.egress.prepared import Prepared
+from jobs.database.prepared import Prepared
 from jobs_gateway.handler import GatewayHandler
 from tenants import tokens
 

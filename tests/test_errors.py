@@ -147,7 +147,7 @@ def break_reads(monkeypatch):
         def fetch(self, values, alias):
             raise error
 
-        monkeypatch.setattr("jobs.egress.prepared.Prepared._fetch", fetch)
+        monkeypatch.setattr("jobs.database.prepared.Prepared._fetch", fetch)
 
     return break_them
 
@@ -172,7 +172,7 @@ def test_what_nobody_foresaw_is_logged_and_told_as_an_error_of_the_gateways_own(
 
 
 def test_what_fails_while_an_answer_is_written_is_told_too(acme_client, paths, monkeypatch):
-    monkeypatch.setattr("jobs.v1.serializers.ulid_text", lambda stored: object())
+    monkeypatch.setattr("jobs.api.v1.serializers.ulid_text", lambda stored: object())
     for path in paths:
         assert told(acme_client.get(path)) == (500, INTERNAL)
 

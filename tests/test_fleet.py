@@ -12,7 +12,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from ulid import ULID
 
-from jobs.egress.signing import links
+from jobs.artifacts.signing import links
 from jobs.models import Artifact, Job, JobCounts, JobEvent
 from tenants.models import Tenant
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ulid import ULID
 
-from jobs.egress.signing import links
+from jobs.artifacts.signing import links
 
 NOON = "2026-04-15T12:00:00Z"
 NOT_FOUND = {

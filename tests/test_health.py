@@ -125,7 +125,7 @@ def test_a_store_that_is_gone_is_told(db, anonymous_client, s3_store, settings):
 def test_a_store_that_hangs_holds_the_answer_up_for_a_second_and_the_next_one_no_longer(
     db, anonymous_client, s3_store, settings, monkeypatch
 ):
-    monkeypatch.setattr("jobs.egress.s3.PROBE_SECONDS", 3)
+    monkeypatch.setattr("jobs.artifacts.s3.PROBE_SECONDS", 3)
     monkeypatch.setattr(health, "TIMEOUT_SECONDS", 1)
     with silent_server() as port:
         options = settings.STORAGES["artifacts"]["OPTIONS"] | {"endpoint_url": f"http://127.0.0.1:{port}"}

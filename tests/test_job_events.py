@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from ulid import ULID
 
-from jobs.egress.signing import links
+from jobs.artifacts.signing import links
 
 NOON = "2026-04-15T12:00:00Z"
 

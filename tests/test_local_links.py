@@ -13,9 +13,9 @@ from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.egress.downloads import IMAGE_TYPES
-from jobs.egress.local import LocalSigner, expiry_of_link
-from jobs.egress.signing import links
+from jobs.artifacts.downloads import IMAGE_TYPES
+from jobs.artifacts.local import LocalSigner, expiry_of_link
+from jobs.artifacts.signing import links
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 KEY = "tenants/acme/01JADE/front.png"
@@ -320,7 +320,7 @@ def test_links_outlive_a_change_of_the_secret_key_until_the_old_one_is_dropped(g
 
 def test_the_address_is_not_there_when_the_pictures_are_elsewhere(get, settings):
     url = links(HOST).url(KEY)
-    elsewhere = {"BACKEND": "jobs.egress.s3.SignedS3Storage", "OPTIONS": {"bucket_name": "pictures"}}
+    elsewhere = {"BACKEND": "jobs.artifacts.s3.SignedS3Storage", "OPTIONS": {"bucket_name": "pictures"}}
     settings.STORAGES = settings.STORAGES | {"artifacts": elsewhere}
     assert get(url).status_code == 404
 

@@ -150,7 +150,7 @@ def test_an_error_names_its_request_and_is_told_once(acme_client, written, monke
     def break_down(*_):
         raise RuntimeError(f"cannot read {KEY}")
 
-    monkeypatch.setattr("jobs.v1.queries.job_page", break_down)
+    monkeypatch.setattr("jobs.api.v1.queries.job_page", break_down)
     assert acme_client.get("/v1/jobs", headers={"X-Request-ID": "abc"}).status_code == 500
     error, access = written()
     assert (error["level"], error["logger"], error["request_id"]) == ("ERROR", "jobs.errors", "abc")

@@ -16,8 +16,8 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from rest_framework import serializers
 
-from jobs.fleet.serializers import FleetJobListResponseSerializer
-from jobs.v1.serializers import JobDetailResponseSerializer, JobEventsResponseSerializer, JobListResponseSerializer
+from jobs.api.fleet.serializers import FleetJobListResponseSerializer
+from jobs.api.v1.serializers import JobDetailResponseSerializer, JobEventsResponseSerializer, JobListResponseSerializer
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden" / "openapi.json"

@@ -13,10 +13,9 @@ import pytest
 from django.db import connection
 from ulid import ULID
 
-from jobs.egress import round_trip
-from jobs.egress.prepared import Prepared
-from jobs.fleet import queries as fleet_queries
-from jobs.v1 import queries as v1_queries
+from jobs.api.fleet import queries as fleet_queries
+from jobs.api.v1 import queries as v1_queries
+from jobs.database.prepared import Prepared
 from tests.gateway import serving
 from tests.records import records
 
@@ -145,7 +144,7 @@ def test_a_statement_looks_at_one_partition_of_each_table(db, database, mode):
         sql, template = prepared.compiled(connection)
         bound = [values[part.name] if hasattr(part, "name") else part for part in template]
         given = psycopg.sql.SQL(", ").join(map(psycopg.sql.Literal, map(str, bound)))
-        database.execute(f"PREPARE statement_{mode}_{number} AS {round_trip.numbered(sql).decode()}")
+        database.execute(f"PREPARE statement_{mode}_{number} AS {pipeline.numbered(sql).decode()}")
         [[[explained]]] = database.execute(
             psycopg.sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE {}({})").format(
                 psycopg.sql.Identifier(f"statement_{mode}_{number}"), given

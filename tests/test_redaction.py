@@ -13,7 +13,7 @@ from django.db import transaction
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jobs.egress.redaction import Redactor, redactor
+from jobs.artifacts.redaction import Redactor, redactor
 
 PREFIX = "tenants/acme/"
 BASES = (
@@ -174,7 +174,7 @@ def bucket(settings):
         "access_key": "AKIA1",
         "secret_key": "secret",
     }
-    store = {"BACKEND": "jobs.egress.s3.SignedS3Storage", "OPTIONS": options}
+    store = {"BACKEND": "jobs.artifacts.s3.SignedS3Storage", "OPTIONS": options}
     settings.STORAGES = settings.STORAGES | {"artifacts": store}
     settings.PUBLIC_BASE_URL = "https://jobs.example.com"
 

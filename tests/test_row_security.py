@@ -11,10 +11,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import ProgrammingError
 
-from jobs.egress import row_security
-from jobs.fleet import queries as fleet_queries
+from jobs.api.fleet import queries as fleet_queries
+from jobs.api.v1 import queries as v1_queries
+from jobs.database import row_security
 from jobs.models import Artifact, Job, JobCounts, JobEvent
-from jobs.v1 import queries as v1_queries
 from tenants import tokens
 from tenants.scoping import TenantManager
 from tests.conftest import client_with

@@ -15,8 +15,7 @@ from django.http import HttpResponse
 from django.test import override_settings
 from django.urls import path
 
-from jobs.egress import boundary
-from jobs.egress.errors import V1
+from jobs.api.errors import V1
 from tests import batteries
 from tests.batteries import Leak, watch
 from tests.gateway import ROOT
@@ -56,7 +55,7 @@ def test_what_an_answer_should_hold_is_no_leak(job, acme_client):
 @pytest.mark.parametrize("tail", ["", "/events"])
 def test_a_storage_key_in_an_answer_is_seen(job, acme_client, monkeypatch, leaks, tail, acme, job_of):
     as_it_is = SimpleNamespace(text=lambda text: text, value=lambda value: value, finds_nothing=lambda *_, **__: False)
-    monkeypatch.setattr(boundary, "redactor", lambda *_: as_it_is)
+    monkeypatch.setattr(tenant_renderer, "redactor", lambda *_: as_it_is)
     if tail:
         event = {"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z", "message": "tenants/acme/x"}
         job = job_of(acme, events=[event], artifacts=[PICTURE | {"storage_key": "tenants/acme/x"}])
@@ -74,7 +73,7 @@ def test_a_token_in_an_error_is_seen(acme_token, acme_client, monkeypatch, leaks
     def telling(problem):
         return {"code": problem.code, "detail": acme_token}
 
-    monkeypatch.setattr("jobs.egress.errors.V1", V1._replace(body=telling))
+    monkeypatch.setattr("jobs.api.errors.V1", V1._replace(body=telling))
     acme_client.get("/v1/nothing")
     assert "the answer to /v1/nothing holds a secret" in leaks()
 

@@ -21,10 +21,10 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from jobs.egress import signing
-from jobs.egress.s3 import address_of
-from jobs.egress.signing import CannotSign, links, signing_times
-from jobs.egress.sigv4 import Credentials, Presigner
+from jobs.artifacts import signing
+from jobs.artifacts.s3 import address_of
+from jobs.artifacts.signing import CannotSign, links, signing_times
+from jobs.artifacts.sigv4 import Credentials, Presigner
 
 pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
 
@@ -151,7 +151,7 @@ def aws(settings):
     def store(keys_from_elsewhere=False, **options):
         keys = {} if keys_from_elsewhere else {"access_key": "AKIA1", "secret_key": "secret"}
         options = {"bucket_name": "pictures", "region_name": "eu-central-1"} | keys | options
-        artifacts = {"BACKEND": "jobs.egress.s3.SignedS3Storage", "OPTIONS": options}
+        artifacts = {"BACKEND": "jobs.artifacts.s3.SignedS3Storage", "OPTIONS": options}
         settings.STORAGES = settings.STORAGES | {"artifacts": artifacts}
         return storages["artifacts"]
 

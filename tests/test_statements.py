@@ -16,8 +16,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from ulid import ULID
 
+from jobs.api.v1 import queries
 from jobs.models import Job
-from jobs.v1 import queries
 from tenants import tokens
 from tenants.models import Tenant
 from tests.gateway import database_of_this_test, serving

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.storage_keys import check_storage_key
+from jobs.artifacts.storage_keys import check_storage_key
 
 PREFIX = "tenants/acme/"
 

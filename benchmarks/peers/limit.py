@@ -23,12 +23,12 @@ django.setup()
 from django.db import connections  # noqa: E402 - once Django is set up
 
 from benchmarks.peers.fleet import FLEET_STATUS, item  # noqa: E402
-from jobs.egress.prepared import Param, Prepared  # noqa: E402
-from jobs.egress.signing import links  # noqa: E402
-from jobs.fleet import queries as fleet  # noqa: E402
+from jobs.api.fleet import queries as fleet  # noqa: E402
+from jobs.api.v1 import queries as v1  # noqa: E402
+from jobs.artifacts.signing import links  # noqa: E402
+from jobs.database.prepared import Param, Prepared  # noqa: E402
 from jobs.fold import FoldEvent  # noqa: E402
 from jobs.ulid import parse_ulid, ulid_text  # noqa: E402
-from jobs.v1 import queries as v1  # noqa: E402
 
 Values = dict[str, Any]
 tenants: dict[str, int] = {}

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from jobs.admin.json_view import folded
-from jobs.egress.views import answer
+from jobs.api.views import answer
 from tenants.callers import Caller
 from tenants.models import Tenant
 

@@ -32,7 +32,7 @@ from jobs.admin.identity import tenant_ids, whole_id
 from jobs.admin.listing import ChoiceFilter, ConsoleList, LookOnly
 from jobs.admin.timeline import JobView
 from jobs.admin.words import ago, badge, breakable, lasted
-from jobs.egress.boundary import Boundary
+from jobs.api.tenant_renderer import Boundary
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
 
 ENDED = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)

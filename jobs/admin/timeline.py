@@ -16,7 +16,7 @@ from jobs import fold
 from jobs.admin.answers import caller_of
 from jobs.admin.json_view import folded
 from jobs.admin.words import lasted
-from jobs.egress.boundary import Boundary
+from jobs.api.tenant_renderer import Boundary
 from jobs.models import Artifact, Job, JobEvent, JobStatus, Role, Visibility
 
 # Events on one page of the timeline.

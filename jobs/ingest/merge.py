@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
+from jobs.artifacts.storage_keys import check_storage_key
 from jobs.fold import WORKFLOW_TERMINAL, fold_status, is_operation, settles
 from jobs.ingest.interchange import ArtifactLine, EventLine, Reason, Record, Rejected
 from jobs.models import JobStatus, Visibility
-from jobs.storage_keys import check_storage_key
 
 TERMINAL_STATUSES = frozenset({JobStatus.SUCCESS.value, JobStatus.FAILURE.value, JobStatus.PARTIAL_FAILURE.value})
 

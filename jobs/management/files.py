@@ -14,7 +14,7 @@ from typing import IO
 
 from django.conf import settings
 
-from jobs.egress.s3 import SignedS3Storage
+from jobs.artifacts.s3 import SignedS3Storage
 from jobs.management.stopping import POLL_SECONDS, Stop
 
 FLUSH_SECONDS = 0.5  # with --follow: what has come is loaded that soon, also where more keeps coming
@@ -107,7 +107,7 @@ def is_bucket(name: str) -> bool:
 def bucket_named(name: str) -> SignedS3Storage:
     """A bucket, reached as the artifact store is where that is one too, else as boto3 is set up."""
     artifacts = settings.STORAGES["artifacts"]
-    shared = artifacts["OPTIONS"] if artifacts["BACKEND"] == "jobs.egress.s3.SignedS3Storage" else {}
+    shared = artifacts["OPTIONS"] if artifacts["BACKEND"] == "jobs.artifacts.s3.SignedS3Storage" else {}
     return SignedS3Storage(**shared | {"bucket_name": name})
 
 

@@ -1,6 +1,6 @@
 """The second line of defence on PostgreSQL: a role that owns nothing sees the rows of the tenant it named, or none.
 
-``jobs.egress.prepared`` names the tenant with each read. The owner of the tables (migrations, commands, the console) is
+``jobs.database.prepared`` names the tenant with each read. The owner of the tables (migrations, commands, the console) is
 not bound by the policies; the role in ``DATABASE_API_URL`` is. Tenants and tokens have none: a caller's credential is
 looked up before there is a tenant to name.
 """

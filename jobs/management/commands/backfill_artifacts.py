@@ -13,8 +13,8 @@ import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 from django.core.management.base import CommandError, CommandParser
 
-from jobs.egress.objects import Described, Found
-from jobs.egress.signing import ArtifactStore, artifact_store
+from jobs.artifacts.objects import Described, Found
+from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest.artifacts import ArtifactRow, fill, rows_after, rows_between, rows_naming
 from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
 from tenants.models import Tenant

@@ -9,8 +9,8 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
-from jobs.egress.s3 import StoreRefused
-from jobs.egress.signing import ArtifactStore, artifact_store
+from jobs.artifacts.s3 import StoreRefused
+from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import erasure
 from jobs.management.arguments import at_least
 from jobs.management.batches import CutShort, StoppableCommand

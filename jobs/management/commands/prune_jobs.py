@@ -16,8 +16,8 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from ulid import ULID
 
-from jobs.egress.s3 import StoreRefused
-from jobs.egress.signing import ArtifactStore, artifact_store
+from jobs.artifacts.s3 import StoreRefused
+from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import removal
 from jobs.ingest.artifacts import named
 from jobs.ingest.removal import Gone

@@ -1,7 +1,7 @@
 """The shapes of ``/v1``.
 
 The declared fields feed the OpenAPI document; ``body`` builds the same dicts straight from a row of
-``jobs.v1.queries``, because walking the fields would take as long again as the whole request. A test holds the two
+``jobs.api.v1.queries``, because walking the fields would take as long again as the whole request. A test holds the two
 together.
 """
 
@@ -14,10 +14,10 @@ from drf_spectacular.utils import extend_schema_serializer
 from orjson import Fragment
 from rest_framework import serializers
 
-from jobs.egress.boundary import Boundary
-from jobs.egress.rendering import to_json
+from jobs.api.rendering import to_json
+from jobs.api.tenant_renderer import Boundary
+from jobs.api.v1.params import ListParams, V1Status
 from jobs.ulid import ulid_text
-from jobs.v1.params import ListParams, V1Status
 
 
 class AboutOneJob(serializers.Serializer[Any]):

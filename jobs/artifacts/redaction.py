@@ -8,7 +8,7 @@ from typing import Any
 
 from django.conf import settings
 
-from jobs.egress.signing import artifact_store
+from jobs.artifacts.signing import artifact_store
 
 REDACTED = "[redacted]"
 

@@ -1,5 +1,5 @@
 from django.urls import path
 
-from jobs.fleet.views import FleetJobViewSet
+from jobs.api.fleet.views import FleetJobViewSet
 
 urlpatterns = [path("job", FleetJobViewSet.as_view({"get": "list"}), name="fleet-job-list")]

@@ -16,9 +16,9 @@ from botocore.httpsession import URLLib3Session
 from django.conf import settings
 from storages.backends.s3 import S3Storage
 
-from jobs.egress.objects import CHUNK_BYTES, Described, Found, Remote, pixels
-from jobs.egress.signing import CannotSign, Links, signing_times
-from jobs.egress.sigv4 import Credentials, Presigner
+from jobs.artifacts.objects import CHUNK_BYTES, Described, Found, Remote, pixels
+from jobs.artifacts.signing import CannotSign, Links, signing_times
+from jobs.artifacts.sigv4 import Credentials, Presigner
 
 PROBE_SECONDS = 1.0  # to connect, and between two packets of an answer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drf_spectacular.utils import OpenApiExample
 
-from jobs.egress.errors import Invalid
+from jobs.api.errors import Invalid
 
 _SUMMARY = {
     "public_id": "01JADE5XAMPK9M0Q7RS3T4V5W6",

@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import storages
 
-from jobs.egress.objects import Described, Found
-from jobs.storage_keys import check_storage_key
+from jobs.artifacts.objects import Described, Found
+from jobs.artifacts.storage_keys import check_storage_key
 
 MAX_TTL_SECONDS = 7 * 24 * 3600  # S3 honours no presigned URL that lives longer
 
@@ -49,7 +49,7 @@ class ArtifactStore(Protocol):
 
     @property
     def store_bases(self) -> tuple[str, ...]:
-        """The URLs it is reached by, as :class:`jobs.egress.redaction.Redactor` takes them."""
+        """The URLs it is reached by, as :class:`jobs.artifacts.redaction.Redactor` takes them."""
 
     def links(self, base_url: str) -> Links:
         """Links of the current window. Raises CannotSign."""

@@ -22,8 +22,8 @@ from django.core.signing import b64_encode
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.deconstruct import deconstructible
 
-from jobs.egress.objects import Described, Found, pixels
-from jobs.egress.signing import Links, signing_times
+from jobs.artifacts.objects import Described, Found, pixels
+from jobs.artifacts.signing import Links, signing_times
 
 _QUERY = re.compile(r"expires=([1-9][0-9]{0,11})&signature=([A-Za-z0-9_-]{43})")
 
@@ -36,7 +36,7 @@ class LocalSigner:
     def __init__(self, root: str, secret: str, expires_at: int) -> None:
         self._root = root
         self._expires_at = expires_at
-        self._key = salted_hmac("jobs.egress.local", str(expires_at), secret, algorithm="sha256").digest()
+        self._key = salted_hmac("jobs.artifacts.local", str(expires_at), secret, algorithm="sha256").digest()
 
     def signature(self, storage_key: str) -> str:
         return b64_encode(hmac.digest(self._key, storage_key.encode(errors="surrogatepass"), "sha256")).decode()
@@ -67,7 +67,7 @@ def _links(root: str, secret: str, expires_at: int) -> Links:
     return Links(LocalSigner(root, secret, expires_at).url, expires_at)
 
 
-@deconstructible(path="jobs.egress.local.SignedFileSystemStorage")
+@deconstructible(path="jobs.artifacts.local.SignedFileSystemStorage")
 class SignedFileSystemStorage(FileSystemStorage):
     """The embedded default's artifact store: a folder, and nothing else to install or start."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 
-from jobs.egress.errors import Dialect, problem_of
+from jobs.api.errors import Dialect, problem_of
 
 
 def nullable(schema: dict[str, Any]) -> dict[str, Any]:

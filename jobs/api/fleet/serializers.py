@@ -13,10 +13,10 @@ from drf_spectacular.utils import extend_schema_serializer
 from orjson import Fragment
 from rest_framework import serializers
 
-from jobs.egress.boundary import Boundary
-from jobs.egress.rendering import to_json
-from jobs.fleet.params import FLEET_STATUS, FleetListParams
-from jobs.fleet.queries import FleetJob, FleetPage
+from jobs.api.fleet.params import FLEET_STATUS, FleetListParams
+from jobs.api.fleet.queries import FleetJob, FleetPage
+from jobs.api.rendering import to_json
+from jobs.api.tenant_renderer import Boundary
 from jobs.fold import Agent, FoldEvent, Outcome, fold, go_duration
 from jobs.models import JobStatus
 

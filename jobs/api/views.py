@@ -12,11 +12,11 @@ from django.utils.functional import cached_property
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
-from jobs.egress import errors
-from jobs.egress.answer import COMMON_HEADERS, Answer
-from jobs.egress.boundary import Boundary
-from jobs.egress.conditional import etag, holds
-from jobs.egress.rendering import require_json, to_json
+from jobs.api import errors
+from jobs.api.answer import COMMON_HEADERS, Answer
+from jobs.api.etags import etag, holds
+from jobs.api.rendering import require_json, to_json
+from jobs.api.tenant_renderer import Boundary
 from tenants.authentication import authenticated
 from tenants.callers import Caller
 

@@ -10,7 +10,7 @@ from django.http import QueryDict
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticKnownError
 
-from jobs.egress.errors import Invalid
+from jobs.api.errors import Invalid
 
 MAX_OFFSET = 2_147_483_647
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from django.db.models import TextChoices
 from pydantic import Field
 
-from jobs.egress.params import Integer, Offset, Params
+from jobs.api.parameters import Integer, Offset, Params
 from jobs.models import JobStatus
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse
 
-from jobs.egress.views import TenantViewSet
-from jobs.fleet import queries, schema
-from jobs.fleet.params import FleetListParams
-from jobs.fleet.serializers import FleetJobListResponseSerializer
+from jobs.api.fleet import queries, schema
+from jobs.api.fleet.params import FleetListParams
+from jobs.api.fleet.serializers import FleetJobListResponseSerializer
+from jobs.api.views import TenantViewSet
 from jobs.models import Job
 
 

@@ -20,7 +20,6 @@ from django.db.models.fields.tuple_lookups import Tuple
 from django.db.models.sql.compiler import SQLCompiler
 from prometheus_client import Histogram
 
-from jobs.egress import round_trip
 from tenants.replica import replica_first
 
 SECONDS = Histogram(
@@ -140,7 +139,7 @@ class Prepared:
         self.queryset = queryset
         self.offset = offset
         self._compiled: dict[str, tuple[str, list[Any]]] = {}
-        self._statement: round_trip.Statement | None = None
+        self._statement: pipeline.Statement | None = None
 
     def fetch(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """The rows. One statement, in one round trip; every column is text.
@@ -188,8 +187,8 @@ class Prepared:
         with connection.wrap_database_errors:
             if connection.queries_logged:
                 with self._logged(connection, params):
-                    return round_trip.read(connection.connection, statement, params, values["tenant"])
-            return round_trip.read(connection.connection, statement, params, values["tenant"])
+                    return pipeline.read(connection.connection, statement, params, values["tenant"])
+            return pipeline.read(connection.connection, statement, params, values["tenant"])
 
     def _fetch_document(self, values: Mapping[str, Any], alias: str) -> str | None:
         rows = self._fetch(values, alias)
@@ -208,11 +207,11 @@ class Prepared:
         self._compiled[connection.vendor] = compiled
         return compiled
 
-    def _state(self, connection: Any) -> round_trip.Statement:
+    def _state(self, connection: Any) -> pipeline.Statement:
         sql, template = self.compiled(connection)
         names = {position: part.name for position, part in enumerate(template) if isinstance(part, Param)}
         constants = [None if position in names else part for position, part in enumerate(template)]
-        self._statement = round_trip.Statement(sql, constants, names)
+        self._statement = pipeline.Statement(sql, constants, names)
         return self._statement
 
     def _logged(self, connection: Any, params: list[bytes | None]) -> AbstractContextManager[None]:

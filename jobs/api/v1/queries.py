@@ -8,11 +8,11 @@ from typing import Any
 from django.db.models import DateTimeField, OuterRef, QuerySet, TextField
 from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
-from jobs.egress.artifacts import ARTIFACT_COLUMNS, RESULT, TENANT, artifacts
-from jobs.egress.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows, starts_at_offset
+from jobs.api.v1.params import ListParams
+from jobs.database.artifacts import ARTIFACT_COLUMNS, RESULT, TENANT, artifacts
+from jobs.database.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows, starts_at_offset
 from jobs.models import Job, JobEvent, Visibility
 from jobs.ulid import ULIDField
-from jobs.v1.params import ListParams
 
 # The most events one page of a timeline holds.
 EVENTS_PAGE = 500

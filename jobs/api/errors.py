@@ -12,8 +12,8 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404
 from rest_framework import exceptions
 
-from jobs.egress.answer import Answer
-from jobs.egress.signing import CannotSign
+from jobs.api.answer import Answer
+from jobs.artifacts.signing import CannotSign
 
 logger = logging.getLogger("jobs.errors")
 
@@ -123,7 +123,7 @@ def _fleet_body(problem: Problem) -> dict[str, Any]:
 
 
 def raised(error: Exception, context: dict[str, Any]) -> NoReturn:
-    """For DRF, whose views answer no error: ``jobs.egress.views.answer`` does."""
+    """For DRF, whose views answer no error: ``jobs.api.views.answer`` does."""
     raise error
 
 

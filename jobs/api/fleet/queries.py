@@ -12,9 +12,9 @@ import orjson
 from django.db.models import DateTimeField, OuterRef, TextField
 from django.db.models.fields.tuple_lookups import Tuple, TupleLessThanOrEqual
 
-from jobs.egress.artifacts import RESULT, TENANT
-from jobs.egress.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows
-from jobs.fleet.params import FLEET_STATUS, STORED_STATUS, FleetListParams
+from jobs.api.fleet.params import FLEET_STATUS, STORED_STATUS, FleetListParams
+from jobs.database.artifacts import RESULT, TENANT
+from jobs.database.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows
 from jobs.fold import FoldEvent
 from jobs.models import Job, JobCounts, JobEvent, JobQuerySet
 from jobs.ulid import ULIDField

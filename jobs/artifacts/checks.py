@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core import checks
 
-from jobs.egress.signing import MAX_TTL_SECONDS
+from jobs.artifacts.signing import MAX_TTL_SECONDS
 
 
 @checks.register

@@ -8,14 +8,14 @@ from typing import Any
 import orjson
 from django.http import HttpRequest, HttpResponse
 
-from jobs.egress.conditional import newest_version
-from jobs.egress.errors import JobNotFound
-from jobs.egress.prepared import Prepared
-from jobs.egress.views import TenantViewSet
+from jobs.api.errors import JobNotFound
+from jobs.api.etags import newest_version
+from jobs.api.v1 import paging, queries, schema, serializers
+from jobs.api.v1.params import EventsParams, ListParams
+from jobs.api.views import TenantViewSet
+from jobs.database.prepared import Prepared
 from jobs.models import Job
 from jobs.ulid import parse_ulid
-from jobs.v1 import paging, queries, schema, serializers
-from jobs.v1.params import EventsParams, ListParams
 
 
 class JobViewSet(TenantViewSet):

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from jobs.v1.views import JobViewSet
+from jobs.api.v1.views import JobViewSet
 
 # A job's id is any text here: what is no ULID is told as an unknown job.
 urlpatterns = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db.models import F, FilteredRelation, OuterRef, Q, QuerySet
 
-from jobs.egress.prepared import Param, json_rows
+from jobs.database.prepared import Param, json_rows
 from jobs.models import Artifact, Role
 
 TENANT = Param("tenant")

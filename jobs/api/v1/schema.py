@@ -13,11 +13,11 @@ from drf_spectacular.utils import (
 )
 from rest_framework import exceptions, serializers
 
-from jobs.egress.errors import V1, JobNotFound, Unavailable
-from jobs.egress.params import MAX_OFFSET
-from jobs.egress.schema import COMMON_HEADERS, SHOPIFY_HMAC, nullable, query, refusal, response_header
-from jobs.v1 import examples
-from jobs.v1.serializers import (
+from jobs.api.errors import V1, JobNotFound, Unavailable
+from jobs.api.parameters import MAX_OFFSET
+from jobs.api.schema import COMMON_HEADERS, SHOPIFY_HMAC, nullable, query, refusal, response_header
+from jobs.api.v1 import examples
+from jobs.api.v1.serializers import (
     JobDetailResponseSerializer,
     JobEventsResponseSerializer,
     JobListResponseSerializer,

@@ -9,8 +9,8 @@ from django.conf import settings
 from django.http import HttpRequest
 from prometheus_client import Counter
 
-from jobs.egress.redaction import redactor
-from jobs.egress.signing import links
+from jobs.artifacts.redaction import redactor
+from jobs.artifacts.signing import links
 from tenants.callers import Caller
 
 

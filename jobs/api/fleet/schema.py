@@ -7,11 +7,11 @@ from typing import Any
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from rest_framework import exceptions, serializers
 
-from jobs.egress.errors import FLEET, Invalid, Unavailable
-from jobs.egress.params import MAX_OFFSET
-from jobs.egress.schema import COMMON_HEADERS, SHOPIFY_HMAC, query, refusal
-from jobs.fleet.params import FleetStatus
-from jobs.fleet.serializers import FleetJobListResponseSerializer
+from jobs.api.errors import FLEET, Invalid, Unavailable
+from jobs.api.fleet.params import FleetStatus
+from jobs.api.fleet.serializers import FleetJobListResponseSerializer
+from jobs.api.parameters import MAX_OFFSET
+from jobs.api.schema import COMMON_HEADERS, SHOPIFY_HMAC, query, refusal
 from tenants.authentication import InvalidHmac, Unauthenticated
 from tenants.throttling import RateLimited
 

@@ -17,7 +17,7 @@ from django.utils.http import http_date
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
-from jobs.egress.local import SignedFileSystemStorage, expiry_of_link
+from jobs.artifacts.local import SignedFileSystemStorage, expiry_of_link
 from tenants.side_lane import side_lane
 
 # What a browser may show. Anything else is a download: a page, or a drawing with a script in it, must not run here.

@@ -11,9 +11,9 @@ from django.http import QueryDict
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from jobs.egress.params import Integer, Offset, Params
+from jobs.api.parameters import Integer, Offset, Params
+from jobs.api.v1.paging import Filters, Position, position_of
 from jobs.models import JobType
-from jobs.v1.paging import Filters, Position, position_of
 
 
 class V1Status(models.TextChoices):
