@@ -16,6 +16,7 @@ from jobs.database.replica import monitor
 from jobs_gateway.health import probes
 from jobs_gateway.middleware import AccessLogMiddleware, ASGIApp, RequestIdMiddleware
 from jobs_gateway.pages import make_pages
+from jobs_gateway.worker import this_worker
 
 
 def is_of_api(path: str) -> bool:
@@ -104,6 +105,8 @@ async def lifespan(receive: Receive, send: Send) -> None:
         message = await receive()
         if message["type"] == "lifespan.startup":
             await open_readers()
+            if worker := this_worker():
+                worker.is_ready()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await monitor.close()
