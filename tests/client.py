@@ -209,6 +209,8 @@ def response_of(messages: list[Any], scope: dict[str, Any]) -> HttpResponse:
             response.cookies.load(text)
         else:
             response.headers[name.decode("latin-1").title()] = text
+    if "Location" in response.headers:
+        response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as Django's redirects have it
     response.wsgi_request = scope["gateway"]["request"]  # type: ignore[attr-defined]
     return response
 
