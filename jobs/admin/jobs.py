@@ -177,20 +177,11 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="last event")
     def last_event(self, job: Job) -> SafeString | str:
-        if not job.last_event_data:  # type: ignore[attr-defined]
+        data = job.last_event_data  # type: ignore[attr-defined]
+        if not data:
             return "–"
-        last_event_data = job.last_event_data  # type: ignore[attr-defined]
-        detail = " · ".join(
-            filter(
-                None,
-                (
-                    last_event_data["hostname"],
-                    last_event_data["stage"],
-                    Truncator(last_event_data["message"]).chars(90),
-                ),
-            )
-        )
-        return format_html('<span class="event-type">{}</span> {}', last_event_data["event_type"], detail)
+        detail = " · ".join(filter(None, (data["hostname"], data["stage"], Truncator(data["message"]).chars(90))))
+        return format_html('<span class="event-type">{}</span> {}', data["event_type"], detail)
 
     def get_urls(self) -> list[URLPattern]:
         timeline = path(
