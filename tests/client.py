@@ -205,7 +205,7 @@ def response_of(messages: list[Any], scope: dict[str, Any]) -> HttpResponse:
     del response.headers["Content-Type"]
     for name, value in start["headers"]:
         text = value.decode("latin-1")
-        if name == b"set-cookie":
+        if name.lower() == b"set-cookie":  # Django capitalizes it
             response.cookies.load(text)
         else:
             response.headers[name.decode("latin-1").title()] = text
