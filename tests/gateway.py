@@ -30,6 +30,10 @@ class Answer(NamedTuple):
     rest: bytes  # what came after the answer, on a connection that was to be closed
 
 
+class ClosedUnread(ConnectionError):
+    """The server closed the connection without a byte of a response."""
+
+
 @dataclass
 class Gateway:
     port: int
@@ -59,6 +63,8 @@ class Gateway:
             received = b""
             while chunk := connection.recv(65536):
                 received += chunk
+        if not received:
+            raise ClosedUnread
         head, _, rest = received.partition(b"\r\n\r\n")
         status_line, _, fields = head.partition(b"\r\n")
         headers = http.client.HTTPMessage()
