@@ -1,9 +1,8 @@
 """Every route of the gateway. ``jobs_gateway.middleware.ApiLane`` answers those that begin with ``/v1`` or ``/job``."""
 
 from django.contrib import admin
-from django.urls import URLPattern, URLResolver, include, path, re_path
+from django.urls import URLPattern, URLResolver, include, path
 
-from jobs.artifacts.downloads import download
 from jobs_gateway.health import livez, readyz
 from jobs_gateway.landing import LandingPage
 from jobs_gateway.openapi import OpenApiView, redoc, swagger
@@ -12,8 +11,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("v1/openapi.json", OpenApiView.as_view(), name="openapi"),
     path("v1/", include("jobs.api.v1.urls")),
     path("", include("jobs.api.fleet.urls")),
-    # A key may hold any character, line breaks too.
-    re_path(r"^artifacts/(?P<key>(?s:.+))\Z", download, name="artifact"),
     path("livez", livez, name="livez"),
     path("readyz", readyz, name="readyz"),
     path("", LandingPage.as_view(), name="landing"),

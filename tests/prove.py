@@ -99,7 +99,7 @@ FAULTS = (
         "unsigned link to a local file accepted",
         5,
         "jobs/artifacts/downloads.py",
-        [("if seconds_left <= 0:", "if seconds_left <= 0 and request.GET:")],
+        [("if seconds_left <= 0:", 'if seconds_left <= 0 and scope["query_string"]:')],
         "tests/test_local_links.py",
     ),
     Fault(
