@@ -114,13 +114,13 @@ def test_it_goes_on_in_the_file_and_at_the_line_where_it_was(bucket, interrupted
 def test_a_file_that_is_replaced_while_it_is_read_stops_it(bucket, monkeypatch):
     big = lines(100, 9_000, request={"padding": "x" * 300})
     bucket.put_object(Bucket="artifacts", Key="dump/0.ndjson", Body=big)
-    count = bulk.Loaded.count
+    count = bulk.BatchResult.count
 
     def replaced(loaded):
         bucket.put_object(Bucket="artifacts", Key="dump/0.ndjson", Body=lines(100, 9_000))
         count(loaded)
 
-    monkeypatch.setattr(bulk.Loaded, "count", replaced)
+    monkeypatch.setattr(bulk.BatchResult, "count", replaced)
     said, _ = backfill("s3://artifacts/dump/", batch=500)
     assert "PreconditionFailed" in said
     assert "Resume with:\npython manage.py backfill_jobs s3://artifacts/dump/ --batch 500 --from-object" in said

@@ -144,14 +144,14 @@ def test_a_dry_run_counts_and_removes_nothing(acme, old_job, prune):
 def test_a_job_that_gets_an_event_meanwhile_stays(acme, old_job, prune, monkeypatch):
     old_job(acme, 92)
     spoken_of = old_job(acme, 91)
-    by_age = removal.by_age
+    batches_by_age = removal.batches_by_age
 
     def meanwhile(*arguments):
-        for batch in by_age(*arguments):
+        for batch in batches_by_age(*arguments):
             ledger.append(spoken_of, "queued")
             yield batch
 
-    monkeypatch.setattr(removal, "by_age", meanwhile)
+    monkeypatch.setattr(removal, "batches_by_age", meanwhile)
     assert prune()[1] == "1 jobs, 0 events, 0 artifacts removed\n"
     assert left() == {spoken_of.pk}
 
@@ -216,26 +216,26 @@ def test_a_key_that_is_spelled_like_another_removes_nothing(acme, old_job, prune
 def test_a_signal_stops_it_after_the_batch_and_it_says_how_to_go_on(acme, old_job, prune, monkeypatch, tmp_path):
     for _ in range(5):
         old_job(acme, 91, "queued")
-    by_age = removal.by_age
+    batches_by_age = removal.batches_by_age
 
     def signalled(*arguments):
-        for batch in by_age(*arguments):
+        for batch in batches_by_age(*arguments):
             signal.raise_signal(signal.SIGTERM)
             yield batch
 
     checkpoint = tmp_path / "checkpoint"
     with monkeypatch.context() as patch:
-        patch.setattr(removal, "by_age", signalled)
+        patch.setattr(removal, "batches_by_age", signalled)
         lines, said = prune(batch=2, checkpoint=str(checkpoint), keep_failures=True)
     assert len(lines) == 2
-    again = (
+    resume_command = (
         f"python manage.py prune_jobs --older-than 90d --keep-failures --record {tmp_path / 'pruned.ndjson'} "
         f"--batch 2 --checkpoint {checkpoint}"
     )
-    assert said == f"2 jobs, 2 events, 0 artifacts removed\nStopped. Resume with:\n{again}\n"
+    assert said == f"2 jobs, 2 events, 0 artifacts removed\nStopped. Resume with:\n{resume_command}\n"
     assert counts_of(acme) == true_counts(acme) == {"not_started": 3}
     err = io.StringIO()
-    call_command(*again.split()[2:], stderr=err)
+    call_command(*resume_command.split()[2:], stderr=err)
     assert err.getvalue() == "5 jobs, 5 events, 0 artifacts removed\n"
     assert len((tmp_path / "pruned.ndjson").read_bytes().splitlines()) == 5
     assert left() == set()

@@ -22,7 +22,7 @@ from django.core.signing import b64_encode
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.deconstruct import deconstructible
 
-from jobs.artifacts.objects import Described, Found, pixels
+from jobs.artifacts.objects import ObjectMetadata, StoredObject, pixels
 from jobs.artifacts.signing import Links, signing_times
 
 _QUERY = re.compile(r"expires=([1-9][0-9]{0,11})&signature=([A-Za-z0-9_-]{43})")
@@ -109,21 +109,21 @@ class SignedFileSystemStorage(FileSystemStorage):
                 with suppress(OSError):
                     folder.rmdir()
 
-    def walk(self, prefix: str, after: str) -> Iterator[Found]:
+    def walk(self, prefix: str, after: str) -> Iterator[StoredObject]:
         """One folder's names in memory at a time for each level; what is no regular file is none of its objects."""
         return _walk(Path(self.location) / prefix, prefix, after)
 
     def holds(self, storage_key: str) -> bool:
         return os.path.isfile(self._path_of(storage_key))  # noqa: PTH113 - a key is text; Path would tidy it
 
-    def describe(self, found: Found) -> Described:
+    def describe(self, found: StoredObject) -> ObjectMetadata:
         """Reads all of it once, for its checksum."""
         with open(self._path_of(found.storage_key), "rb") as file:  # noqa: PTH123
             content_type = mimetypes.guess_type(found.storage_key)[0] or "application/octet-stream"
             checksum = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
             size = file.tell()
             file.seek(0)
-            return Described(size, content_type, checksum, *pixels(file))
+            return ObjectMetadata(size, content_type, checksum, *pixels(file))
 
     def remove_keys(self, storage_keys: list[str]) -> None:
         """Leaves alone what a link or a spelling leads to: the file of another key."""
@@ -135,7 +135,7 @@ class SignedFileSystemStorage(FileSystemStorage):
         return os.path.join(self.location, storage_key)  # noqa: PTH118
 
 
-def _walk(folder: Path, prefix: str, after: str) -> Iterator[Found]:
+def _walk(folder: Path, prefix: str, after: str) -> Iterator[StoredObject]:
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         # A folder sorts by what its keys begin with, slash included.
         names = [f"{each.name}/" if each.is_dir(follow_symlinks=False) else each.name for each in entries]
@@ -143,6 +143,6 @@ def _walk(folder: Path, prefix: str, after: str) -> Iterator[Found]:
             key = prefix + name
             if not name.endswith("/"):
                 if os.fsencode(key) > os.fsencode(after) and stat.S_ISREG((folder / name).lstat().st_mode):
-                    yield Found(key, (folder / name).lstat().st_size, None)
+                    yield StoredObject(key, (folder / name).lstat().st_size, None)
             elif os.fsencode(key) > os.fsencode(after) or after.startswith(key):
                 yield from _walk(folder / name, key, after)

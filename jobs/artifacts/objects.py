@@ -13,7 +13,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "TIFF", "BMP")
 CHUNK_BYTES = 2**15
 
 
-class Found(NamedTuple):
+class StoredObject(NamedTuple):
     """An object as a listing has it: its size in bytes and, where the store knows one, the checksum of its content."""
 
     storage_key: str
@@ -21,7 +21,7 @@ class Found(NamedTuple):
     checksum: str | None
 
 
-class Described(NamedTuple):
+class ObjectMetadata(NamedTuple):
     """What an object is. ``checksum`` begins with its kind: ``sha256:`` of the content, or the store's own ``etag:``,
     which is the content's MD5 where it was uploaded in one piece and unencrypted. Pixels are None of what is no image.
     """

@@ -16,7 +16,7 @@ from botocore.httpsession import URLLib3Session
 from django.conf import settings
 from storages.backends.s3 import S3Storage
 
-from jobs.artifacts.objects import CHUNK_BYTES, Described, Found, Remote, pixels
+from jobs.artifacts.objects import CHUNK_BYTES, ObjectMetadata, Remote, StoredObject, pixels
 from jobs.artifacts.signing import CannotSign, Links, signing_times
 from jobs.artifacts.sigv4 import Credentials, Presigner
 
@@ -120,13 +120,13 @@ class SignedS3Storage(S3Storage):
         for error in self.bucket.delete_objects(Delete={"Objects": some, "Quiet": True}).get("Errors", []):
             raise StoreRefused(f"{error['Code']}: {error['Message']}")
 
-    def walk(self, prefix: str, after: str) -> Iterator[Found]:
+    def walk(self, prefix: str, after: str) -> Iterator[StoredObject]:
         begin = {"StartAfter": after} if after else {}
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket_name, Prefix=prefix, **begin)
         for page in pages:
             for each in page.get("Contents", ()):
                 if each["Size"] or not each["Key"].endswith("/"):  # which consoles make to show a folder
-                    yield Found(each["Key"], each["Size"], _checksum(each))
+                    yield StoredObject(each["Key"], each["Size"], _checksum(each))
 
     def holds(self, storage_key: str) -> bool:
         try:
@@ -137,7 +137,7 @@ class SignedS3Storage(S3Storage):
             return False
         return True
 
-    def describe(self, found: Found) -> Described:
+    def describe(self, found: StoredObject) -> ObjectMetadata:
         """One request for its first bytes; more where its dimensions stand further behind."""
         try:
             return self._described(found)
@@ -146,11 +146,11 @@ class SignedS3Storage(S3Storage):
                 raise
             raise FileNotFoundError(found.storage_key) from error
 
-    def _described(self, found: Found) -> Described:
+    def _described(self, found: StoredObject) -> ObjectMetadata:
         whose = {"Bucket": self.bucket_name, "Key": found.storage_key}
         if not found.size:  # no byte of it can be asked for
             head = self._client.head_object(**whose)
-            return Described(head["ContentLength"], head["ContentType"], _checksum(head), None, None)
+            return ObjectMetadata(head["ContentLength"], head["ContentType"], _checksum(head), None, None)
         first = self._client.get_object(**whose, Range=f"bytes=0-{CHUNK_BYTES - 1}")
         start = first["Body"].read()
         size = int(first["ContentRange"].rpartition("/")[2]) if "ContentRange" in first else len(start)
@@ -162,9 +162,9 @@ class SignedS3Storage(S3Storage):
             return more["Body"].read()
 
         dimensions = pixels(Remote(size, read_range).buffered())
-        return Described(size, first["ContentType"], _checksum(first), *dimensions)
+        return ObjectMetadata(size, first["ContentType"], _checksum(first), *dimensions)
 
-    def opened(self, found: Found) -> IO[bytes]:
+    def opened(self, found: StoredObject) -> IO[bytes]:
         """The object's bytes, a megabyte at a time, so that it may be read as slowly as one likes.
 
         Reading raises what botocore does where the store fails or the object is replaced meanwhile.

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import storages
 
-from jobs.artifacts.objects import Described, Found
+from jobs.artifacts.objects import ObjectMetadata, StoredObject
 from jobs.artifacts.storage_keys import check_storage_key
 
 MAX_TTL_SECONDS = 7 * 24 * 3600  # S3 honours no presigned URL that lives longer
@@ -63,7 +63,7 @@ class ArtifactStore(Protocol):
     def remove(self, some: list[Any]) -> None:
         """Removes what :meth:`below` found, for good. Raises OSError or what the network raises."""
 
-    def walk(self, prefix: str, after: str) -> Iterator[Found]:
+    def walk(self, prefix: str, after: str) -> Iterator[StoredObject]:
         """All objects under ``prefix`` behind the key ``after`` ("" for the first), in the order of their keys' bytes.
 
         Some servers that speak S3 sort by folder instead, so that "a/1" comes before "a-b/1".
@@ -72,7 +72,7 @@ class ArtifactStore(Protocol):
     def holds(self, storage_key: str) -> bool:
         """Whether there is such an object, now."""
 
-    def describe(self, found: Found) -> Described:
+    def describe(self, found: StoredObject) -> ObjectMetadata:
         """Reads as little of the object as tells what it is. Raises FileNotFoundError where it has gone meanwhile."""
 
     def remove_keys(self, storage_keys: list[str]) -> None:
