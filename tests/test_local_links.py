@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from unittest import mock
-from urllib.parse import unquote
 
-import httpx
 import pytest
 from django.core.files.base import ContentFile
 from hypothesis import given
@@ -26,6 +24,7 @@ from jobs.artifacts import downloads
 from jobs.artifacts.downloads import IMAGE_TYPES, download
 from jobs.artifacts.local import LocalSigner, expiry_of_link
 from jobs.artifacts.signing import links
+from tests.client import Client
 from tests.servers import answers, free_ports, wait_until
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
@@ -42,13 +41,6 @@ def store(local_store, settings):
     return local_store
 
 
-@dataclass
-class Response:
-    status_code: int
-    headers: httpx.Headers
-    body: bytes
-
-
 @pytest.fixture
 def get(store):
     """A request for a whole URL, its path as it stands on the wire."""
@@ -56,39 +48,10 @@ def get(store):
 
 
 def fetch(url, method="GET", **headers):
-    return asyncio.run(request(url, method, headers))
-
-
-async def request(url, method, headers):
-    """Calls the application as an ASGI server does."""
     path, _, query = url.removeprefix(HOST).partition("?")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": unquote(path),
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        "extensions": {"http.response.pathsend": {}},
-    }
-    messages = []
-
-    async def receive():
-        await asyncio.Event().wait()  # the client stays connected
-
-    async def send(message):
-        messages.append(message)
-
-    await download(scope, receive, send)
-    start, *parts = messages
-    assert start["type"] == "http.response.start"
-    assert {part["type"] for part in parts} == {"http.response.body"}
-    assert [part.get("more_body", False) for part in parts] == [True] * (len(parts) - 1) + [False]
-    body = b"".join(part["body"] for part in parts)
-    return Response(start["status"], httpx.Headers(start["headers"]), body)
+    answer = Client(enforce_csrf_checks=True).generic(method, path, QUERY_STRING=query, headers=headers)
+    answer.body = answer.content
+    return answer
 
 
 def test_a_plain_get_of_the_link_returns_the_pictures_bytes(get):
@@ -399,6 +362,7 @@ def test_an_altered_link_is_refused(get, caplog, capfd):
     assert {answer.headers["Allow"] for method, answer in answers.values() if method != "GET"} == {"GET, HEAD"}
     assert get(url).body == PNG
     logged = caplog.text + capfd.readouterr().err
+    assert '"status":403' in logged
     assert not any(name in logged for name in ("acme", "front.png", "globex"))
 
 
