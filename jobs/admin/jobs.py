@@ -32,7 +32,7 @@ from jobs.admin.identity import tenant_ids, whole_id
 from jobs.admin.listing import ChoiceFilter, ConsoleList, LookOnly
 from jobs.admin.timeline import JobView
 from jobs.admin.words import ago, badge, breakable, lasted
-from jobs.api.tenant_renderer import Boundary
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
 
 ENDED = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
@@ -110,7 +110,7 @@ class JobList(ConsoleList):
         self.result_list = list(self.result_list)
         for job in self.result_list:
             if job.said:
-                text = Boundary(request, caller_of(job.tenant)).text
+                text = TenantRenderer(request, caller_of(job.tenant)).redact_text
                 job.said = {name: text(value or "") for name, value in job.said.items()}
 
 
@@ -210,7 +210,7 @@ class JobAdmin(LookOnly):
             "older": older,
             "newer": newer,
             "address": request.build_absolute_uri(address),
-            "curl": curl(live["view"].boundary.base_url, f"/v1/jobs/{job.public_id}"),
+            "curl": curl(live["view"].renderer.base_url, f"/v1/jobs/{job.public_id}"),
             "refresh_seconds": settings.CONSOLE_REFRESH_SECONDS,
         }
         return TemplateResponse(request, "admin/jobs/job/page.html", context)

@@ -16,7 +16,7 @@ from jobs import fold
 from jobs.admin.answers import caller_of
 from jobs.admin.json_view import folded
 from jobs.admin.words import lasted
-from jobs.api.tenant_renderer import Boundary
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import Artifact, Job, JobEvent, JobStatus, Role, Visibility
 
 # Events on one page of the timeline.
@@ -107,7 +107,7 @@ class JobView:
     def __init__(self, job: Job, request: HttpRequest, after_seq: int = 0) -> None:
         self.job = job
         self.after_seq = after_seq
-        self.boundary = Boundary(request, caller_of(job.tenant))
+        self.renderer = TenantRenderer(request, caller_of(job.tenant))
 
     @property
     def version(self) -> str:
@@ -120,7 +120,7 @@ class JobView:
 
     @cached_property
     def request(self) -> SafeString | None:
-        return None if self.job.request is None else folded(self.boundary.value(self.job.request))
+        return None if self.job.request is None else folded(self.renderer.redact_value(self.job.request))
 
     @cached_property
     def _events(self) -> list[JobEvent]:
@@ -169,7 +169,7 @@ class JobView:
         return self._line(failed[-1]) if failed else None
 
     def _line(self, event: JobEvent, before: datetime | None = None, pictures: Sequence[Picture] = ()) -> Line:
-        text, extra = self.boundary.text, dict(event.extra)
+        text, extra = self.renderer.redact_text, dict(event.extra)
         # An error is shown as what it is; one that is no text stays with the rest.
         error = extra.pop("error") if isinstance(extra.get("error"), str) else ""
         return Line(
@@ -181,7 +181,7 @@ class JobView:
             message=text(event.message),
             hostname=text(event.hostname or ""),
             error=text(error),
-            extra=folded(self.boundary.value(extra), open_levels=1) if extra else None,
+            extra=folded(self.renderer.redact_value(extra), open_levels=1) if extra else None,
             at=event.created_at,
             gap=event.created_at - before if before else None,
             is_new_day=before is None or event.created_at.date() != before.date(),
@@ -212,11 +212,11 @@ class JobView:
         length = max(max(event.created_at for event in events) - start, timedelta(milliseconds=1))
         return [
             Lane(
-                hostname=self.boundary.text(hostname),
+                hostname=self.renderer.redact_text(hostname),
                 status=agent.status,
                 tone=_TONES[agent.status],
                 duration=lasted(agent.duration) if agent.last_end else "",
-                error=self.boundary.text(agent.error or ""),
+                error=self.renderer.redact_text(agent.error or ""),
                 marks=_marks(by_host[hostname], start, length),
             )
             for hostname, agent in fold.fold(events, self.job.status).agents.items()
@@ -224,16 +224,16 @@ class JobView:
 
     def _picture(self, artifact: Artifact) -> Picture:
         try:
-            link, problem = self.boundary.links.url(artifact.storage_key), ""
+            link, problem = self.renderer.presigned_url(artifact.storage_key), ""
         except ValueError:
-            link, problem = "", "This artifact's key cannot be signed."
+            link, problem = "", "This artifact's key lies outside the tenant's storage prefix, or cannot be signed."
         # A key without an ending may well be a picture; the page says so where it is none.
         media_type = mimetypes.guess_type(artifact.storage_key)[0] or "image/*"
         return Picture(
-            kind=self.boundary.text(artifact.kind),
+            kind=self.renderer.redact_text(artifact.kind),
             role=artifact.role,
-            label=self.boundary.text(artifact.label or ""),
-            meta=folded(self.boundary.value(artifact.meta), open_levels=1) if artifact.meta else None,
+            label=self.renderer.redact_text(artifact.label or ""),
+            meta=folded(self.renderer.redact_value(artifact.meta), open_levels=1) if artifact.meta else None,
             link=link,
             problem=problem,
             is_image=media_type.startswith("image/"),

@@ -71,7 +71,7 @@ def _links(root: str, secret: str, expires_at: int) -> Links:
 class SignedFileSystemStorage(FileSystemStorage):
     """The embedded default's artifact store: a folder, and nothing else to install or start."""
 
-    store_bases: tuple[str, ...] = ()  # reached under the gateway's own addresses only, which redaction knows
+    base_urls: tuple[str, ...] = ()  # reached under the gateway's own addresses only, which redaction knows
 
     def links(self, base_url: str) -> Links:
         """Links of the current window below ``PUBLIC_BASE_URL``, else ``base_url``; 2 µs."""

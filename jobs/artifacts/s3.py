@@ -72,7 +72,7 @@ class SignedS3Storage(S3Storage):
         return address_of(client, self.bucket_name)
 
     @cached_property
-    def store_bases(self) -> tuple[str, ...]:
+    def base_urls(self) -> tuple[str, ...]:
         """Of the endpoint, any URL; of AWS, which serves everybody, those of the bucket, whatever the region."""
         bucket = self.bucket_name
         bases = (f"https://{bucket}.s3*.amazonaws.com*/", f"https://s3*.amazonaws.com*/{bucket}/")

@@ -38,7 +38,7 @@ class Links:
 
         ``storage_key`` is a path in the artifact store ("tenants/acme/01JA/front.png"), never a URL. Signing is local,
         about 4 µs: no request is made, so a link to a deleted object still signs and answers 404 at the store.
-        Raises ValueError for a key that cannot be signed: empty, ``..`` as a segment, a leading slash, NUL.
+        Raises ValueError for a key that cannot be signed: empty, ``.`` or ``..`` as a segment, a leading slash, NUL.
         """
         check_storage_key(storage_key, "")
         return self._sign(storage_key)
@@ -48,7 +48,7 @@ class ArtifactStore(Protocol):
     """What the storage behind ``STORAGES["artifacts"]`` offers besides Django's own."""
 
     @property
-    def store_bases(self) -> tuple[str, ...]:
+    def base_urls(self) -> tuple[str, ...]:
         """The URLs it is reached by, as :class:`jobs.artifacts.redaction.Redactor` takes them."""
 
     def links(self, base_url: str) -> Links:

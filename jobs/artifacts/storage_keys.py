@@ -14,8 +14,9 @@ def check_storage_key(key: str, prefix: str) -> None:
         raise ValueError("The storage key holds a NUL character.")
     if key[0] == "/":
         raise ValueError("The storage key starts with “/”; keys are relative to the artifact store.")
-    if ".." in key and ".." in key.split("/"):
-        raise ValueError("The storage key has “..” as a segment.")
+    # Clients normalise such a path, so the URL would no longer match its signature, or would name another object.
+    if (key[0] == "." or "/." in key) and not {".", ".."}.isdisjoint(key.split("/")):
+        raise ValueError("The storage key has “.” or “..” as a segment.")
     try:
         key.encode()
     except UnicodeEncodeError:
