@@ -88,8 +88,8 @@ def test_an_object_is_described_by_as_little_of_it_as_will_do(acme, job_of, buck
     bucket.put("tenants/acme/front – é.x", content, "image/some")
     job_of(acme, artifacts=[picture("tenants/acme/front – é.x")])
     read = []
-    monkeypatch.setattr(objects.Remote, "readinto", counted(objects.Remote.readinto, read))
-    monkeypatch.setattr(objects.Remote, "readall", counted(objects.Remote.readall, read, len))
+    monkeypatch.setattr(objects.RangeReader, "readinto", counted(objects.RangeReader.readinto, read))
+    monkeypatch.setattr(objects.RangeReader, "readall", counted(objects.RangeReader.readall, read, len))
     assert backfill()[1:] == ("filled 1, unchanged 0, missing 0, orphaned 0, wrong tenant 0, unreadable 0", None)
     checksum = f"etag:{hashlib.md5(content).hexdigest()}"
     assert known(*artifacts.METADATA_COLUMNS) == [(len(content), "image/some", checksum, 900, 700)]
@@ -221,16 +221,16 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(acme, job_of, folder, 
     for name in ("a", "b", "c"):
         folder.put(f"tenants/acme/{name}.png", image(3, 3))
     job = job_of(acme, artifacts=[picture(f"tenants/acme/{name}.png") for name in "abc"])
-    describe = type(local_store).describe
+    read_metadata = type(local_store).read_metadata
 
     def failing(self, found):
         if found.storage_key.endswith("a.png"):
             raise PermissionError("not yours")
         if found.storage_key.endswith("b.png"):
             raise FileNotFoundError
-        return describe(self, found)
+        return read_metadata(self, found)
 
-    monkeypatch.setattr(type(local_store), "describe", failing)
+    monkeypatch.setattr(type(local_store), "read_metadata", failing)
     key = "tenants/acme/{}.png".format
     assert backfill() == (
         [

@@ -61,8 +61,10 @@ def test_every_file_under_the_prefix_is_loaded_and_again_without_change(bucket):
 
 
 def test_files_come_in_the_order_of_their_keys_whatever_the_servers(bucket, monkeypatch):
-    opened, of = [], SignedS3Storage.opened
-    monkeypatch.setattr(SignedS3Storage, "opened", lambda store, found: opened.append(found[0]) or of(store, found))
+    opened, of = [], SignedS3Storage.open_object
+    monkeypatch.setattr(
+        SignedS3Storage, "open_object", lambda store, found: opened.append(found[0]) or of(store, found)
+    )
     backfill("s3://artifacts/dump/")
     assert opened == ["dump/2026-b.ndjson.gz", "dump/2026/a.ndjson", "dump/2026/z é.ndjson", "dump/empty.ndjson"]
 

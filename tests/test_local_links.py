@@ -1,4 +1,4 @@
-"""Links to local files: only the unaltered GET works, and only while it lives."""
+"""Signed URLs of local files: they work by GET, unaltered and unexpired only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from jobs.artifacts import downloads
 from jobs.artifacts.downloads import IMAGE_TYPES, download
-from jobs.artifacts.local import LocalSigner, expiry_of_link
+from jobs.artifacts.local import LocalSigner, verified_expiry
 from jobs.artifacts.signing import links
 from tests.client import Client
 from tests.servers import answers, free_ports, wait_until
@@ -117,7 +117,7 @@ def test_keys_with_any_characters_are_served(get, store, key):
 
 
 @pytest.mark.parametrize(("extension", "content_type"), IMAGE_TYPES.items())
-def test_pictures_are_shown(get, store, extension, content_type):
+def test_images_are_displayed_by_browsers(get, store, extension, content_type):
     key = store.save(f"tenants/acme/picture{extension.upper()}", ContentFile(PNG))
     answer = get(links(HOST).url(key))
     assert (answer.headers["Content-Type"], "Content-Disposition" in answer.headers) == (content_type, False)
@@ -126,7 +126,7 @@ def test_pictures_are_shown(get, store, extension, content_type):
 @pytest.mark.parametrize(
     "name", ["page.html", "drawing.svg", "script.js", "data.json", "front.png.html", "plain", ".png"]
 )
-def test_everything_else_is_a_download(get, store, name):
+def test_other_files_are_attachments(get, store, name):
     key = store.save(f"tenants/acme/{name}", ContentFile(b"<script>alert(1)</script>"))
     answer = get(links(HOST).url(key))
     assert answer.headers["Content-Type"] == "application/octet-stream"
@@ -134,7 +134,7 @@ def test_everything_else_is_a_download(get, store, name):
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_a_copy_that_still_holds_is_not_sent_again(get):
+def test_an_unchanged_file_is_304(get):
     url = links(HOST).url(KEY)
     first = get(url)
     for header in ({"If-None-Match": first.headers["ETag"]}, {"If-Modified-Since": first.headers["Last-Modified"]}):
@@ -239,7 +239,7 @@ def test_a_precondition_that_fails_is_412(get):
         assert (answer.status_code, answer.body) == (412, b"")
 
 
-def test_a_copy_is_compared_before_a_range_is_cut(get):
+def test_if_none_match_is_evaluated_before_range(get):
     url = links(HOST).url(KEY)
     answer = get(url, **{"Range": "bytes=0-3", "If-None-Match": f'"other", W/{get(url).headers["ETag"]}'})
     assert (answer.status_code, answer.body) == (304, b"")
@@ -345,7 +345,7 @@ def alterations(url, theirs):
         yield method, method, url
 
 
-def test_an_altered_link_is_refused(get, caplog, capfd):
+def test_an_altered_link_is_rejected(get, caplog, capfd):
     url, theirs = links(HOST).url(KEY), links(HOST).url("tenants/globex/theirs.png")
     assert get(url).body == get(theirs).body == PNG
     answers = {what: (method, get(bent, method)) for what, method, bent in alterations(url, theirs)}
@@ -366,7 +366,7 @@ def test_an_altered_link_is_refused(get, caplog, capfd):
     assert not any(name in logged for name in ("acme", "front.png", "globex"))
 
 
-def test_a_refusal_is_never_kept_and_never_run(get):
+def test_an_error_is_not_cached_and_runs_no_script(get):
     answer = get(f"{HOST}/artifacts/{KEY}?expires=1&signature=2")
     assert answer.status_code == 403
     assert answer.body == b"This link was altered or has expired. Request a new one from the API.\n"
@@ -426,7 +426,7 @@ def test_a_symbolic_link_within_the_store_is_followed(get, tmp_path):
     assert get(links(HOST).url("tenants/acme/again.png")).body == PNG
 
 
-def test_links_outlive_a_change_of_the_secret_key_until_the_old_one_is_dropped(get, settings):
+def test_links_signed_with_a_fallback_key_work(get, settings):
     url, old = links(HOST).url(KEY), settings.SECRET_KEY
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "a new secret", [old]
     assert links(HOST).url(KEY) != url
@@ -435,7 +435,7 @@ def test_links_outlive_a_change_of_the_secret_key_until_the_old_one_is_dropped(g
     assert get(url).status_code == 403
 
 
-def test_the_address_is_not_there_when_the_pictures_are_elsewhere(get, settings):
+def test_the_route_is_404_if_the_store_is_not_local(get, settings):
     url = links(HOST).url(KEY)
     elsewhere = {"BACKEND": "jobs.artifacts.s3.SignedS3Storage", "OPTIONS": {"bucket_name": "pictures"}}
     settings.STORAGES = settings.STORAGES | {"artifacts": elsewhere}
@@ -449,7 +449,7 @@ def open_files():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_the_file_that_was_checked_is_served_even_if_its_name_leads_elsewhere_by_now(get, store, monkeypatch):
+def test_the_checked_file_is_served_even_if_its_path_was_replaced(get, store, monkeypatch):
     (Path(store.location) / "other.png").write_bytes(b"another file")
     path, opened = Path(store.location) / KEY, downloads._open
 
@@ -475,7 +475,7 @@ def test_every_file_is_closed(get, headers):
     assert open_files() == before
 
 
-def test_a_client_that_takes_no_data_is_given_up(store, monkeypatch):
+def test_a_send_that_takes_too_long_ends_the_response(store, monkeypatch):
     monkeypatch.setattr(downloads, "SEND_TIMEOUT_SECONDS", 0.05)
     key = store.save("tenants/acme/large.png", ContentFile(bytes(2**20)))
     path, _, query = links(HOST).url(key).removeprefix(HOST).partition("?")
@@ -496,7 +496,7 @@ def test_a_client_that_takes_no_data_is_given_up(store, monkeypatch):
     assert open_files() == before
 
 
-def test_a_client_that_leaves_ends_the_response(store):
+def test_a_disconnect_ends_the_response(store):
     key = store.save("tenants/acme/large.png", ContentFile(bytes(2**20)))
     path, _, query = links(HOST).url(key).removeprefix(HOST).partition("?")
 
@@ -591,7 +591,7 @@ def server(tmp_path_factory):
 
 
 @pytest.mark.sqlite  # no database is asked: once is enough
-def test_an_altered_link_is_refused_by_a_real_server(server):
+def test_an_altered_link_is_rejected_by_a_real_server(server):
     url, theirs = server.link_to(KEY, PNG), server.link_to("tenants/globex/theirs.png", PNG)
     assert server.get(url) == (200, PNG)
     assert server.get(url, "HEAD") == (200, b"")
@@ -654,6 +654,6 @@ def test_a_signature_holds_for_its_key_and_expiry_alone(key, other, expires_at):
     from django.conf import settings
 
     signature = LocalSigner("", settings.SECRET_KEY, expires_at).signature(key)
-    assert expiry_of_link(key, f"expires={expires_at}&signature={signature}") == expires_at
-    assert expiry_of_link(key, f"expires={expires_at + 1}&signature={signature}") is None
-    assert key == other or expiry_of_link(other, f"expires={expires_at}&signature={signature}") is None
+    assert verified_expiry(key, f"expires={expires_at}&signature={signature}") == expires_at
+    assert verified_expiry(key, f"expires={expires_at + 1}&signature={signature}") is None
+    assert key == other or verified_expiry(other, f"expires={expires_at}&signature={signature}") is None

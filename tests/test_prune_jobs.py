@@ -180,7 +180,7 @@ def test_objects_stay_unless_they_are_to_go(acme, old_job, prune, store):
     store.save("tenants/acme/x.png", ContentFile(b"picture"))
     old_job(acme, 91, keys=["tenants/acme/x.png"])
     prune()
-    assert store.holds("tenants/acme/x.png")
+    assert store.object_exists("tenants/acme/x.png")
 
 
 def test_objects_that_are_the_tenants_own_and_nobody_elses_go(acme, globex, old_job, prune, store):
@@ -191,7 +191,7 @@ def test_objects_that_are_the_tenants_own_and_nobody_elses_go(acme, globex, old_
     Artifact.all_tenants.filter(job=stray, storage_key="tenants/acme/gone.png").update(storage_key=keys[2])
     old_job(acme, 10, keys=["tenants/acme/shared.png"])
     assert prune(objects=True)[1] == "1 jobs, 0 events, 3 artifacts, 1 objects removed\n"
-    assert [store.holds(key) for key in keys] == [False, True, True, True]
+    assert [store.object_exists(key) for key in keys] == [False, True, True, True]
 
 
 def test_a_tenant_without_a_prefix_keeps_its_objects(acme, old_job, prune, store):
@@ -200,14 +200,14 @@ def test_a_tenant_without_a_prefix_keeps_its_objects(acme, old_job, prune, store
     store.save("anywhere/x.png", ContentFile(b"picture"))
     old_job(acme, 91, keys=["anywhere/x.png"])
     assert prune(objects=True)[1] == "1 jobs, 0 events, 1 artifacts removed\n"
-    assert store.holds("anywhere/x.png")
+    assert store.object_exists("anywhere/x.png")
 
 
 def test_a_key_that_is_spelled_like_another_removes_nothing(acme, old_job, prune, local_store):
     local_store.save("tenants/acme/x.png", ContentFile(b"picture"))
     old_job(acme, 91, keys=["tenants/acme//x.png", "tenants/acme/./x.png"])
     prune(objects=True)
-    assert local_store.holds("tenants/acme/x.png")
+    assert local_store.object_exists("tenants/acme/x.png")
 
 
 # --- Stopping and going on ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""No reference to the artifact store leaves in a string, whatever stands around it (CONTRACT section 5)."""
+"""No string of a response holds a reference to the artifact store (CONTRACT section 5)."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_reference_is_redacted_wherever_it_starts(reference):
         "[redacted]",
     ],
 )
-def test_what_is_no_reference_stays_the_very_same_object(innocent):
+def test_other_text_is_returned_unchanged(innocent):
     assert acmes.redact_text(innocent) is innocent
 
 
@@ -229,7 +229,7 @@ def test_member_names_are_redacted_and_values_at_any_depth():
     assert acmes.redact_value(value) == {"[redacted]": {"list": [1, ["[redacted]", None]]}, "untouched": {"n": 1}}
 
 
-def test_names_that_collide_are_numbered_in_an_order_of_their_own():
+def test_member_names_that_collide_are_numbered():
     first = {"s3://b": 2, "s3://a": 1, "tenants/acme/c": 3}
     second = {"tenants/acme/c": 3, "s3://a": 1, "s3://b": 2}
     assert (
@@ -240,7 +240,7 @@ def test_names_that_collide_are_numbered_in_an_order_of_their_own():
     assert list(acmes.redact_value(first)) == ["[redacted] 2", "[redacted]", "[redacted] 3"]
 
 
-def test_names_that_were_there_all_along_keep_their_place():
+def test_member_names_without_a_reference_are_kept():
     value = {"s3://a": 1, "[redacted]": 2, "s3://b": 3, "[redacted] 2": 4}
     assert acmes.redact_value(value) == {"[redacted] 3": 1, "[redacted]": 2, "[redacted] 4": 3, "[redacted] 2": 4}
     assert acmes.redact_value({'"s3://a" x': 1, '"s3://b" x': 2}) == {'"[redacted]" x': 1, '"[redacted]" x 2': 2}
@@ -272,7 +272,7 @@ def test_any_prefix_is_recognised_as_it_stands_in_a_url_and_in_json(prefix):
         assert redact(f"wrote {spelling}") == "wrote [redacted]"
 
 
-def test_the_gateways_own_addresses_are_the_stores_too(local_store, settings):
+def test_the_gateways_own_urls_are_redacted(local_store, settings):
     settings.PUBLIC_BASE_URL = "https://jobs.example.com"
     redact = redactor(PREFIX, "http://testserver").redact_text
     assert redact("see https://jobs.example.com/artifacts/x") == "see [redacted]"
@@ -332,7 +332,7 @@ def test_a_bucket_is_recognised_at_its_endpoint_and_at_aws(bucket):
         "'",
     ],
 )
-def test_text_made_to_be_slow_is_not(pattern):
+def test_time_is_linear_in_the_length_of_the_text(pattern):
     text = "tenants s3 minio.internals " + pattern * (200_000 // len(pattern))
     started = time.process_time()
     acmes.redact_text(text)
@@ -414,7 +414,7 @@ def shape(value):
 @settings(max_examples=1000, deadline=None)
 @given(values)
 @example({"s3://0secret0": {"[redacted]": ["'tenants/acme/0secret0'"]}})
-def test_no_reference_leaves_and_nothing_else_is_lost(value):
+def test_references_are_redacted_and_nothing_else_changes(value):
     clean = acmes.redact_value(value)
     assert SECRET not in json.dumps(clean, ensure_ascii=False)
     assert shape(clean) == shape(value)
@@ -425,14 +425,14 @@ def test_no_reference_leaves_and_nothing_else_is_lost(value):
 @given(values, st.lists(file_names.map(lambda name: PREFIX + name), max_size=3), st.booleans())
 @example(["s\\u0033://0secret0"], [], False)
 @example(["acme"], [f"{PREFIX}acme/acme.png"], False)
-def test_a_document_with_nothing_to_be_found_has_nothing_to_be_redacted(value, storage_keys, is_ascii):
+def test_strings_of_a_clean_document_hold_no_reference(value, storage_keys, is_ascii):
     document = json.dumps([storage_keys, value], ensure_ascii=is_ascii)
     if acmes.is_clean(document, storage_keys):
         assert acmes.redact_value(value) is value
 
 
 @pytest.mark.parametrize("value", ["soft light", {"width": 1024, "prompt": "front/side, 100 %"}, ['\\ " \n'], None])
-def test_a_plain_document_is_seen_to_be_one_whatever_its_storage_keys_are(value):
+def test_a_document_without_references_is_clean_whatever_its_storage_keys(value):
     storage_keys = [f"{PREFIX}front.png", f"{PREFIX}acme/acme.png"]
     assert acmes.is_clean(json.dumps([storage_keys, value]), storage_keys)
 
@@ -440,7 +440,7 @@ def test_a_plain_document_is_seen_to_be_one_whatever_its_storage_keys_are(value)
 @pytest.mark.parametrize(
     "written", ['"s3://pix/a"', '"tenants/acme/b"', r'"\u0073\u0033://pix/a"', '{"S3:\\/\\/a": 1}']
 )
-def test_a_reference_beside_the_storage_keys_is_seen(written):
+def test_a_document_with_a_reference_beside_its_storage_keys_is_not_clean(written):
     storage_keys = [f"{PREFIX}front.png"]
     document = f'[["{PREFIX}front.png"], {written}]'
     assert not acmes.is_clean(document, storage_keys)
@@ -449,7 +449,7 @@ def test_a_reference_beside_the_storage_keys_is_seen(written):
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(), st.text())
-def test_any_text_passes_and_what_was_redacted_once_stays(before, after):
+def test_redacted_text_is_not_changed_again(before, after):
     for text in (before, f"{before}s3://{after}", f'"{before}"tenants/acme/{after}"'):
         clean = acmes.redact_text(text)
         assert acmes.redact_text(clean) == clean
@@ -457,7 +457,7 @@ def test_any_text_passes_and_what_was_redacted_once_stays(before, after):
         assert PREFIX not in clean
 
 
-def test_values_as_deep_as_json_gets_pass():
+def test_deeply_nested_values_are_redacted():
     deep = '{"in": [' * 125 + '"s3://pix/a"' + "]}" * 125
     assert json.dumps(acmes.redact_value(json.loads(deep))) == deep.replace("s3://pix/a", "[redacted]")
 
@@ -512,7 +512,7 @@ fixtures_may_be_shared = [HealthCheck.function_scoped_fixture]
 
 @settings(max_examples=20, deadline=None, suppress_health_check=fixtures_may_be_shared)
 @records
-def test_none_leaves_in_either_dialect(bucket, acme_client, acme, job_of, record_property, members, texts, references):
+def test_no_response_holds_a_reference(bucket, acme_client, acme, job_of, record_property, members, texts, references):
     record_property("cases", 1)
     with rolled_back():
         check_that_none_leaves(acme_client, acme, job_of, members, texts, references)
@@ -521,7 +521,7 @@ def test_none_leaves_in_either_dialect(bucket, acme_client, acme, job_of, record
 @pytest.mark.full
 @settings(max_examples=1000, deadline=None, suppress_health_check=fixtures_may_be_shared)
 @records
-def test_none_leaves_in_either_dialect_a_thousand_times(
+def test_no_response_holds_a_reference_a_thousand_times(
     bucket, acme_client, acme, job_of, record_property, members, texts, references
 ):
     record_property("cases", 1)

@@ -1,4 +1,4 @@
-"""What a storage key may be, by the one rule that the way in and the signer share."""
+"""Which storage keys are valid: one rule for ingest and for the signer."""
 
 import pytest
 from hypothesis import given
@@ -50,7 +50,7 @@ def test_a_key_below_the_prefix_passes_whatever_its_characters(key):
         ("tenants/acme", "outside the tenant's storage prefix"),
     ],
 )
-def test_the_refusal_says_which_rule_was_broken_and_not_what_the_key_was(key, rule):
+def test_an_invalid_key_is_rejected_with_the_rule_and_without_the_key(key, rule):
     with pytest.raises(ValueError, match=rule) as refused:
         check_storage_key(key, PREFIX)
     assert len(key) < 3 or key not in str(refused.value)
@@ -63,7 +63,7 @@ def test_an_empty_prefix_turns_only_the_prefix_check_off():
 
 
 @given(st.text())
-def test_what_passes_can_be_spelled_in_a_url_and_stays_below_its_root(key):
+def test_a_valid_key_can_be_part_of_a_url(key):
     try:
         check_storage_key(key, "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a response shows of stored values depends on the tenant that it is for, and on nothing of another."""
+"""What a response shows of stored values depends on its own tenant only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def row(storage_key):
 
 
 @pytest.mark.parametrize(("first", "second"), [(ACME, GLOBEX), (GLOBEX, ACME)])
-def test_each_tenants_own_prefix_is_redacted_whoever_asked_before(local_store, first, second):
+def test_each_tenants_own_prefix_is_redacted_in_any_order_of_requests(local_store, first, second):
     for caller in (first, second, first):
         for other in (ACME, GLOBEX):
             text = f"{other.storage_prefix}front.png"

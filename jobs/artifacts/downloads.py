@@ -20,7 +20,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from jobs.artifacts.local import SignedFileSystemStorage, expiry_of_link
+from jobs.artifacts.local import SignedFileSystemStorage, verified_expiry
 
 PATH_PREFIX = "/artifacts/"
 # A client that takes none of the data for this long is disconnected.
@@ -76,7 +76,7 @@ async def _response(scope: Scope, opened: ExitStack) -> Response:
     store = storages["artifacts"]
     if not key or not isinstance(store, SignedFileSystemStorage):
         return _error(404, "There is no artifact at this address.")
-    seconds_left = (expiry_of_link(key, scope["query_string"].decode("latin-1")) or 0) - time.time()
+    seconds_left = (verified_expiry(key, scope["query_string"].decode("latin-1")) or 0) - time.time()
     if seconds_left <= 0:
         return _error(403, "This link was altered or has expired. Request a new one from the API.")
     try:

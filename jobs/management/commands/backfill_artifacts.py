@@ -93,7 +93,7 @@ class Command(BatchCommand):
     def walk(self, prefix: str, batch: int, run: Run) -> bool:
         """Whether it came to the end of both."""
         totals = self.totals
-        listing = self.store.walk(prefix, totals.object_key)
+        listing = self.store.list_objects(prefix, totals.object_key)
         while some := list(islice(listing, batch)):
             objects = {found.storage_key: found for found in some}
             # Not every server lists in the order of bytes: what no row beside it names is looked up, and what no
@@ -129,7 +129,7 @@ class Command(BatchCommand):
                     self.tell("wrong_tenant", key, tenant=row.tenant, job=str(row.job_id))
         found = {key: objects.pop(key) for key in rows_of if key in objects}
         elsewhere = [key for key, naming in own.items() if naming and key not in found]
-        for key, is_there in zip(elsewhere, self.pool.map(self.store.holds, elsewhere), strict=True):
+        for key, is_there in zip(elsewhere, self.pool.map(self.store.object_exists, elsewhere), strict=True):
             if not is_there:
                 self.tell_each("missing", own[key])
         self.fill({key: each for key, each in found.items() if own[key]}, own)
@@ -157,7 +157,7 @@ class Command(BatchCommand):
     def described(self, objects: list[StoredObject]) -> Iterator[ObjectMetadata | Exception]:
         def describe(found: StoredObject) -> ObjectMetadata | Exception:
             try:
-                return self.store.describe(found)
+                return self.store.read_metadata(found)
             except STORE_ERRORS as error:
                 return error
 

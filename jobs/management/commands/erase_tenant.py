@@ -86,7 +86,7 @@ class Command(StoppableCommand):
     def inventory(self, tenant: Tenant, store: ArtifactStore | None) -> str:
         rows = [model.objects.for_tenant(tenant).count() for model in (Job, JobEvent, Artifact)]
         found = f"{summary(erasure.Erased(*rows))}, {tenant.tokens.count():,} tokens"
-        return f"{found}, {sum(map(len, store.below(tenant.storage_prefix))):,} objects" if store else found
+        return f"{found}, {sum(map(len, store.list_versions(tenant.storage_prefix))):,} objects" if store else found
 
     def is_confirmed(self, tenant: Tenant, store: ArtifactStore | None) -> bool:
         self.stderr.write(f"This removes tenant {tenant} for good: {self.inventory(tenant, store)}.")
@@ -110,8 +110,8 @@ class Command(StoppableCommand):
     def erase_objects(self, store: ArtifactStore, prefix: str, stop: Stop) -> int:
         removed = 0
         progress = Progress(self.stderr, None, self.name)
-        for some in store.below(prefix):
-            store.remove(some)
+        for some in store.list_versions(prefix):
+            store.delete_versions(some)
             removed += len(some)
             progress.show(removed, f"{removed:,} objects")
             if stop.requested:

@@ -181,5 +181,5 @@ class Command(BatchCommand):
         free = sorted(own - referenced_keys(own))
         for start in range(0, len(free), OBJECTS_AT_ONCE):
             some = free[start : start + OBJECTS_AT_ONCE]
-            store.remove_keys(some)
+            store.delete_objects(some)
             self.totals.objects += len(some)
