@@ -1,4 +1,4 @@
-"""Presigned URLs of S3: identical to those of botocore, and accepted by a real S3 server only unaltered and unexpired."""
+"""Presigned URLs of S3: identical to botocore's, accepted by a real S3 server only unaltered and unexpired."""
 
 from __future__ import annotations
 
