@@ -125,7 +125,7 @@ log_lines = LogLines()
 
 def begin() -> Iterator[None]:
     """Has the watch see every answer, log line, token and link of this process and of gateways it starts."""
-    from jobs.artifacts.signing import Links
+    from jobs.artifacts.signing import LinkSigner
     from jobs.ingest import bulk
     from jobs_gateway.logs import JSONLines
     from tenants import tokens
@@ -144,7 +144,7 @@ def begin() -> Iterator[None]:
     def served(answer: gateway.Answer, *_: Any, **__: Any) -> None:
         watch.left("an answer of a process", f"{answer.headers}\n{answer.body.decode('utf-8', 'replace')}")
 
-    def signed(link: str, _links: Links, storage_key: str) -> None:
+    def signed(link: str, _signer: LinkSigner, storage_key: str) -> None:
         watch.in_links_only |= {link.rpartition("ignature=")[2], storage_key}
 
     def loaded(_: Any, record: Any, *__: Any) -> None:
@@ -171,7 +171,7 @@ def begin() -> Iterator[None]:
         afterwards(tokens, "issue", issued)
         afterwards(Client, "request", answered)
         afterwards(gateway.Gateway, "send", served)
-        afterwards(Links, "url", signed)
+        afterwards(LinkSigner, "url", signed)
         afterwards(bulk, "load_record", loaded)
         log_lines.setFormatter(JSONLines())
         yield

@@ -99,14 +99,26 @@ FAULTS = (
         "unsigned link to a local file accepted",
         5,
         "jobs/artifacts/downloads.py",
-        [("if seconds_left <= 0:", "if seconds_left <= 0 and request.GET:")],
+        [("if seconds_left <= 0:", 'if seconds_left <= 0 and scope["query_string"]:')],
         "tests/test_local_links.py",
+    ),
+    Fault(
+        "redactor cached by something other than the tenant's prefix",
+        6,
+        "jobs/artifacts/redaction.py",
+        [
+            (
+                "_cached = lru_cache(maxsize=4096)(Redactor)",
+                "_of = {}\n\n\ndef _cached(prefix, bases):\n    return _of.setdefault(bases, Redactor(prefix, bases))",
+            )
+        ],
+        "tests/test_tenant_renderer.py",
     ),
     Fault(
         "redaction of member names skipped",
         6,
         "jobs/artifacts/redaction.py",
-        [("if (text := self.text(name)) is not name:", "if (text := name) is not name:")],
+        [("if (text := self.redact_text(name)) is not name:", "if (text := name) is not name:")],
         "tests/test_redaction.py",
     ),
     Fault(

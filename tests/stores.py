@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from jobs.ingest import stored
+from jobs.ingest import record_reader
 from jobs.ingest.interchange import dump
 from jobs.models import Artifact, Job, JobCounts, JobEvent
 from tests import servers
@@ -48,7 +48,7 @@ def everything() -> list[list[dict[str, Any]]]:
 def exported() -> bytes:
     """The whole store as ``export_jobs`` writes it."""
     out = io.BytesIO()
-    for batch in stored.batches(Job.all_tenants.all(), 100):
+    for batch in record_reader.batches(Job.all_tenants.all(), 100):
         out.writelines(map(dump, batch))
     return out.getvalue()
 

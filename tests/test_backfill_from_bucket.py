@@ -61,8 +61,10 @@ def test_every_file_under_the_prefix_is_loaded_and_again_without_change(bucket):
 
 
 def test_files_come_in_the_order_of_their_keys_whatever_the_servers(bucket, monkeypatch):
-    opened, of = [], SignedS3Storage.opened
-    monkeypatch.setattr(SignedS3Storage, "opened", lambda store, found: opened.append(found[0]) or of(store, found))
+    opened, of = [], SignedS3Storage.open_object
+    monkeypatch.setattr(
+        SignedS3Storage, "open_object", lambda store, found: opened.append(found[0]) or of(store, found)
+    )
     backfill("s3://artifacts/dump/")
     assert opened == ["dump/2026-b.ndjson.gz", "dump/2026/a.ndjson", "dump/2026/z é.ndjson", "dump/empty.ndjson"]
 
@@ -114,13 +116,13 @@ def test_it_goes_on_in_the_file_and_at_the_line_where_it_was(bucket, interrupted
 def test_a_file_that_is_replaced_while_it_is_read_stops_it(bucket, monkeypatch):
     big = lines(100, 9_000, request={"padding": "x" * 300})
     bucket.put_object(Bucket="artifacts", Key="dump/0.ndjson", Body=big)
-    count = bulk.Loaded.count
+    count = bulk.BatchResult.count
 
     def replaced(loaded):
         bucket.put_object(Bucket="artifacts", Key="dump/0.ndjson", Body=lines(100, 9_000))
         count(loaded)
 
-    monkeypatch.setattr(bulk.Loaded, "count", replaced)
+    monkeypatch.setattr(bulk.BatchResult, "count", replaced)
     said, _ = backfill("s3://artifacts/dump/", batch=500)
     assert "PreconditionFailed" in said
     assert "Resume with:\npython manage.py backfill_jobs s3://artifacts/dump/ --batch 500 --from-object" in said

@@ -55,7 +55,9 @@ def test_what_an_answer_should_hold_is_no_leak(job, acme_client):
 
 @pytest.mark.parametrize("tail", ["", "/events"])
 def test_a_storage_key_in_an_answer_is_seen(job, acme_client, monkeypatch, leaks, tail, acme, job_of):
-    as_it_is = SimpleNamespace(text=lambda text: text, value=lambda value: value, finds_nothing=lambda *_, **__: False)
+    as_it_is = SimpleNamespace(
+        redact_text=lambda text: text, redact_value=lambda value: value, is_clean=lambda *_: False
+    )
     monkeypatch.setattr(tenant_renderer, "redactor", lambda *_: as_it_is)
     if tail:
         event = {"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z", "message": "tenants/acme/x"}

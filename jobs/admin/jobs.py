@@ -32,7 +32,7 @@ from jobs.admin.formatting import format_duration, format_time_ago, status_badge
 from jobs.admin.job_detail import JobDetail
 from jobs.admin.lookup import find_tenant_ids, parse_job_id
 from jobs.admin.tenant_view import caller_for, get_as_tenant
-from jobs.api.tenant_renderer import Boundary
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
 
 FINAL_STATUSES = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
@@ -110,7 +110,7 @@ class JobChangeList(ConsoleChangeList):
         self.result_list = list(self.result_list)
         for job in self.result_list:
             if job.last_event_data:
-                text = Boundary(request, caller_for(job.tenant)).text
+                text = TenantRenderer(request, caller_for(job.tenant)).redact_text
                 job.last_event_data = {name: text(value or "") for name, value in job.last_event_data.items()}
 
 
