@@ -15,6 +15,7 @@ from ulid import ULID
 
 from jobs.api.fleet import queries as fleet_queries
 from jobs.api.v1 import queries as v1_queries
+from jobs.database import pipeline
 from jobs.database.prepared import Prepared
 from tests.gateway import serving
 from tests.records import records

@@ -19,9 +19,7 @@ UNKNOWN_JOB = "/v1/jobs/01JADE5XAMPK9M0Q7RS3T4V5W6"
 
 @pytest.fixture(scope="module")
 def store(new_store):
-    store = new_store()
-    store.add_tenants("acme")
-    return store
+    return new_store("acme")
 
 
 @pytest.fixture(scope="module")
