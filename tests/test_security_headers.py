@@ -11,6 +11,8 @@ from django.test import RequestFactory
 from jobs_gateway.middleware import GatewayRequest
 from tests.gateway import serving
 
+pytestmark = pytest.mark.sqlite  # no database is asked, apart from one token: once is enough
+
 PAGES = ["/", "/docs", "/redoc", "/admin/login/"]
 SHOP = "https://shop.example.com"
 EXPOSED = {"ETag", "Link", "X-Request-ID", "Retry-After"}
