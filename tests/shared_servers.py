@@ -57,7 +57,7 @@ def temporary_folder(name: str) -> Path:
 
 
 def start_postgresql() -> str:
-    server = cleanup.enter_context(servers.postgresql())
+    server = cleanup.enter_context(servers.postgresql(settings={"max_connections": "300"}))  # several workers
     # The owner is no superuser, as in production: a superuser passes every permission check.
     server.psql("CREATE ROLE gateway LOGIN CREATEDB CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
     # The role that reads for the API in production. Tests with the fixture `api_role` use it.
