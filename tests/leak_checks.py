@@ -138,12 +138,13 @@ log_lines = LogLines()
 
 def watch_responses_and_logs() -> Iterator[None]:
     """Records every response, log line, token and link of this process and of the gateways that it starts."""
+    from django.test import Client  # tests.client.Client is one
+
     from jobs.artifacts.signing import Links
     from jobs.ingest import bulk
     from jobs_gateway.logs import JSONLines
     from tenants import tokens
     from tests import gateway
-    from tests.client import Client
 
     def issued(token: str, *_: Any, **__: Any) -> None:
         watch.secrets.add(token.split("_", 2)[2])
