@@ -205,10 +205,12 @@ def response_of(messages: list[Any], scope: dict[str, Any]) -> HttpResponse:
     del response.headers["Content-Type"]
     for name, value in start["headers"]:
         text = value.decode("latin-1")
-        if name == b"set-cookie":
+        if name.lower() == b"set-cookie":  # Django capitalizes it
             response.cookies.load(text)
         else:
             response.headers[name.decode("latin-1").title()] = text
+    if "Location" in response.headers:
+        response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as Django's redirects have it
     response.wsgi_request = scope["gateway"]["request"]  # type: ignore[attr-defined]
     return response
 
