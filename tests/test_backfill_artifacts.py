@@ -17,6 +17,7 @@ from jobs.artifacts import objects
 from jobs.ingest import artifacts, bulk
 from jobs.management.commands import backfill_artifacts
 from jobs.models import Artifact, Job
+from tests.shared_servers import BUCKET
 from tests.stores import everything, exported
 
 pytestmark = pytest.mark.django_db
@@ -44,7 +45,7 @@ def bucket(s3_store, s3_server):
     client = s3_server.client()
     return SimpleNamespace(
         put=lambda key, content, kind="image/png": client.put_object(
-            Bucket="artifacts", Key=key, Body=content, ContentType=kind
+            Bucket=BUCKET, Key=key, Body=content, ContentType=kind
         )
     )
 

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from django.core.management import get_commands
 
+pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 GUIDE = (ROOT / "docs" / "deploy.md").read_text()

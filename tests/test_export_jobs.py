@@ -119,9 +119,7 @@ def test_batches_of_long_timelines_are_small(acme, job_of):
 )
 def test_round_trip_between_stores(new_store, tmp_path, size, record_property):
     jobs, events = size
-    first, second = new_store(), new_store()
-    for store in (first, second):
-        store.add_tenants(*TENANTS)
+    first, second = new_store(*TENANTS), new_store(*TENANTS)
     source, once, twice = (tmp_path / name for name in ("source.ndjson", "once.ndjson", "twice.ndjson.gz"))
     source.write_bytes(b"".join(records(jobs, TENANTS, longest=events)))
     first.run("backfill_jobs", source)
@@ -142,9 +140,8 @@ def test_round_trip_between_stores(new_store, tmp_path, size, record_property):
 )
 def test_round_trip_between_postgresql_and_sqlite(new_store, tmp_path, size, record_property):
     jobs, events = size
-    postgresql, sqlite, postgresql_again = new_store(), SQLiteStores(tmp_path, TENANTS).new(), new_store()
-    for store in (postgresql, postgresql_again):
-        store.add_tenants(*TENANTS)
+    postgresql, postgresql_again = new_store(*TENANTS), new_store(*TENANTS)
+    sqlite = SQLiteStores(tmp_path).new(*TENANTS)
     source = b"".join(records(jobs, TENANTS, longest=events))
     postgresql.run("backfill_jobs", "-", stdin=source)
     first = postgresql.export()

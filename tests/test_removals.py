@@ -18,8 +18,7 @@ from tests.stores import counts_of, exported, true_counts
 
 def test_a_copy_follows_its_original(new_store, tmp_path):
     """By what is loaded, removed and erased, in two rounds."""
-    original = new_store()
-    original.add_tenants("acme", "globex")
+    original = new_store("acme", "globex")
     copy = new_store(like=original)
     lines = list(records(60, ("acme", "globex"), longest=5))
     changed, ids, cursor = tmp_path / "changed.ndjson.gz", tmp_path / "ids.gz", None
