@@ -39,7 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--flat", action="store_true", help="measure only how costs grow from 10,000 to 1,000,000 jobs")
     options = parser.parse_args()
-    jobs, rounds, seconds = (8_000, 1, 0.5) if options.quick else (200_000, 5, 3.0)
+    jobs, rounds, seconds = (4_000, 1, 0.5) if options.quick else (200_000, 5, 3.0)
     rounds = options.rounds or rounds
     if options.flat:
         report.keep(flat=flat.measure(rounds, flat.QUICK_SIZES if options.quick else flat.SIZES))

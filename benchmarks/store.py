@@ -99,9 +99,9 @@ def operation(chance: random.Random, folder: str, created_at: datetime) -> dict[
     }
 
 
-def long_jobs() -> Iterator[dict[str, Any]]:
+def long_jobs(count: int = LONG_JOBS) -> Iterator[dict[str, Any]]:
     """Interchange records of jobs with as many events as one page holds, a picture with every other one."""
-    for number in range(LONG_JOBS):
+    for number in range(count):
         chance = random.Random(-1 - number)
         created_at = FIRST - timedelta(hours=number + 1)
         job = str(ULID.from_int(int(created_at.timestamp() * 1000) << 80 | chance.getrandbits(80)))
@@ -164,6 +164,17 @@ def manage(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
+def create(environment: dict[str, str]) -> None:
+    """The tables and the tenants, in an empty database."""
+    manage(environment, "migrate", "--verbosity", "0")
+    with connect(environment) as database:
+        database.execute(
+            "INSERT INTO tenants_tenant (slug, name, storage_prefix, is_active, created_at) "
+            "SELECT slug, slug, 'tenants/' || slug || '/', true, now() FROM unnest(%s::text[]) AS slug",
+            [TENANTS],
+        )
+
+
 def load(server: PostgreSQL, environment: dict[str, str], jobs: int, folder: Path) -> dict[str, float]:
     """Loads ``jobs`` jobs into the database of ``environment`` and, for comparison, into one named ``copied``.
 
@@ -171,15 +182,10 @@ def load(server: PostgreSQL, environment: dict[str, str], jobs: int, folder: Pat
     """
     server.psql("CREATE DATABASE copied")
     copied = environment | {"DATABASE_URL": server.url("copied")}
-    for each in (environment, copied):
-        manage(each, "migrate", "--verbosity", "0")
+    create(environment)
+    manage(copied, "migrate", "--verbosity", "0")
     seconds = {"gateway": 0.0, "copy": 0.0}
     with connect(environment) as source, connect(copied) as target:
-        source.execute(
-            "INSERT INTO tenants_tenant (slug, name, storage_prefix, is_active, created_at) "
-            "SELECT slug, slug, 'tenants/' || slug || '/', true, now() FROM unnest(%s::text[]) AS slug",
-            [TENANTS],
-        )
         copy(source, target, "tenants_tenant", folder)
         for chunk in range(CHUNKS):
             first, last = jobs * chunk // CHUNKS, jobs * (chunk + 1) // CHUNKS

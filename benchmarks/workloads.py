@@ -19,6 +19,7 @@ from benchmarks.servers import Server, get
 JOBS = 200  # that detail and events of one token ask for in turn
 MANY_TOKENS = 1_000
 MANY_REQUESTS = 2_000  # all different: each token is used twice before the first request is sent again
+PAGES_A_WALK = 20  # that are read one after the other before the list is begun anew
 PAGE_SIZES = (40, 45, 50, 55, 60)  # 50 on average, as many as a page of one token has
 COMPARED = 10  # requests of each workload that all servers have to answer alike
 
@@ -42,13 +43,19 @@ class Workload:
 
 
 def workloads(
-    environment: dict[str, str], gateway: Server, token: str, tokens: dict[str, list[str]]
+    environment: dict[str, str],
+    gateway: Server,
+    token: str,
+    tokens: dict[str, list[str]],
+    many_requests: int = MANY_REQUESTS,
 ) -> dict[str, Workload]:
     """The workloads by the name that ``results.json`` has for them. ``tokens`` are many, by the tenant's slug."""
     finished = finished_jobs(environment)
     jobs = random.Random(4).sample(finished[store.TENANTS[0]], min(JOBS, len(finished[store.TENANTS[0]])))
     detail = Workload([Request(f"/v1/jobs/{job}", token) for job in jobs])
-    pages = {slug: list(list_pages(gateway, tokens[slug])) for slug in store.TENANTS}
+    pages = {
+        slug: list(list_pages(gateway, tokens[slug][0], many_requests // len(store.TENANTS))) for slug in store.TENANTS
+    }
     return {
         "list": Workload([Request("/v1/jobs", token)]),
         "detail": detail,
@@ -56,10 +63,12 @@ def workloads(
         "fleet": Workload([Request("/job", token)]),
         "not_modified": Workload(detail.requests, is_poll=True),
         "many_list": Workload(
-            [Request(page, token) for token, (page, _) in in_turn(tokens, pages)],
-            [Request(page, token) for token, (_, page) in in_turn(tokens, pages)],
+            [Request(page, token) for token, (page, _) in in_turn(tokens, pages, many_requests)],
+            [Request(page, token) for token, (_, page) in in_turn(tokens, pages, many_requests)],
         ),
-        "many_detail": Workload([Request(f"/v1/jobs/{job}", token) for token, job in in_turn(tokens, finished)]),
+        "many_detail": Workload(
+            [Request(f"/v1/jobs/{job}", token) for token, job in in_turn(tokens, finished, many_requests)]
+        ),
         "list_200": Workload([Request("/v1/jobs?limit=200", token)]),
         "events_500": Workload([Request(f"/v1/jobs/{job}/events", token) for job in long_jobs(environment)]),
     }
@@ -88,19 +97,19 @@ def long_jobs(environment: dict[str, str]) -> list[str]:
     return [str(ULID.from_uuid(key)) for (key,) in rows]
 
 
-def list_pages(gateway: Server, tokens: list[str]) -> Iterator[tuple[str, str]]:
-    """Different pages of one tenant's list, each as the gateway spells it and as the peers do.
+def list_pages(gateway: Server, token: str, wanted: int) -> Iterator[tuple[str, str]]:
+    """``wanted`` different pages of one tenant's list, each as the gateway spells it and as the peers do.
 
-    They are of different sizes and depths, and every other one is narrowed by ``created_after``, before all jobs. The
-    gateway continues a list by the cursor of its ``Link`` header, the peers by the last job of the page before.
+    They are fewer where the list is too short. They are of different sizes and depths, and half of them have a
+    ``created_after``, of before all jobs. The gateway continues a list by the cursor of its ``Link`` header, the peers
+    by the last job of the page before.
     """
-    wanted = MANY_REQUESTS // len(store.TENANTS)
     found = 0
     for start, first_size in enumerate(range(200, 0, -7)):  # each walk begins elsewhere, so that no page comes twice
         after = {"created_after": f"2025-01-01T00:00:{start:02}Z"} if start % 2 else {}
         path: str | None = f"/v1/jobs?{urlencode({'limit': first_size} | after)}"
-        for number in range(wanted):
-            status, body, headers = get(gateway.port, path, tokens[0])
+        for number in range(PAGES_A_WALK):
+            status, body, headers = get(gateway.port, path, token)
             if status != 200:
                 raise SystemExit(f"The gateway answers {path} with {status}: {body[:500]!r}")
             following = re.search(r'<([^>]+)>; rel="next"', headers.get("Link", ""))
@@ -118,9 +127,9 @@ def list_pages(gateway: Server, tokens: list[str]) -> Iterator[tuple[str, str]]:
                 return
 
 
-def in_turn(tokens: dict[str, list[str]], asked: dict[str, list[Any]]) -> Iterator[tuple[str, Any]]:
-    """A token and what it asks for, ``MANY_REQUESTS`` times: tenants in turn, of each tenant its tokens in turn."""
-    for number in range(MANY_REQUESTS):
+def in_turn(tokens: dict[str, list[str]], asked: dict[str, list[Any]], count: int) -> Iterator[tuple[str, Any]]:
+    """A token and what it asks for, ``count`` times: tenants in turn, of each tenant its tokens in turn."""
+    for number in range(count):
         turn, tenant = divmod(number, len(store.TENANTS))
         slug = store.TENANTS[tenant]
         yield tokens[slug][turn % len(tokens[slug])], asked[slug][turn % len(asked[slug])]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, Protocol
 
 FLEET_STATUS = {
@@ -20,6 +21,8 @@ EVENT_NAMES = {"queued": "submitted", "stage": "started", "succeeded": "complete
 # An agent's state is its event of the highest rank. An agent has ended from FAILED on.
 RANKS = {"submitted": 0, "acknowledged": 1, "started": 2, "failed": 3, "completed": 4}
 STARTED, FAILED, COMPLETED = 2, 3, 4
+
+seq, created_at = attrgetter("seq"), attrgetter("created_at")
 
 
 class Event(Protocol):
@@ -110,14 +113,6 @@ def item(
     if ends:
         fields["hostname"] = max(ends, key=seq).hostname
     return fields
-
-
-def seq(event: Event) -> int:
-    return event.seq
-
-
-def created_at(event: Event) -> datetime:
-    return event.created_at
 
 
 def response(host: str, agent: Agent) -> dict[str, Any]:

@@ -209,7 +209,11 @@ BASE_32 = str.maketrans(ALPHABET, "0123456789abcdefghijklmnopqrstuv")
 
 def ulid_text(key: UUID) -> str:
     n = key.int
-    return "".join([PAIRS[n >> shift & 1023] for shift in range(120, -1, -10)])
+    return (
+        f"{PAIRS[n >> 120]}{PAIRS[n >> 110 & 1023]}{PAIRS[n >> 100 & 1023]}{PAIRS[n >> 90 & 1023]}"
+        f"{PAIRS[n >> 80 & 1023]}{PAIRS[n >> 70 & 1023]}{PAIRS[n >> 60 & 1023]}{PAIRS[n >> 50 & 1023]}"
+        f"{PAIRS[n >> 40 & 1023]}{PAIRS[n >> 30 & 1023]}{PAIRS[n >> 20 & 1023]}{PAIRS[n >> 10 & 1023]}{PAIRS[n & 1023]}"
+    )
 
 
 def key_of(public_id: str) -> UUID:
