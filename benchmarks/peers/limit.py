@@ -118,9 +118,7 @@ class Database:
 
     async def open(self) -> None:
         for _ in range(CONNECTIONS):
-            # The statement cache is off because the statements are prepared here.
-            connection = await asyncpg.connect(os.environ["DATABASE_URL"], statement_cache_size=0)
-            self.idle.put_nowait((connection, {}))
+            self.idle.put_nowait((await asyncpg.connect(os.environ["DATABASE_URL"]), {}))
 
     async def close(self) -> None:
         for _ in range(CONNECTIONS):
