@@ -136,6 +136,7 @@ def measure(rounds: int, sizes: tuple[int, int] = SIZES) -> dict[str, float]:
 def served(database: PostgreSQL, size: int, folder: Path) -> Iterator[Store]:
     """A store of ``size`` jobs and its gateway, while the block runs."""
     name = f"jobs_{size}"
+    (folder / name).mkdir()
     database.psql(f"CREATE DATABASE {name}")
     environment = store.environment_of(database.url(name), folder / name)
     store.manage(environment, "migrate", "--verbosity", "0")
