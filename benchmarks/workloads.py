@@ -107,7 +107,7 @@ def list_pages(gateway: Server, token: str, wanted: int) -> Iterator[tuple[str, 
     found = 0
     for start, first_size in enumerate(range(200, 0, -7)):  # each walk begins elsewhere, so that no page comes twice
         after = {"created_after": f"2025-01-01T00:00:{start:02}Z"} if start % 2 else {}
-        path: str | None = f"/v1/jobs?{urlencode({'limit': first_size} | after)}"
+        path = f"/v1/jobs?{urlencode({'limit': first_size} | after)}"
         for number in range(PAGES_A_WALK):
             status, body, headers = get(gateway.port, path, token)
             if status != 200:

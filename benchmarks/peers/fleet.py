@@ -1,6 +1,7 @@
 """One item of ``/job``, for all three peers: the rules of the fleet dialect as far as the benchmark's store needs them.
 
-The status of a job is stored; the rest of an item is computed from the job's events.
+The status of a job is stored; the rest of an item is computed from the job's events. An event is anything that has the
+columns of one as attributes, such as a row of an ORM.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 FLEET_STATUS = {
     "NOT_STARTED": "submitted",
@@ -25,31 +26,19 @@ STARTED, FAILED, COMPLETED = 2, 3, 4
 seq, created_at = attrgetter("seq"), attrgetter("created_at")
 
 
-class Event(Protocol):
-    """What an item needs of an event. Rows of both ORMs have it."""
-
-    seq: int
-    event_type: str
-    visibility: str
-    message: str
-    hostname: str | None
-    extra: dict[str, Any]
-    created_at: datetime
-
-
 class Agent:
     """The part of one host in an operation."""
 
     __slots__ = ("end", "rank", "started_at", "state")
 
-    def __init__(self, rank: int, state: Event) -> None:
+    def __init__(self, rank: int, state: Any) -> None:
         self.rank = rank
         self.state = state
         self.started_at: datetime | None = None
-        self.end: Event | None = None
+        self.end: Any = None
 
 
-def agents_of(events: Sequence[Event]) -> dict[str, Agent]:
+def agents_of(events: Sequence[Any]) -> dict[str, Agent]:
     """The agents by hostname, in order of their first event."""
     agents: dict[str, Agent] = {}
     for event in events:
@@ -74,7 +63,7 @@ def item(
     status: str,
     created: object,
     request: Any,
-    events: Sequence[Event],
+    events: Sequence[Any],
     artifacts: Any,
 ) -> dict[str, Any]:
     """The item of one job. ``events`` are all its events by ``seq``, ``artifacts`` its result where it succeeded."""
@@ -132,7 +121,7 @@ def state(agent: Agent) -> dict[str, Any]:
     return fields | {"error": agent.state.extra["error"]} if agent.state.extra.get("error") else fields
 
 
-def line(event: Event) -> dict[str, Any]:
+def line(event: Any) -> dict[str, Any]:
     fields = {
         "timestamp": event.created_at,
         "event": EVENT_NAMES.get(event.event_type, event.event_type),
