@@ -23,8 +23,7 @@ GRANIAN = [*PYTHON, "granian", "--workers", "{workers}", "--http", "1", "--no-ws
 GRANIAN += ["--host", "127.0.0.1", "--port", "{port}"]
 UVICORN = [*PYTHON, "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
 UVICORN += ["--workers", "{workers}", "--host", "127.0.0.1", "--port", "{port}"]
-# Granian's choice of event loop, for the limit as for the gateway: uvloop where it is installed.
-LOOP = "auto"
+LOOP = "uvloop"  # the gateway's: jobs_gateway/server.py
 COMMANDS = {
     # It reads the port and the number of workers from its environment, and becomes its production server.
     "gateway": [sys.executable, "manage.py", "serve"],
