@@ -12,16 +12,16 @@ from urllib.parse import quote, urlsplit
 import pytest
 from django.core.files.base import ContentFile
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from ulid import ULID
 
 from jobs.models import Job, JobType
 from tenants import tokens
-from tenants.callers import memory
+from tenants.callers import credential_cache
 from tests import forgery
 from tests.batteries import watch
+from tests.client import Client
 from tests.conftest import client_with
 
 NOON = "2026-04-15T12:00:00Z"
@@ -292,7 +292,7 @@ def test_the_access_table(stores, clients, credentials, size, record_property):
 
     A link opens its one picture to whoever has it, and a credential adds nothing; the console knows its own sessions.
     """
-    memory.forget()
+    credential_cache.clear()
     cursors, links = {}, {}
     for slug, client in clients.items():
         cursors[slug] = re.search("cursor=([^&>]+)", client.get("/v1/jobs?limit=3").headers["Link"])[1].replace(
