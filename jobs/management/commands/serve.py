@@ -19,6 +19,7 @@ from django.db import connections
 
 from jobs.demo.access import demo_access
 from jobs.models import Job, JobType
+from jobs_gateway.settings import env
 
 
 def server_command(host: str, port: int, workers: int) -> list[str]:
@@ -128,4 +129,6 @@ class Command(BaseCommand):
         command = server_command(address, settings.PORT, settings.WEB_WORKERS)
         os.environ.setdefault("DATABASE_KEEP_CONNECTIONS", "1")
         os.environ.setdefault("WEB_PIN_WORKERS", "1")
+        for name in env.from_file:  # the server reads the file itself, at each reload, and its environment wins
+            os.environ.pop(name, None)
         os.execv(sys.executable, command)  # noqa: S606 - no shell is meant
