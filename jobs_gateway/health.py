@@ -5,58 +5,55 @@ For load balancers and supervisors: for anyone, under any host name, outside the
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable
 from functools import cache
-from threading import Lock, Thread
 from time import monotonic
 
 from django.conf import settings
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.urls import resolve
-from django.views.decorators.http import require_safe
 
+from jobs.api.request import Receive, Scope, Send
 from jobs.artifacts.signing import artifact_store
-from tenants.replica import primary_first
+from jobs.database import readers
+from jobs.database.replica import primary_first
 
 logger = logging.getLogger(__name__)
 
 # How long /readyz waits for an answer, all dependencies together.
 TIMEOUT_SECONDS = 1.0
-# How long an answer is believed: whoever asks more often than that costs the dependencies nothing.
-BELIEVED_SECONDS = 1.0
+# How long an answer is reused: frequent checks cost the dependencies nothing.
+CACHE_SECONDS = 1.0
 
 
 class NotReady(Exception):
     """What is missing, in words that anyone may read."""
 
 
-def database() -> None:
-    """The primary, or while that is away its replica, which most reads are answered from."""
-    primary_first(_answers)
+async def database() -> None:
+    """The primary, or while that is down its replica, which most reads are answered from."""
+    await primary_first(readers.ping)
 
 
-def _answers(alias: str) -> bool:
-    for each in {alias, alias if alias == settings.API_REPLICA else "default"}:
-        with connections[each].cursor() as cursor:
-            cursor.execute("SELECT 1")
-    return True
-
-
-def migrations() -> None:
-    missing = primary_first(_missing_migrations)
-    if missing:
+async def migrations() -> None:
+    if missing := await primary_first(_missing_migrations):
         raise NotReady(f"{len(missing)} to apply")
 
 
-def _missing_migrations(alias: str) -> frozenset[tuple[str, str]]:
+async def _missing_migrations(alias: str) -> frozenset[tuple[str, str]]:
     if alias == settings.API_REPLICA:  # it has what its primary had; the API's role may not read what that was
         return frozenset()
-    return _migrations_of_this_code() - MigrationRecorder(connections["default"]).applied_migrations().keys()
+    return await asyncio.to_thread(_unapplied)
+
+
+def _unapplied() -> frozenset[tuple[str, str]]:
+    try:
+        return _migrations_of_this_code() - MigrationRecorder(connections["default"]).applied_migrations().keys()
+    finally:
+        connections["default"].close()
 
 
 @cache
@@ -64,86 +61,73 @@ def _migrations_of_this_code() -> frozenset[tuple[str, str]]:
     return frozenset(MigrationLoader(None).disk_migrations)
 
 
-def artifacts() -> None:
-    artifact_store().probe()
+async def artifacts() -> None:
+    await asyncio.to_thread(artifact_store().probe)
 
 
 class Probe:
-    """One dependency, asked in a thread of its own, so that one that hangs holds up neither the others nor the answer.
+    """One dependency, asked in a task of its own, so that one that hangs delays neither the others nor the response.
 
-    Never asked twice at the same time: while it hangs, one thread waits for it, however many ask.
+    Never asked twice at the same time: while it hangs, one task waits for it, however many ask.
     """
 
-    def __init__(self, ask: Callable[[], None]) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
         self.name = ask.__name__
         self._ask = ask
-        self._lock = Lock()
-        self._answer: Future[str] = Future()
-        self._asked_at: float | None = None
+        self._task: asyncio.Task[str] | None = None
+        self._asked_at = 0.0
 
-    def start(self) -> Future[str]:
-        """What is known of it: "ok" or what is wrong; asked anew where the last answer is too old."""
-        with self._lock:
-            is_old = self._asked_at is None or monotonic() - self._asked_at > BELIEVED_SECONDS
-            if self._asked_at is None or (is_old and self._answer.done()):
-                self._answer, self._asked_at = Future(), monotonic()
-                Thread(target=self._run, args=(self._answer,), name=f"readyz-{self.name}", daemon=True).start()
-            return self._answer
+    def start(self) -> asyncio.Task[str]:
+        """ "ok" or what is wrong; asked anew where the last answer is too old."""
+        task = self._task
+        if task is None or (task.done() and monotonic() - self._asked_at > CACHE_SECONDS):
+            self._asked_at = monotonic()
+            self._task = task = asyncio.get_running_loop().create_task(self._run())
+        return task
 
-    def _run(self, answer: Future[str]) -> None:
+    async def _run(self) -> str:
         try:
-            self._ask()
-            outcome = "ok"
+            await self._ask()
         except NotReady as error:
-            outcome = str(error)
+            return str(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not ready
             logger.warning("Not ready: %s: %s: %s", self.name, type(error).__name__, error)
-            outcome = f"failed ({type(error).__name__})"
-        finally:
-            connections.close_all()
-        answer.set_result(outcome)
+            return f"failed ({type(error).__name__})"
+        return "ok"
 
 
 PROBES = [Probe(database), Probe(migrations), Probe(artifacts)]
 
 
-@require_safe
-def livez(request: HttpRequest) -> HttpResponse:
-    """200 as long as the process answers at all; asks nobody."""
-    return _text("ok\n")
+async def probes(scope: Scope, receive: Receive, send: Send) -> None:
+    """The ASGI application of ``/livez`` and ``/readyz``, under any host name."""
+    if scope["method"] not in ("GET", "HEAD"):
+        await _send(scope, send, "Only GET and HEAD are answered here.\n", 405, [(b"allow", b"GET, HEAD")])
+    elif scope["path"] == "/livez":
+        await _send(scope, send, "ok\n")
+    else:
+        outcomes = await readiness()
+        text = "".join(f"{name}: {outcome}\n" for name, outcome in outcomes.items())
+        await _send(scope, send, text, 200 if set(outcomes.values()) == {"ok"} else 503)
 
 
-@require_safe
-def readyz(request: HttpRequest) -> HttpResponse:
-    """A line for each dependency, "name: ok" or what is wrong; 503 unless all are ok. Takes a second at most."""
-    deadline = monotonic() + TIMEOUT_SECONDS
-    answers = [probe.start() for probe in PROBES]
-    outcomes = [_outcome(answer, deadline) for answer in answers]
-    text = "".join(f"{probe.name}: {outcome}\n" for probe, outcome in zip(PROBES, outcomes, strict=True))
-    return _text(text, 200 if set(outcomes) == {"ok"} else 503)
+async def readiness() -> dict[str, str]:
+    """Each dependency with "ok" or what is wrong. Takes ``TIMEOUT_SECONDS`` at most."""
+    tasks = {probe.name: probe.start() for probe in PROBES}
+    await asyncio.wait(tasks.values(), timeout=TIMEOUT_SECONDS)
+    late = f"no answer within {TIMEOUT_SECONDS:g} s"
+    return {name: task.result() if task.done() else late for name, task in tasks.items()}
 
 
-def _outcome(answer: Future[str], deadline: float) -> str:
-    try:
-        return answer.result(max(0.0, deadline - monotonic()))
-    except TimeoutError:
-        return f"no answer within {TIMEOUT_SECONDS:g} s"
-
-
-def _text(text: str, status: int = 200) -> HttpResponse:
-    headers = {"Cache-Control": "no-store", "Content-Length": str(len(text))}
-    return HttpResponse(text, "text/plain; charset=utf-8", status, headers=headers)
-
-
-class ProbeLane:
-    """Answers both before any middleware that looks at the host, redirects or opens a session."""
-
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.path_info not in ("/livez", "/readyz"):
-            return self.get_response(request)
-        request.resolver_match = resolve(request.path_info)
-        response: HttpResponse = request.resolver_match.func(request)
-        return response
+async def _send(
+    scope: Scope, send: Send, text: str, status: int = 200, more_headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    body = text.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"cache-control", b"no-store"),
+        (b"content-length", str(len(body)).encode()),
+        *(more_headers or []),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
-from threading import Lock
 from typing import Any
 
 from django.http import HttpResponse
 from django.views.generic import TemplateView
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
-from rest_framework.request import Request
-from rest_framework.response import Response
-from rest_framework.views import APIView
+from rest_framework.exceptions import MethodNotAllowed
 
 from jobs.api.etags import etag, holds
+from jobs.api.rendering import require_json, to_json
+from jobs.api.request import GatewayRequest
+from jobs.api.response import ApiResponse
 from jobs.models import JobType
 
 # Parameters by their name, responses by their status.
@@ -34,9 +35,6 @@ SHARED = {
         "503": "Unavailable",
     },
 }
-
-
-MAKING = Lock()  # drf-spectacular loads what extends it at its first use, which fails for a second thread meanwhile
 
 
 class BearerScheme(OpenApiAuthenticationExtension):
@@ -85,26 +83,28 @@ def null_as_alternative(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def document() -> tuple[dict[str, Any], str]:
-    """The document and its ``ETag``; made in a tenth of a second."""
+def document() -> tuple[bytes, str]:
+    """The document as JSON and its ``ETag``; made in a tenth of a second."""
     made = SchemaGenerator().get_schema(public=True)
-    return made, etag(made)
+    return to_json(made), etag(made)
 
 
-class OpenApiView(APIView):
+_lock = asyncio.Lock()  # drf-spectacular loads its extensions at its first use, which fails for two threads
+
+
+async def openapi_document(request: GatewayRequest) -> ApiResponse:
     """For anyone, so that tools can read it before they have a token."""
-
-    authentication_classes = permission_classes = ()
-    http_method_names = ["get", "head", "options"]
-    schema = None  # no operation of the API
-
-    def get(self, request: Request) -> Response:
-        with MAKING:
-            body, validator = document()
-        headers = {"ETag": validator, "Cache-Control": "public, max-age=300"}
-        if holds(request.headers.get("If-None-Match", ""), validator):
-            return Response(status=304, headers=headers)
-        return Response(body, headers=headers)
+    require_json(request)
+    if request.method not in ("GET", "HEAD", "OPTIONS"):
+        raise MethodNotAllowed(request.method or "")
+    async with _lock:
+        body, validator = await asyncio.to_thread(document)
+    headers = {"ETag": validator, "Cache-Control": "public, max-age=300", "Vary": "Accept"}
+    if request.method == "OPTIONS":
+        return ApiResponse(b"{}", headers | {"Allow": "GET, HEAD, OPTIONS"})
+    if holds(request.META.get("HTTP_IF_NONE_MATCH", ""), validator):
+        return ApiResponse(b"", headers, 304)
+    return ApiResponse(body, headers)
 
 
 class DocsPage(TemplateView):

@@ -1,35 +1,196 @@
-"""What the pages answer when they cannot, and forms that do not come."""
+"""Django's pages (console, docs, landing page) behind bounds, so that none of them holds up the API.
+
+Pages run in threads. Before a thread is taken the body of the request is read, with a bound and a deadline; then so
+many pages run at a time and the others wait. A page whose thread takes too long is answered with 503; its thread keeps
+its place until it ends.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from contextlib import suppress
+from collections.abc import Callable
+from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db import InterfaceError, OperationalError
+from django.core.handlers.asgi import ASGIHandler
+from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.http.request import UnreadablePostError
 from django.views import defaults
 from rest_framework.exceptions import APIException
+from whitenoise.middleware import WhiteNoiseMiddleware
 
-from jobs.api.errors import RETRY_AFTER_SECONDS, problem_of
-from jobs_gateway.middleware import Handler
-from tenants.side_lane import body_of
+from jobs.api.errors import RETRY_AFTER_SECONDS, Unavailable, problem_of
+from jobs.api.request import ClientDisconnected, GatewayRequest, Message, Receive, Scope, Send, has_body, read_body
+from jobs.database.readers import ping
+from jobs_gateway.middleware import ASGIApp
+
+# Pages that run at a time in one worker.
+MAX_PAGES = 4
+# Password checks that run at a time in one worker: each takes half a second of a core.
+MAX_SIGN_INS = 1
+# Pages or sign-ins that wait for their turn, and how long.
+MAX_WAITING = 64
+MAX_WAIT_SECONDS = 10.0
+# How long a page may take.
+PAGE_SECONDS = 60.0
+# Bytes of bodies that are being read or held, all callers together.
+MAX_BODY_BYTES = 64 * 2**20
+
+LOGIN_PATH = "/admin/login/"
 
 
-class Forms:
-    """Has a form read before anything looks into it, and writes down as a page what a form was refused for."""
+class PageHandler(ASGIHandler):
+    """Django's own, with the gateway's request."""
 
-    def __init__(self, get_response: Handler) -> None:
+    request_class = GatewayRequest
+
+
+class Busy(APIException):
+    """So many callers want the same that no more can wait."""
+
+    status_code = 503
+    default_code = "UNAVAILABLE"
+    default_detail = "The gateway is busy with other pages. Try again in a few seconds."
+    wait = 1
+
+
+class TooManyBodies(Busy):
+    default_detail = "The gateway is busy with other forms. Try again in a few seconds."
+
+
+class Limiter:
+    """So many at a time; others wait in order, a bounded number of them for a bounded time."""
+
+    def __init__(self, size: int) -> None:
+        self._places = asyncio.Semaphore(size)
+        self._waiting = 0
+
+    async def acquire(self) -> None:
+        """Raises Busy."""
+        if self._waiting >= MAX_WAITING:
+            raise Busy
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Busy from None
+        finally:
+            self._waiting -= 1
+
+    def release(self) -> None:
+        self._places.release()
+
+
+class Pages:
+    """The ASGI application of all pages."""
+
+    def __init__(self, handler: ASGIApp) -> None:
+        self.handler = handler
+        self.pages = Limiter(MAX_PAGES)
+        self.sign_ins = Limiter(MAX_SIGN_INS)
+        self.body_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if has_body(scope):
+                receive = replay(await self._body(receive), receive)
+            if scope["path"].startswith("/admin/"):
+                await require_database()
+            limiter = self.sign_ins if scope["path"] == LOGIN_PATH and scope["method"] == "POST" else self.pages
+            await limiter.acquire()
+        except ClientDisconnected:
+            return
+        except (APIException, RequestDataTooBig) as error:
+            await send_refusal(error, send)
+            return
+        page = asyncio.create_task(self._run(scope, receive, send, limiter.release))
+        # Not cancelled when it is late: a thread cannot be stopped, and keeps its connection and its place.
+        done, _ = await asyncio.wait({page}, timeout=PAGE_SECONDS)
+        if done:
+            page.result()
+        elif not scope["gateway"]["status"]:
+            await send_refusal(Unavailable(), send)
+
+    async def _body(self, receive: Receive) -> bytes:
+        """Raises BodyTimeout, ClientDisconnected, RequestDataTooBig, TooManyBodies."""
+        largest = 2**20
+        if self.body_bytes + largest > MAX_BODY_BYTES:
+            raise TooManyBodies
+        self.body_bytes += largest
+        try:
+            body = await read_body(receive)
+        finally:
+            self.body_bytes -= largest
+        if body is None:
+            raise RequestDataTooBig
+        return body
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, release: Callable[[], None]) -> None:
+        try:
+            await self.handler(scope, receive, send)
+        finally:
+            release()
+
+
+async def require_database() -> None:
+    """Raises Unavailable where the database does not answer: a thread would wait for it without end."""
+    try:
+        async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS):
+            await ping(settings.API_DATABASE)
+    except (TimeoutError, DatabaseError, InterfaceError):
+        raise Unavailable from None
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """``receive`` of a request whose body has been read already."""
+    is_sent = False
+
+    async def receive_body() -> Message:
+        nonlocal is_sent
+        if is_sent:
+            return await receive()
+        is_sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_body
+
+
+def make_pages() -> ASGIApp:
+    return Pages(PageHandler())
+
+
+async def send_refusal(error: Exception, send: Send) -> None:
+    response = refusal(error)
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
+    body = response.content
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class StaticFilesMiddleware(WhiteNoiseMiddleware):
+    """WhiteNoise's, whose files are sent as a whole: a stream that is read in a thread is not for an event loop."""
+
+    @staticmethod
+    def serve(static_file: Any, request: HttpRequest) -> HttpResponseBase:
+        response: HttpResponseBase = WhiteNoiseMiddleware.serve(static_file, request)
+        if not response.streaming:
+            return response
+        whole = HttpResponse(b"".join(response), status=response.status_code, headers=dict(response.items()))  # type: ignore[call-overload]
+        response.close()
+        return whole
+
+
+class ErrorPageMiddleware:
+    """Answers what views raise for the API as a page of text."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.method == "POST":
-            try:
-                with suppress(UnreadablePostError):  # nobody is there any more who could be told
-                    body_of(request)
-            except (APIException, RequestDataTooBig) as error:
-                return refusal(error)
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
@@ -37,14 +198,14 @@ class Forms:
 
 
 def refusal(error: Exception) -> HttpResponse:
-    """What the API would say, for people."""
+    """The API's answer to ``error``, as text for people."""
     problem = problem_of(error)
     headers = {**problem.headers, "Cache-Control": "no-store"}
     return HttpResponse(f"{problem.detail}\n", "text/plain; charset=utf-8", problem.status, headers=headers)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """503 while the database is away, for that passes by itself; 500 for what nobody foresaw."""
+    """503 while the database is down, for that passes by itself; 500 for any other error."""
     if not isinstance(sys.exception(), (OperationalError, InterfaceError)):
         return defaults.server_error(request)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS), "Cache-Control": "no-store"}

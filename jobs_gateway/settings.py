@@ -104,16 +104,12 @@ INSTALLED_APPS = [
     "jobs",
 ]
 
-# ApiLane answers /v1 and /job by itself: what follows it costs an API request nothing.
+# Of Django's pages; that of every request is ASGI middleware, in jobs_gateway.application.
 MIDDLEWARE = [
-    "jobs_gateway.observing.Observed",
-    "jobs_gateway.middleware.RequestId",
-    "jobs_gateway.middleware.ApiLane",
-    "jobs_gateway.health.ProbeLane",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
-    "jobs_gateway.pages.Forms",
+    "jobs_gateway.pages.StaticFilesMiddleware",
+    "jobs_gateway.pages.ErrorPageMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -123,19 +119,38 @@ MIDDLEWARE = [
 ]
 # Origins whose pages may call the API from a browser, such as https://shop.example.com; none unless given.
 CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
-CORS_EXPOSE_HEADERS = ["ETag", "Link", "X-Request-ID", "Retry-After"]
 CORS_ALLOW_METHODS = ["GET", "HEAD", "OPTIONS"]
-CORS_ALLOW_HEADERS = ["authorization", "if-none-match", "x-request-id", "x-shopify-hmac-sha256"]
-CORS_URLS_REGEX = r"^/(v1/|job$)"
-if CORS_ALLOWED_ORIGINS:
-    INSTALLED_APPS.append("corsheaders")
-    MIDDLEWARE.insert(2, "corsheaders.middleware.CorsMiddleware")
+CORS_ALLOW_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "Cache-Control",
+    "X-Request-ID",
+    "X-Requested-With",
+    "X-Shopify-Hmac-Sha256",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "sentry-trace",
+]
+CORS_EXPOSE_HEADERS = [
+    "ETag",
+    "Link",
+    "X-Request-ID",
+    "Retry-After",
+    "Job-Status",
+    "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
+]
 
 # More than fit into a request line that a server takes: unknown parameters change nothing, however many there are.
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 10_000
 
 ROOT_URLCONF = "jobs_gateway.urls"
-WSGI_APPLICATION = "jobs_gateway.wsgi.application"
+ASGI_APPLICATION = "jobs_gateway.asgi.application"
 APPEND_SLASH = True
 
 TEMPLATES: list[dict[str, Any]] = [
@@ -157,8 +172,9 @@ TEMPLATES: list[dict[str, Any]] = [
 
 # Off behind a pooler that hands each transaction to another connection, where nothing that is prepared is found again.
 DATABASE_PREPARED = env.bool("DATABASE_PREPARED", default=True)
-# PostgreSQL connections that a process holds at most.
-DATABASE_POOL_SIZE = env.int("DATABASE_POOL_SIZE", default=4)
+# Connections of a process to each PostgreSQL server, for the API and for pages alike. 0: 4 in a worker of the server,
+# and 32 in any other process.
+DATABASE_POOL_SIZE = env.int("DATABASE_POOL_SIZE", default=0)
 
 
 def database(name: str, default: str = "") -> dict[str, Any]:
@@ -174,16 +190,15 @@ def database(name: str, default: str = "") -> dict[str, Any]:
         )
         made(Path(config["NAME"]).parent)
     else:
-        config["ENGINE"] = "jobs_gateway.postgresql"
+        config["ENGINE"] = "django.db.backends.postgresql"
         options.update(
             server_side_binding=True,  # what prepared statements need
             prepare_threshold=1 if DATABASE_PREPARED else None,  # from the second use on
             pool={
                 "min_size": 1,
-                "max_size": DATABASE_POOL_SIZE,
-                "timeout": 1,  # seconds a request waits for a connection
-                # Seconds of ever rarer attempts to connect again; after that whoever needs a connection makes the next.
-                "reconnect_timeout": 2,
+                "max_size": DATABASE_POOL_SIZE or 32,  # threads of a backend that writes through the ledger
+                "timeout": 30,  # seconds to wait for a connection
+                "reconnect_timeout": 2,  # seconds of ever rarer attempts; after that the next caller tries
             },
         )
         options.setdefault("connect_timeout", 2)  # seconds
@@ -208,11 +223,17 @@ DATABASE_REPLICA_MAX_LAG_SECONDS = env.float("DATABASE_REPLICA_MAX_LAG_SECONDS",
 REQUIRE_ROW_SECURITY = env.bool("REQUIRE_ROW_SECURITY", default=False)
 # Milliseconds after which PostgreSQL cancels a read of the API.
 STATEMENT_TIMEOUT_MS = env.int("STATEMENT_TIMEOUT_MS", default=1500)
-# Seconds that a request, of the API or of a page, waits for PostgreSQL in all: a little longer than it takes to cancel.
-DATABASE_PATIENCE_SECONDS = max(STATEMENT_TIMEOUT_MS, 1500) / 1000 + 0.25
-# Whether a thread keeps its connection from one request to the next instead of asking the pool each time, which takes a
-# tenth of a request. Only where the pool has one for each thread: `serve`, with two threads a worker, switches it on.
-KEEP_CONNECTIONS = env.bool("DATABASE_KEEP_CONNECTIONS", default=False)
+# Seconds that a request of the API waits for PostgreSQL in all: a little longer than it takes to cancel.
+DATABASE_DEADLINE_SECONDS = max(STATEMENT_TIMEOUT_MS, 1500) / 1000 + 0.25
+
+
+def limit_pools_of_a_worker() -> None:
+    """A worker of the server needs few connections, and its callers are told soon that there is none."""
+    for config in DATABASES.values():
+        if pool := config["OPTIONS"].get("pool"):
+            pool |= {"max_size": DATABASE_POOL_SIZE or 4, "timeout": 1}  # seconds
+
+
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Where `make run` and `make serve` listen, and in how many processes: SQLite gains nothing from a second one.
@@ -221,10 +242,6 @@ PORT = env.int("PORT", default=8000)
 WEB_WORKERS = env.int(
     "WEB_WORKERS", default=1 if DATABASES["default"]["ENGINE"].endswith("sqlite3") else os.cpu_count() or 1
 )
-# Whether the threads of a worker stay on one core, each worker on another; `serve` switches it on where it can. Not for
-# containers that share a machine's cores: they do not see each other's workers.
-WEB_PIN_WORKERS = env.bool("WEB_PIN_WORKERS", default=False) and hasattr(os, "sched_setaffinity")
-
 # Seconds a link to a picture lives; at least two thirds of it are left when it is handed out.
 PRESIGN_TTL_SECONDS = env.int("PRESIGN_TTL_SECONDS", default=900)
 
@@ -311,14 +328,10 @@ def cache(url: str) -> dict[str, Any]:
     if not url:  # holds enough that no caller's count is dropped before its minute is over
         local_memory = "django.core.cache.backends.locmem.LocMemCache"
         return {"BACKEND": local_memory, "OPTIONS": {"MAX_ENTRIES": 100_000}}
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
     return {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": parse_cache_url("CACHE_URL", url),
-        # Seconds, and a second attempt for a connection that was closed while idle; parameters of the URL win.
-        "OPTIONS": {"socket_connect_timeout": 0.4, "socket_timeout": 0.4, "retry": Retry(NoBackoff(), 1)},
+        "OPTIONS": {"socket_connect_timeout": 0.4, "socket_timeout": 0.4},  # seconds; parameters of the URL win
     }
 
 
@@ -326,13 +339,9 @@ def cache(url: str) -> dict[str, Any]:
 CACHES = {"default": cache(env.str("CACHE_URL", default=""))}
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.BearerAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["jobs.api.rendering.JSONRenderer"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "jobs.api.rendering.JSONOnly",
     "DEFAULT_PARSER_CLASSES": [],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "jobs.api.errors.raised",
     "UNAUTHENTICATED_USER": None,
 }
 

@@ -17,13 +17,13 @@ class TenantsConfig(AppConfig):
 
         for signal in (post_save, post_delete):
             for model in (ApiToken, Tenant):
-                signal.connect(forget_callers, sender=model, dispatch_uid=f"forget_callers_{model.__name__}")
+                signal.connect(clear_credential_cache, sender=model, dispatch_uid=f"credential_cache_{model.__name__}")
 
 
-def forget_callers(using: str, **_: Any) -> None:
+def clear_credential_cache(using: str, **_: Any) -> None:
     """A revoked token or a closed tenant is refused at once in this process, wherever the change was made."""
-    from tenants.callers import memory
+    from tenants.callers import credential_cache
 
-    memory.forget()
+    credential_cache.clear()
     # Again when it is committed: until then a request still reads the old row.
-    transaction.on_commit(memory.forget, using=using)
+    transaction.on_commit(credential_cache.clear, using=using)

@@ -1,28 +1,28 @@
-"""The door of the API: ``Authorization: Bearer …`` and the HMAC header."""
+"""Authentication of the API: ``Authorization: Bearer …`` and the HMAC header."""
 
 from __future__ import annotations
 
-from django.core.exceptions import RequestDataTooBig
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NamedTuple
+
 from django.http import HttpRequest
-from django.http.request import UnreadablePostError
 from rest_framework import exceptions
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from tenants import shopify, tokens
-from tenants.callers import Caller
-from tenants.rejections import rejected
-from tenants.side_lane import body_of
+from tenants.callers import Caller, CredentialRejected, VerifiedCredential, credential_cache
+from tenants.rejections import count_rejection
 from tenants.throttling import count_failure, count_request
 
-__all__ = ["BearerAuthentication", "Caller", "InvalidHmac", "Unauthenticated"]
-
+__all__ = ["BearerAuthentication", "Caller", "CredentialStore", "InvalidHmac", "Unauthenticated", "verify_credential"]
 
 SCHEME = "Bearer"
 
 
 class Unauthenticated(exceptions.AuthenticationFailed):
-    """No credential, or one that opens nothing; the caller is not told which."""
+    """No credential, or one that is not valid; the caller is not told which."""
 
     default_code = "UNAUTHENTICATED"
     default_detail = "Send Authorization: Bearer with a token that is valid, unexpired and of an active tenant."
@@ -40,44 +40,69 @@ class InvalidHmac(exceptions.AuthenticationFailed):
     auth_header = SCHEME
 
 
-def authenticated(request: HttpRequest) -> Caller:
-    """Whose gateway token or Shopify session token the request bears. Raises Unauthenticated or InvalidHmac.
+ReadBody = Callable[[], Awaitable[bytes | None]]
 
-    Costs nothing but a hash while the credential was checked in the last ``TOKEN_CACHE_SECONDS``, else one statement.
-    Counts against the rate limits, where there are any, and raises what they raise.
-    """
-    caller = _caller(request.META.get("HTTP_AUTHORIZATION", ""))
-    if caller is None:
-        count_failure(request)
-        raise Unauthenticated
-    count_request(request, caller)
-    hmac_header = request.META.get("HTTP_X_SHOPIFY_HMAC_SHA256")
-    if hmac_header is not None and not _hmac_verifies(hmac_header, request):
-        rejected("hmac")
-        count_failure(request)
-        raise InvalidHmac
-    return caller
+
+class CredentialStore(NamedTuple):
+    """Finds what a credential names in the database."""
+
+    find_token: tokens.FindToken
+    find_shop: shopify.FindShop
 
 
 class BearerAuthentication(BaseAuthentication):
-    """:func:`authenticated` as DRF asks it; ``request.user`` becomes the :class:`Caller`."""
+    """DRF's interface with a coroutine in it; ``request.user`` becomes the :class:`Caller`."""
 
-    def authenticate(self, request: Request) -> tuple[Caller, None]:
-        return authenticated(request._request), None
+    async def authenticate(self, request: HttpRequest, store: CredentialStore, read_body: ReadBody) -> Caller:  # type: ignore[override]
+        """Whose gateway token or Shopify session token the request bears. Raises Unauthenticated or InvalidHmac.
+
+        A credential that was verified in the last ``TOKEN_CACHE_SECONDS`` costs a hash, any other one statement. Counts
+        against the rate limits, where there are any, and raises what they raise. ``read_body`` returns the raw body, or
+        None for one that is larger than the gateway reads; it is awaited only where the HMAC header was sent.
+        ``request.rejection`` becomes the reason for the access log.
+        """
+        try:
+            caller = await verify_credential(request.META.get("HTTP_AUTHORIZATION", ""), store)
+        except CredentialRejected as rejection:
+            await _count(request, rejection.reason)
+            raise Unauthenticated from None
+        await count_request(request, caller)
+        hmac_header = request.META.get("HTTP_X_SHOPIFY_HMAC_SHA256")
+        if hmac_header is not None:
+            body = await read_body()
+            if body is None or not shopify.hmac_verifies(hmac_header, body):
+                await _count(request, "hmac")
+                raise InvalidHmac
+        return caller
 
     def authenticate_header(self, request: Request) -> str:
         return SCHEME
 
 
-def _caller(authorization: str) -> Caller | None:
+async def _count(request: HttpRequest, reason: str) -> None:
+    request.rejection = reason  # type: ignore[attr-defined]
+    count_rejection(reason)
+    await count_failure(request)
+
+
+async def verify_credential(authorization: str, store: CredentialStore) -> Caller:
+    """The caller of an ``Authorization`` header. Raises CredentialRejected, and what ``store`` raises."""
     scheme, _, credential = authorization.partition(" ")
     if scheme.lower() != "bearer":
-        return rejected("other scheme" if authorization else "none sent")
-    return tokens.verify(credential) if credential.startswith("jgw_") else shopify.verify(credential)
+        raise CredentialRejected("other scheme" if authorization else "none sent")
+    credential = credential.lstrip(" ")
+    if credential.startswith("jgw_"):
+        if not tokens.TOKEN.fullmatch(credential):
+            raise CredentialRejected("malformed")
+        return await credential_cache.caller(credential, partial(_verify_token, store))
+    if not shopify.is_well_formed(credential):
+        raise CredentialRejected("malformed")
+    return await credential_cache.caller(credential, partial(_verify_session_token, store))
 
 
-def _hmac_verifies(header: str, request: HttpRequest) -> bool:
-    try:
-        return shopify.hmac_verifies(header, body_of(request))
-    except (RequestDataTooBig, UnreadablePostError):
-        return False  # a body that is not read cannot be vouched for
+async def _verify_token(store: CredentialStore, token: str, digest: bytes) -> VerifiedCredential:
+    return await tokens.verify(token, digest, store.find_token)
+
+
+async def _verify_session_token(store: CredentialStore, session_token: str, _digest: bytes) -> VerifiedCredential:
+    return await shopify.verify(session_token, store.find_shop)

@@ -1,25 +1,26 @@
-"""Who is calling, and the short memory of credentials that were checked."""
+"""Who is calling, and the cache of credentials that were verified a moment ago."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import ClassVar, NamedTuple
 
 from django.conf import settings
 
-# The longest that a checked credential may be believed without asking the database again, in seconds.
-LONGEST_BELIEF_SECONDS = 5
-# About 5 MB. Only credentials that proved good get in, so it takes as many live ones to fill it.
-MOST_REMEMBERED = 10_000
+# The longest that a verified credential may be used without asking the database again, in seconds.
+MAX_CACHE_SECONDS = 5
+# About 5 MB. Only valid credentials get in, so it takes as many live ones to fill it.
+MAX_CACHED_CREDENTIALS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The tenant that a credential stands for; what ``request.user`` is on the API."""
+    """The tenant that a credential stands for; ``request.user`` of the API."""
 
     tenant_id: int
     slug: str
@@ -28,46 +29,85 @@ class Caller:
     is_authenticated: ClassVar[bool] = True
 
 
-class Checked(NamedTuple):
-    """What a check found out: the caller, and the Unix time at which the credential expires."""
+class CredentialRejected(Exception):
+    """The credential is not valid. ``reason`` is a word or two for the operator; the caller is not told."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class VerifiedCredential(NamedTuple):
+    """A credential's caller, and the Unix time at which it expires."""
 
     caller: Caller
     expires_at: float = math.inf
 
 
-class Memory:
-    """Credentials that were checked a moment ago, by their hash; failures are never remembered.
+LookUp = Callable[[str, bytes], Awaitable[VerifiedCredential]]
+# What a look-up that others wait for came to: the caller, a rejection, or None where it failed and they try themselves.
+Outcome = Caller | CredentialRejected | None
 
-    One of each process: what another process changes is seen after ``TOKEN_CACHE_SECONDS`` at the latest.
+
+class CredentialCache:
+    """Verified credentials by their hash; rejections are not cached. One cache a process.
+
+    A change by another process is noticed after ``TOKEN_CACHE_SECONDS`` at the latest. Concurrent look-ups of one
+    credential share one statement.
     """
 
     def __init__(self) -> None:
-        self._believed: dict[bytes, tuple[Caller, float, float]] = {}
+        self._cached: dict[bytes, tuple[Caller, float, float]] = {}
+        self._pending: dict[bytes, asyncio.Future[Outcome]] = {}
         self._generation = 0
 
-    def caller(self, credential: str, check: Callable[[str, bytes], Checked | None]) -> Caller | None:
-        """The caller behind an ASCII ``credential``; ``check`` gets it with its SHA-256 when it has to be looked up."""
+    async def caller(self, credential: str, look_up: LookUp) -> Caller:
+        """The caller of an ASCII ``credential``; ``look_up`` gets it with its SHA-256 if it is not cached.
+
+        Raises CredentialRejected, and what ``look_up`` raises.
+        """
         digest = hashlib.sha256(credential.encode("ascii")).digest()
-        if remembered := self._believed.get(digest):
-            caller, believed_until, expires_at = remembered
-            if monotonic() < believed_until and time() < expires_at:
+        if cached := self._cached.get(digest):
+            caller, cached_until, expires_at = cached
+            if monotonic() < cached_until and time() < expires_at:
                 return caller
+        while pending := self._pending.get(digest):
+            outcome = await asyncio.shield(pending)
+            if isinstance(outcome, CredentialRejected):
+                raise CredentialRejected(outcome.reason)
+            if outcome is not None:
+                return outcome
+        return await self._look_up(credential, digest, look_up)
+
+    async def _look_up(self, credential: str, digest: bytes, look_up: LookUp) -> Caller:
         generation = self._generation
-        checked = check(credential, digest)
-        if checked is None:
-            return None
-        # What was forgotten while the check ran may be the very thing that it read.
+        self._pending[digest] = pending = asyncio.get_running_loop().create_future()
+        outcome: Outcome = None
+        try:
+            verified = await look_up(credential, digest)
+            outcome = verified.caller
+        except CredentialRejected as rejection:
+            outcome = rejection
+            raise
+        finally:
+            # Removed first, so that those who find that it failed start a look-up of their own.
+            if self._pending.get(digest) is pending:
+                del self._pending[digest]
+            pending.set_result(outcome)
+        # A change that was made during the look-up may not be in what it read.
         if settings.TOKEN_CACHE_SECONDS > 0 and generation == self._generation:
-            if len(self._believed) >= MOST_REMEMBERED:
-                self._believed.clear()
-            belief_seconds = min(settings.TOKEN_CACHE_SECONDS, LONGEST_BELIEF_SECONDS)
-            self._believed[digest] = (checked.caller, monotonic() + belief_seconds, checked.expires_at)
-        return checked.caller
+            if len(self._cached) >= MAX_CACHED_CREDENTIALS:
+                self._cached.clear()
+            cache_seconds = min(settings.TOKEN_CACHE_SECONDS, MAX_CACHE_SECONDS)
+            self._cached[digest] = (verified.caller, monotonic() + cache_seconds, verified.expires_at)
+        return verified.caller
 
-    def forget(self) -> None:
-        """Every credential is looked up again at its next use."""
+    def clear(self) -> None:
+        """Every credential is looked up again at its next use. May be called from any thread."""
         self._generation += 1
-        self._believed.clear()
+        self._cached.clear()
+        # Whoever comes from now on does not share a look-up that began before the change.
+        self._pending.clear()
 
 
-memory = Memory()
+credential_cache = CredentialCache()

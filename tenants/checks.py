@@ -11,16 +11,16 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import connections
 
-from tenants.callers import LONGEST_BELIEF_SECONDS
+from tenants.callers import MAX_CACHE_SECONDS
 
 
 @checks.register
 def check_token_cache(**_: Any) -> list[checks.CheckMessage]:
-    if 0 <= settings.TOKEN_CACHE_SECONDS <= LONGEST_BELIEF_SECONDS:
+    if 0 <= settings.TOKEN_CACHE_SECONDS <= MAX_CACHE_SECONDS:
         return []
     return [
         checks.Error(
-            f"TOKEN_CACHE_SECONDS is {settings.TOKEN_CACHE_SECONDS}; it may be 0 to {LONGEST_BELIEF_SECONDS}.",
+            f"TOKEN_CACHE_SECONDS is {settings.TOKEN_CACHE_SECONDS}; it may be 0 to {MAX_CACHE_SECONDS}.",
             hint="It is how long a revoked token can outlive its revocation.",
             id="tenants.E001",
         )

@@ -5,32 +5,50 @@ from __future__ import annotations
 import base64
 import hmac
 import re
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 import jwt
 from django.conf import settings
 
-from tenants.callers import Caller, Checked, memory
-from tenants.models import SHOP_DOMAIN, Tenant
-from tenants.rejections import rejected
-from tenants.replica import primary_first
+from tenants.callers import Caller, CredentialRejected, VerifiedCredential
+from tenants.models import SHOP_DOMAIN
 
-LEEWAY_SECONDS = 5
+LEEWAY_SECONDS = 10  # as in Shopify's own libraries
 LONGEST_SESSION_TOKEN = 8192
 # The signature is 43 characters long, as every HS256 one.
 SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}")
 
 
-def verify(session_token: str) -> Caller | None:
-    """The tenant whose shop the token names; None for a token that is not as CONTRACT.md section 1 says, no such tenant
-    or an inactive one.
+class ShopRow(NamedTuple):
+    """The active tenant of a shop domain."""
 
-    A forged token costs no statement, a good one as much as a gateway token. Raises what the database raises when it is
-    away.
+    tenant_id: int
+    slug: str
+    storage_prefix: str
+
+
+FindShop = Callable[[str], Awaitable[ShopRow | None]]
+
+
+def is_well_formed(session_token: str) -> bool:
+    return len(session_token) <= LONGEST_SESSION_TOKEN and bool(SESSION_TOKEN.fullmatch(session_token))
+
+
+async def verify(session_token: str, find_shop: FindShop) -> VerifiedCredential:
+    """The tenant whose shop the token names, by one ``find_shop(domain)``; a forged token costs no statement.
+
+    Raises CredentialRejected for a token that is not as CONTRACT.md section 1 says, for an unknown shop and for an
+    inactive tenant, and what ``find_shop`` raises.
     """
-    if len(session_token) > LONGEST_SESSION_TOKEN or not SESSION_TOKEN.fullmatch(session_token):
-        return rejected("malformed")
-    return memory.caller(session_token, _look_up)
+    claims = _claims(session_token)
+    scheme, separator, shop_domain = claims["dest"].rpartition("://")
+    if (separator and scheme != "https") or not SHOP_DOMAIN.fullmatch(shop_domain):
+        raise CredentialRejected("session token: dest is no shop")
+    shop = await find_shop(shop_domain)
+    if shop is None:
+        raise CredentialRejected("unknown shop")
+    return VerifiedCredential(Caller(*shop, None), int(claims["exp"]) + LEEWAY_SECONDS)
 
 
 def hmac_verifies(header: str, body: bytes) -> bool:
@@ -38,30 +56,25 @@ def hmac_verifies(header: str, body: bytes) -> bool:
     given = header.encode("latin-1", "replace")
     verified = False
     for secret in settings.SHOPIFY_API_SECRETS:
-        # Compared as text, so that base64 has one spelling; all are tried, so that the time does not tell which it is.
+        # Compared as text, so that base64 has one spelling; all are tried, so that the time does not show which it is.
         expected = base64.b64encode(hmac.digest(secret.encode(), body, "sha256"))
         verified |= hmac.compare_digest(expected, given)
     return verified
 
 
-def _look_up(session_token: str, _digest: bytes) -> Checked | None:
-    claims = _claims(session_token)
-    if claims is None:
-        return rejected("session token not in force")
-    scheme, _, shop_domain = claims["dest"].partition("://")
-    if scheme != "https" or not SHOP_DOMAIN.fullmatch(shop_domain):
-        return rejected("session token not in force")
-    shop = {"shop_domain": shop_domain, "is_active": True}
-    tenant = primary_first(lambda alias: Tenant.objects.using(alias).filter(**shop).first())
-    if tenant is None:
-        return rejected("unknown shop")
-    return Checked(Caller(tenant.pk, tenant.slug, tenant.storage_prefix, None), int(claims["exp"]) + LEEWAY_SECONDS)
+# What the access log says about a token that PyJWT refuses; the first that fits.
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (jwt.ExpiredSignatureError, "session token: expired"),
+    (jwt.ImmatureSignatureError, "session token: not yet valid"),
+    (jwt.InvalidAudienceError, "session token: wrong aud"),
+    (jwt.MissingRequiredClaimError, "session token: claim missing"),
+)
 
 
-def _claims(session_token: str) -> dict[str, Any] | None:
-    """The claims of a token that one of the app's secrets signed and that is in force now, else None."""
-    if not settings.SHOPIFY_API_KEY:
-        return None
+def _claims(session_token: str) -> dict[str, Any]:
+    """The claims of a token that one of the app's secrets signed and that is valid now."""
+    if not settings.SHOPIFY_API_KEY or not settings.SHOPIFY_API_SECRETS:
+        raise CredentialRejected("session token: no app is set up")
     for secret in settings.SHOPIFY_API_SECRETS:
         try:
             claims: dict[str, Any] = jwt.decode(
@@ -70,11 +83,14 @@ def _claims(session_token: str) -> dict[str, Any] | None:
                 algorithms=["HS256"],
                 audience=settings.SHOPIFY_API_KEY,
                 leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "nbf", "aud", "dest"], "strict_aud": True},
+                options={"require": ["exp", "nbf", "aud", "dest"]},
             )
         except jwt.InvalidSignatureError:
             continue  # another of the secrets may have signed it
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            return None
-        return claims if isinstance(claims["dest"], str) else None
-    return None
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+            reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "session token: malformed")
+            raise CredentialRejected(reason) from None
+        if not isinstance(claims["dest"], str):
+            raise CredentialRejected("session token: dest is no shop")
+        return claims
+    raise CredentialRejected("session token: wrong signature")

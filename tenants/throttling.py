@@ -1,20 +1,22 @@
 """Rate limits: requests a minute of a tenant, failed credentials a minute of an address. A limit of 0 costs nothing.
 
-Counted in Django's cache by ``add`` and ``incr``, which are one step each, in fixed windows: of any number of parallel
-requests exactly the limit pass in a window. Whoever fills two windows from both sides of their border has twice the
-limit in a short time, and no more.
+Counted in fixed windows by increments that are one step each: of any number of parallel requests exactly the limit
+pass in a window. A caller who fills two windows around their border has twice the limit in a short time, and no more.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import logging
 import math
+from functools import lru_cache
 from time import monotonic, time
-from typing import NamedTuple
-from zlib import crc32
+from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.core.cache import cache
+from django.core.cache import caches
+from django.core.cache.backends.redis import RedisCache
 from django.http import HttpRequest
 from rest_framework import exceptions
 
@@ -24,8 +26,8 @@ from tenants.proxies import client_address
 logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 60
-# How long a cache that failed is left alone: one request in a second pays for its time-out, not each.
-REST_SECONDS = 1.0
+# After the cache failed, requests are refused at once for a while instead of waiting for its time-out each.
+PAUSE_SECONDS = 1.0
 
 
 class RateLimited(exceptions.APIException):
@@ -40,12 +42,12 @@ class RateLimited(exceptions.APIException):
 
 
 class LimitsUnavailable(exceptions.APIException):
-    """The cache is away, so nobody can say whether the caller is within the limits: no open door."""
+    """The cache is down. Requests that cannot be counted are refused, not let through."""
 
     status_code = 503
     default_code = "UNAVAILABLE"
     default_detail = "The gateway cannot count requests right now. Try again in a few seconds."
-    wait = math.ceil(REST_SECONDS)
+    wait = math.ceil(PAUSE_SECONDS)
 
 
 class Rate(NamedTuple):
@@ -65,56 +67,80 @@ class Rate(NamedTuple):
         }
 
 
-def count_request(request: HttpRequest, caller: Caller) -> None:
+async def count_request(request: HttpRequest, caller: Caller) -> None:
     """One more request of the caller's tenant. Raises RateLimited over its limit, LimitsUnavailable without a cache."""
     if settings.RATE_LIMIT_PER_TENANT:
-        rate = _count(request, "tenant", str(caller.tenant_id), settings.RATE_LIMIT_PER_TENANT)
+        rate = await _count(request, "tenant", str(caller.tenant_id), settings.RATE_LIMIT_PER_TENANT)
         if rate.used > rate.limit:
             raise RateLimited(f"This tenant has used up its requests of this minute, {rate.limit}.", rate.seconds_left)
 
 
-def count_failure(request: HttpRequest) -> None:
+async def count_failure(request: HttpRequest) -> None:
     """One more failed credential from the client's address. Raises as :func:`count_request` does.
 
-    Only failures are refused over the limit: a good credential opens from any address, for many may share one.
+    Only failures are refused over the limit: a valid credential works from any address, for many may share one.
     """
     if settings.RATE_LIMIT_FAILED_PER_ADDRESS:
-        rate = _count(request, "failed", client_address(request), settings.RATE_LIMIT_FAILED_PER_ADDRESS)
+        rate = await _count(request, "failed", client_address(request), settings.RATE_LIMIT_FAILED_PER_ADDRESS)
         if rate.used > rate.limit:
             raise RateLimited(
                 f"Too many credentials from here failed in this minute, over {rate.limit}.", rate.seconds_left
             )
 
 
-def _count(request: HttpRequest, policy: str, who: str, limit: int) -> Rate:
-    # Windows start at another second for each, so that not all who wait come back at once.
-    now = time() + crc32(who.encode()) % WINDOW_SECONDS
-    window, seconds_in = divmod(now, WINDOW_SECONDS)
-    used = _counter.increment(f"rate:{policy}:{who}:{int(window)}")
+@lru_cache(maxsize=10_000)
+def _phase(secret_key: str, who: str) -> int:
+    """Windows start at another second for each, so that not all who wait come back at once.
+
+    Keyed, so that a tenant cannot find out the number of its row.
+    """
+    return int.from_bytes(hmac.digest(secret_key.encode(), f"rate:{who}".encode(), "sha256")[:4]) % WINDOW_SECONDS
+
+
+async def _count(request: HttpRequest, policy: str, who: str, limit: int) -> Rate:
+    window, seconds_in = divmod(time() + _phase(settings.SECRET_KEY, who), WINDOW_SECONDS)
+    used = await _counter.increment(f"rate:{policy}:{who}:{int(window)}")
     rate = Rate(policy, limit, used, math.ceil(WINDOW_SECONDS - seconds_in))
-    request.rate = rate  # type: ignore[attr-defined]  # the headers of the answer, whatever it becomes
+    request.rate = rate  # type: ignore[attr-defined]  # the headers of the response, whatever its status
     return rate
 
 
 class _Counter:
-    """Django's cache, left alone for a moment after it failed."""
+    """Counts in the cache that ``CACHE_URL`` names, or in this process."""
 
     def __init__(self) -> None:
-        self._resting_until = 0.0
+        self._paused_until = 0.0
+        self._redis: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def increment(self, key: str) -> int:
-        if monotonic() < self._resting_until:
+    async def increment(self, key: str) -> int:
+        """The count under ``key`` with this one. Raises LimitsUnavailable."""
+        if monotonic() < self._paused_until:
             raise LimitsUnavailable
+        cache = caches["default"]
         try:
-            try:
-                return cache.incr(key)
-            except ValueError:  # the first of its window; the key outlives it, so that it cannot run out in between
-                cache.add(key, 0, timeout=2 * WINDOW_SECONDS)
-                return cache.incr(key)
+            if isinstance(cache, RedisCache):
+                return await self._increment_redis(cache.make_key(key))
+            cache.add(key, 0, timeout=2 * WINDOW_SECONDS)  # in memory: nothing to wait for
+            return cache.incr(key)
         except Exception as error:  # every cache has exceptions of its own
-            self._resting_until = monotonic() + REST_SECONDS
+            self._paused_until = monotonic() + PAUSE_SECONDS
             logger.error("The cache that counts requests did not answer: %s", error)
             raise LimitsUnavailable from error
+
+    async def _increment_redis(self, key: str) -> int:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # its connections belong to one event loop
+            from redis.asyncio import Redis
+
+            config = settings.CACHES["default"]
+            self._redis = Redis.from_url(config["LOCATION"], **config.get("OPTIONS", {}))
+            self._loop = loop
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            # The key outlives its window, so that it cannot expire while it is counted in.
+            pipeline.incr(key).expire(key, 2 * WINDOW_SECONDS)
+            used, _ = await pipeline.execute()
+        return int(used)
 
 
 _counter = _Counter()

@@ -8,25 +8,43 @@ import math
 import re
 import secrets
 import string
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import NamedTuple
 
+from django.db.models import Q
 from django.utils import timezone
 
-from tenants.callers import Caller, Checked, memory
+from tenants.callers import Caller, CredentialRejected, VerifiedCredential
 from tenants.last_used import last_used
 from tenants.models import ApiToken, Tenant
-from tenants.rejections import rejected
-from tenants.replica import primary_first
 
 # 60 bits: enough to tell tokens apart, which is all that a prefix is for.
 _PREFIX_ALPHABET = string.ascii_lowercase + string.digits
 _PREFIX_LENGTH = 12
-# 256 random bits are beyond guessing, so one SHA-256 does where a password would need a slow hash.
+# 256 random bits cannot be guessed, so one SHA-256 does where a password would need a slow hash.
 _SECRET_BYTES = 32
 TOKEN = re.compile(rf"jgw_([a-z0-9]{{{_PREFIX_LENGTH}}})_[A-Za-z0-9_-]{{43}}")
 
 # What the hash of an unknown token is compared with, so that it takes the time of a known one; no text hashes to it.
 _NO_HASH = "-" * 64
+
+
+class TokenRow(NamedTuple):
+    """A token and its tenant, as the database has them."""
+
+    pk: int
+    token_hash: str
+    revoked_at: datetime | None
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    tenant_id: int
+    slug: str
+    storage_prefix: str
+    is_active: bool
+
+
+FindToken = Callable[[str], Awaitable[TokenRow | None]]
 
 
 def issue(tenant: Tenant, label: str = "", expires_at: datetime | None = None) -> str:
@@ -44,9 +62,9 @@ def issue(tenant: Tenant, label: str = "", expires_at: datetime | None = None) -
 
 
 def revoke(prefix: str) -> bool:
-    """From now on the token with this prefix opens nothing; False when it had been revoked before.
+    """The token with this prefix is valid no more; False when it had been revoked before.
 
-    This process knows at once, others within ``TOKEN_CACHE_SECONDS``. Raises ApiToken.DoesNotExist.
+    This process refuses it at once, others within ``TOKEN_CACHE_SECONDS``. Raises ApiToken.DoesNotExist.
     """
     token = ApiToken.objects.get(prefix=prefix)
     if token.revoked_at is not None:
@@ -56,30 +74,30 @@ def revoke(prefix: str) -> bool:
     return True
 
 
-def verify(token: str) -> Caller | None:
-    """The caller whose token this is; None for a malformed, unknown, expired or revoked one or an inactive tenant.
+def is_valid(token: str) -> bool:
+    """Whether ``token`` is valid now; by an ORM query, for commands."""
+    token_hash = hashlib.sha256(token.encode()).hexdigest()
+    in_force = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    return ApiToken.objects.filter(in_force, token_hash=token_hash, revoked_at=None, tenant__is_active=True).exists()
 
-    No statement when it was checked in the last ``TOKEN_CACHE_SECONDS`` or is malformed, else one. Raises what the
-    database raises when it is away.
+
+async def verify(token: str, digest: bytes, find_token: FindToken) -> VerifiedCredential:
+    """The caller of a well-formed token, by one ``find_token(prefix)``.
+
+    Raises CredentialRejected for an unknown, revoked or expired token and for an inactive tenant, and what
+    ``find_token`` raises.
     """
-    return memory.caller(token, _look_up) if TOKEN.fullmatch(token) else rejected("malformed")
-
-
-def _look_up(token: str, digest: bytes) -> Checked | None:
-    prefix = token.split("_", 2)[1]
-    row = primary_first(
-        lambda alias: ApiToken.objects.using(alias).select_related("tenant").filter(prefix=prefix).first()
-    )
-    # Compared before anything else is looked at: how long it takes says nothing about the row.
+    row = await find_token(token.split("_", 2)[1])
+    # Compared before anything else is looked at: the time it takes depends on nothing in the row.
     is_known = hmac.compare_digest(row.token_hash if row else _NO_HASH, digest.hex())
     if row is None or not is_known:
-        return rejected("unknown")
+        raise CredentialRejected("unknown")
     if row.revoked_at is not None:
-        return rejected("revoked")
+        raise CredentialRejected("revoked")
     if row.expires_at is not None and row.expires_at <= timezone.now():
-        return rejected("expired")
-    if not row.tenant.is_active:
-        return rejected("inactive tenant")
+        raise CredentialRejected("expired")
+    if not row.is_active:
+        raise CredentialRejected("inactive tenant")
     last_used.note(row.pk, row.last_used_at)
-    expires_at = row.expires_at.timestamp() if row.expires_at else math.inf
-    return Checked(Caller(row.tenant_id, row.tenant.slug, row.tenant.storage_prefix, row.prefix), expires_at)
+    caller = Caller(row.tenant_id, row.slug, row.storage_prefix, token.split("_", 2)[1])
+    return VerifiedCredential(caller, row.expires_at.timestamp() if row.expires_at else math.inf)

@@ -125,13 +125,12 @@ log_lines = LogLines()
 
 def begin() -> Iterator[None]:
     """Has the watch see every answer, log line, token and link of this process and of gateways it starts."""
-    from django.test import Client
-
     from jobs.artifacts.signing import Links
     from jobs.ingest import bulk
     from jobs_gateway.logs import JSONLines
     from tenants import tokens
     from tests import gateway
+    from tests.client import Client
 
     def issued(token: str, *_: Any, **__: Any) -> None:
         watch.secrets.add(token.split("_", 2)[2])

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.core.files.storage import Storage
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from django.test import Client
     from pytest_django.fixtures import Settings
 
     from jobs.models import Job
     from tenants.models import Tenant
+    from tests.client import Client
     from tests.stores import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +114,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def api_reads_on_connections_of_tests() -> None:
+    from tests.client import lend_connections
+
+    lend_connections()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -260,13 +267,13 @@ def globex_client(globex: Tenant) -> Client:
 
 @pytest.fixture
 def anonymous_client() -> Client:
-    from django.test import Client
+    from tests.client import Client
 
     return Client()
 
 
 def client_with(token: str) -> Client:
-    from django.test import Client
+    from tests.client import Client
 
     return Client(headers={"Authorization": f"Bearer {token}"})
 
@@ -288,7 +295,7 @@ def sam(db: None) -> User:
 
 @pytest.fixture
 def support_client(sam: User) -> Client:
-    from django.test import Client
+    from tests.client import Client
 
     client = Client()
     client.force_login(sam)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
-from django.test import Client
 from django.urls import URLPattern, get_resolver
 from ulid import ULID
 
 from jobs.models import Artifact, AuditEntry, Job, JobEvent
 from tenants.models import ApiToken, Tenant
+from tests.client import Client
 
 EVENTS = [
     {"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z"},

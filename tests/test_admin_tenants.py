@@ -7,13 +7,13 @@ import re
 from datetime import timedelta
 
 import pytest
-from django.test import Client
 from django.utils import timezone
 
 from jobs.ingest import ledger
 from jobs.models import AuditAction, AuditEntry
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
+from tests.client import Client
 
 NO_TIME = {"label": "storefront", "expires_at": ""}
 

@@ -1,7 +1,6 @@
 """An answer of the API is made past Django's own constructor: it has to be what that would have made."""
 
 from django.http import HttpResponse
-
 from jobs.api.answer import COMMON_HEADERS, Answer
 from jobs_gateway.handler import GatewayHandler
 

@@ -13,7 +13,6 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from django.test import Client
 from django.utils import timezone
 from jwt import encode
 from rest_framework.response import Response
@@ -23,6 +22,7 @@ from rest_framework.views import APIView
 from tenants import tokens
 from tenants.authentication import BearerAuthentication
 from tenants.models import Tenant
+from tests.client import Client
 from tests.forgery import API_KEY, OLD_SECRET, SECRET, base64url, claims, hmac_header, jwt, session_token
 
 UNAUTHENTICATED = {

@@ -7,8 +7,9 @@ import re
 
 import pytest
 from django.db import InterfaceError, OperationalError
-from django.test import Client
 from ulid import ULID
+
+from tests.client import Client
 
 READ_ONLY = "GET, HEAD, OPTIONS"
 UNAUTHENTICATED = {
@@ -147,7 +148,7 @@ def break_reads(monkeypatch):
         def fetch(self, values, alias):
             raise error
 
-        monkeypatch.setattr("jobs.database.prepared.Prepared._fetch", fetch)
+        monkeypatch.setattr("jobs.database.prepared.PreparedQuery._fetch", fetch)
 
     return break_them
 

@@ -12,7 +12,6 @@ from urllib.parse import quote, urlsplit
 import pytest
 from django.core.files.base import ContentFile
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from ulid import ULID
@@ -22,6 +21,7 @@ from tenants import tokens
 from tenants.callers import memory
 from tests import forgery
 from tests.batteries import watch
+from tests.client import Client
 from tests.conftest import client_with
 
 NOON = "2026-04-15T12:00:00Z"

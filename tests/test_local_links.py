@@ -9,13 +9,13 @@ from unittest import mock
 
 import pytest
 from django.core.files.base import ContentFile
-from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.artifacts.downloads import IMAGE_TYPES
 from jobs.artifacts.local import LocalSigner, expiry_of_link
 from jobs.artifacts.signing import links
+from tests.client import Client
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 KEY = "tenants/acme/01JADE/front.png"

@@ -14,13 +14,13 @@ from django.core import checks
 from django.core.cache import cache
 from django.db import connections
 from django.http import HttpRequest
-from django.test import Client
 
 from jobs_gateway.settings import cache as cache_settings
 from tenants import proxies, throttling, tokens
 from tenants.callers import Caller
 from tenants.models import Tenant
 from tests import servers
+from tests.client import Client
 from tests.gateway import database_of_this_test, serving
 
 LOCAL_MEMORY = ""  # CACHE_URL is not set

@@ -10,6 +10,7 @@ from django.core import checks
 from tenants import callers, shopify
 from tenants.callers import Caller
 from tenants.models import Tenant
+from tests.client import verified
 from tests.forgery import API_KEY, OLD_SECRET, SECRET, base64url, claims, hmac_header, jwt, session_token
 
 NESTED_DEEP = b'{"alg": "HS256", "deep": ' + b"[" * 5000 + b"]" * 5000 + b"}"
@@ -23,30 +24,30 @@ def _app(settings):
 
 
 def test_a_session_token_stands_for_the_tenant_of_its_shop(acme, globex):
-    assert shopify.verify(session_token()) == Caller(acme.pk, "acme", "tenants/acme/", None)
+    assert verified(session_token()) == Caller(acme.pk, "acme", "tenants/acme/", None)
     theirs = session_token(dest="https://globex.myshopify.com")
-    assert shopify.verify(theirs) == Caller(globex.pk, "globex", "tenants/globex/", None)
+    assert verified(theirs) == Caller(globex.pk, "globex", "tenants/globex/", None)
 
 
 def test_claims_that_nobody_asked_for_change_nothing(acme):
-    assert shopify.verify(session_token(iss=..., sub=..., iat=..., jti=..., tenant="globex"))
+    assert verified(session_token(iss=..., sub=..., iat=..., jti=..., tenant="globex"))
 
 
 @pytest.mark.parametrize("secret", [SECRET, OLD_SECRET])
 def test_each_of_several_secrets_counts_while_one_is_rotated_out(secret, acme, settings):
     settings.SHOPIFY_API_SECRETS = [SECRET, OLD_SECRET]
-    assert shopify.verify(session_token(secret))
+    assert verified(session_token(secret))
 
 
 def test_the_old_secret_opens_nothing_once_it_is_gone(acme):
-    assert shopify.verify(session_token(OLD_SECRET)) is None
+    assert verified(session_token(OLD_SECRET)) is None
 
 
 @pytest.mark.parametrize("missing", ["SHOPIFY_API_KEY", "SHOPIFY_API_SECRETS"])
 def test_a_gateway_with_no_app_takes_no_session_token(missing, acme, settings):
     setattr(settings, missing, type(getattr(settings, missing))())
-    assert shopify.verify(session_token()) is None
-    assert shopify.verify(session_token("", aud="")) is None
+    assert verified(session_token()) is None
+    assert verified(session_token("", aud="")) is None
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_gateway_with_no_app_takes_no_session_token(missing, acme, settings):
 )
 def test_clocks_may_differ_by_five_seconds(changes, is_valid, acme):
     token = session_token(**{name: int(time.time()) + seconds for name, seconds in changes.items()})
-    assert (shopify.verify(token) is not None) is is_valid
+    assert (verified(token) is not None) is is_valid
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_clocks_may_differ_by_five_seconds(changes, is_valid, acme):
     ids=repr,
 )
 def test_a_signed_token_still_has_to_say_the_right_things(changes, acme):
-    assert shopify.verify(session_token(**changes)) is None
+    assert verified(session_token(**changes)) is None
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_a_signed_token_still_has_to_say_the_right_things(changes, acme):
     ids=lambda payload: repr(payload[:12]),
 )
 def test_a_signed_payload_that_is_no_claims_crashes_nothing(payload, acme):
-    assert shopify.verify(jwt(payload)) is None
+    assert verified(jwt(payload)) is None
 
 
 @pytest.mark.parametrize(
@@ -150,41 +151,41 @@ def test_a_signed_payload_that_is_no_claims_crashes_nothing(payload, acme):
     ids=lambda header: repr(header)[:40],
 )
 def test_only_hs256_counts_whatever_the_header_says(header, acme):
-    assert shopify.verify(jwt(claims(), header=header)) is None
+    assert verified(jwt(claims(), header=header)) is None
 
 
 def test_a_token_of_more_than_8_kb_is_not_even_parsed(acme):
     padded = session_token(padding="x" * 6200)
     assert len(padded) > 8192
-    assert shopify.verify(padded) is None
-    assert shopify.verify(session_token(padding="x" * 4000))
+    assert verified(padded) is None
+    assert verified(session_token(padding="x" * 4000))
 
 
 def test_only_one_spelling_of_a_signature_counts(acme):
     token = session_token()
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-    assert [last for last in alphabet if shopify.verify(token[:-1] + last)] == [token[-1]]
+    assert [last for last in alphabet if verified(token[:-1] + last)] == [token[-1]]
 
 
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b", "a.b.c", "a.b.c.d", "\0.\0.\0", "é.é.é"])
 def test_what_is_no_session_token_is_refused_before_it_is_parsed(token, django_assert_num_queries, db):
     with django_assert_num_queries(0):
-        assert shopify.verify(token) is None
+        assert verified(token) is None
 
 
 def test_a_forged_token_costs_no_statement_and_a_good_one_one(acme, django_assert_num_queries):
     good = session_token()
     with django_assert_num_queries(0):
-        assert shopify.verify(session_token("another secret of no app at all")) is None
+        assert verified(session_token("another secret of no app at all")) is None
     with django_assert_num_queries(1):
-        assert shopify.verify(good)
+        assert verified(good)
     with django_assert_num_queries(0):
-        assert shopify.verify(good)
+        assert verified(good)
 
 
 def test_a_believed_token_expires_all_the_same(acme, monkeypatch):
     token = session_token(exp=int(time.time()) + 2)
-    assert shopify.verify(token)
+    assert verified(token)
     later = time.time() + 8
     monkeypatch.setattr(callers, "time", lambda: later)
     assert callers.memory.caller(token, lambda *_: None) is None
@@ -192,16 +193,16 @@ def test_a_believed_token_expires_all_the_same(acme, monkeypatch):
 
 def test_an_inactive_tenant_is_refused_at_once(acme):
     token = session_token()
-    assert shopify.verify(token)
+    assert verified(token)
     acme.is_active = False
     acme.save()
-    assert shopify.verify(token) is None
+    assert verified(token) is None
 
 
 def test_no_shop_means_no_session_token(db):
     Tenant.objects.create(slug="initech")
-    assert shopify.verify(session_token(dest="https://")) is None
-    assert shopify.verify(session_token(dest="https://None")) is None
+    assert verified(session_token(dest="https://")) is None
+    assert verified(session_token(dest="https://None")) is None
 
 
 @pytest.mark.parametrize("body", [b"", b'{"a": 1}', bytes(range(256))])
@@ -249,5 +250,5 @@ def test_half_an_app_is_told_at_start(key, secrets, ids, settings):
 
 def test_the_forgeries_would_pass_if_they_were_signed_right(acme):
     """What the other tests lean on: the hand-made token is good until something is changed."""
-    assert shopify.verify(jwt(claims()))
+    assert verified(jwt(claims()))
     assert base64url(b"\xfb\xff") == "-_8"

@@ -12,9 +12,10 @@ import time
 
 import pytest
 from django.core.cache import cache
-from django.test import Client, RequestFactory
+from django.test import RequestFactory
 
 from tenants import side_lane
+from tests.client import Client
 from tests.forgery import SECRET, hmac_header
 from tests.gateway import database_of_this_test, serving
 from tests.test_rate_limits import LOCAL_MEMORY, count_in  # noqa: F401 - a fixture

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from ulid import ULID
 
@@ -20,6 +19,7 @@ from jobs.api.v1 import queries
 from jobs.models import Job
 from tenants import tokens
 from tenants.models import Tenant
+from tests.client import Client
 from tests.gateway import database_of_this_test, serving
 
 pytestmark = pytest.mark.django_db
@@ -204,7 +204,7 @@ class Store:
                 ran.append(match[1].strip())
             elif match := re.match(r"LOG:  duration: .*? plan:\n(.*)", entry, re.DOTALL):
                 plan = json.loads(match[1])
-                if "jobs_" in plan["Query Text"]:
+                if "jobs_" in plan["Query AsText"]:
                     plans.append(plan["Plan"])
         return ran, plans
 

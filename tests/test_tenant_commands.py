@@ -10,9 +10,9 @@ from django.core.management import call_command, load_command_class
 from django.core.management.base import CommandError
 from django.utils import timezone
 
-from tenants import tokens
 from tenants.callers import Caller
 from tenants.models import ApiToken, Tenant
+from tests.client import verified
 
 
 def run(command, *arguments):
@@ -79,7 +79,7 @@ def test_issue_token_prints_the_token_alone_as_the_last_line(acme):
 
     assert len(out) == 1
     row = ApiToken.objects.get()
-    assert tokens.verify(out[0]) == Caller(acme.pk, "acme", "tenants/acme/", row.prefix)
+    assert verified(out[0]) == Caller(acme.pk, "acme", "tenants/acme/", row.prefix)
     assert (row.label, row.expires_at) == ("build server", None)
     assert err == ["A token of tenant acme. Keep it: it cannot be shown again."]
 
@@ -91,7 +91,7 @@ def test_issue_token_can_expire(acme):
     assert expires_at
     assert abs(expires_at - timezone.now() - timedelta(days=90)) < timedelta(minutes=1)
     assert f"valid until {expires_at:%Y-%m-%d %H:%M} UTC" in note
-    assert tokens.verify(token)
+    assert verified(token)
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "1.5", "soon", "", "9999999", "9" * 100])
@@ -105,7 +105,7 @@ def test_issue_token_says_so_when_the_tenant_is_not_active(acme):
     Tenant.objects.update(is_active=False)
     (token,), err = run("issue_token", "acme")
     assert err[-1] == "Tenant acme is not active: the token opens nothing until it is."
-    assert tokens.verify(token) is None
+    assert verified(token) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_revoke_token_takes_the_prefix_however_it_was_copied(spelling, acme_toke
     prefix = acme_token.split("_")[1]
     out, err = run("revoke_token", spelling.format(prefix=prefix, token=acme_token))
     assert (out, err) == ([f"Revoked jgw_{prefix}. A running gateway refuses it within 1 s."], [])
-    assert tokens.verify(acme_token) is None
+    assert verified(acme_token) is None
 
 
 def test_revoke_token_twice_is_no_mistake(acme_token):
@@ -139,7 +139,7 @@ def test_revoke_token_twice_is_no_mistake(acme_token):
 def test_revoke_token_says_when_there_is_none(acme_token):
     with pytest.raises(CommandError, match=r"^No token with the prefix jgw_unknown\. Nothing was revoked\.$"):
         run("revoke_token", "unknown")
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
 
 
 @pytest.mark.parametrize("command", ["create_tenant", "issue_token", "revoke_token"])

@@ -18,6 +18,7 @@ from tenants import callers, tokens
 from tenants.callers import Caller, Checked, Memory
 from tenants.last_used import last_used
 from tenants.models import ApiToken, Tenant
+from tests.client import verified
 
 
 def row_of(token):
@@ -57,29 +58,29 @@ def test_a_label_that_does_not_fit_is_refused_before_anything_is_stored(acme):
 
 
 def test_a_token_stands_for_its_tenant(acme, acme_token):
-    assert tokens.verify(acme_token) == Caller(acme.pk, "acme", "tenants/acme/", acme_token.split("_")[1])
+    assert verified(acme_token) == Caller(acme.pk, "acme", "tenants/acme/", acme_token.split("_")[1])
 
 
 def test_a_tenant_may_hold_several_tokens_so_that_they_rotate_with_overlap(acme, acme_token):
     new = tokens.issue(acme)
-    assert tokens.verify(acme_token)
-    assert tokens.verify(new)
+    assert verified(acme_token)
+    assert verified(new)
 
     tokens.revoke(acme_token.split("_")[1])
 
-    assert tokens.verify(acme_token) is None
-    assert tokens.verify(new)
+    assert verified(acme_token) is None
+    assert verified(new)
 
 
 def test_an_altered_token_opens_nothing(acme_token):
     for place in range(len(acme_token)):
         altered = acme_token[:place] + flipped(acme_token[place]) + acme_token[place + 1 :]
-        assert tokens.verify(altered) is None, altered
+        assert verified(altered) is None, altered
 
 
 def test_the_prefix_of_one_token_with_the_secret_of_another_opens_nothing(acme, globex, acme_token):
     theirs = tokens.issue(globex)
-    assert tokens.verify(acme_token[:17] + theirs[17:]) is None
+    assert verified(acme_token[:17] + theirs[17:]) is None
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_the_prefix_of_one_token_with_the_secret_of_another_opens_nothing(acme, 
 )
 def test_what_is_no_token_never_reaches_the_database(garbage, db, django_assert_num_queries):
     with django_assert_num_queries(0):
-        assert tokens.verify(garbage) is None
+        assert verified(garbage) is None
 
 
 def test_an_unknown_prefix_costs_what_a_wrong_secret_costs(acme_token, django_assert_num_queries, monkeypatch):
@@ -119,37 +120,37 @@ def test_an_unknown_prefix_costs_what_a_wrong_secret_costs(acme_token, django_as
     monkeypatch.setattr(hmac, "compare_digest", watched)
     for wrong in ("jgw_unknown00000" + acme_token[16:], acme_token[:-1] + flipped(acme_token[-1])):
         with django_assert_num_queries(1):
-            assert tokens.verify(wrong) is None
+            assert verified(wrong) is None
     assert compared == [(64, 64), (64, 64)]
 
 
 def test_a_verified_token_is_believed_without_a_statement(acme_token, settings, django_assert_num_queries):
     settings.TOKEN_CACHE_SECONDS = 5
     with django_assert_num_queries(1):
-        first = tokens.verify(acme_token)
+        first = verified(acme_token)
     with django_assert_num_queries(0):
-        assert tokens.verify(acme_token) == first
+        assert verified(acme_token) == first
 
 
 def test_with_no_cache_every_use_asks_the_database(acme_token, settings, django_assert_num_queries):
     settings.TOKEN_CACHE_SECONDS = 0
     with django_assert_num_queries(3):
-        assert all(tokens.verify(acme_token) for _ in range(3))
+        assert all(verified(acme_token) for _ in range(3))
 
 
 def test_a_failure_is_not_remembered(acme, acme_token, settings):
     settings.TOKEN_CACHE_SECONDS = 5
     Tenant.objects.filter(pk=acme.pk).update(is_active=False)
-    assert tokens.verify(acme_token) is None
+    assert verified(acme_token) is None
     Tenant.objects.filter(pk=acme.pk).update(is_active=True)
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
 
 
 def test_a_token_revoked_here_is_refused_at_once(acme_token, settings):
     settings.TOKEN_CACHE_SECONDS = 5
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
     assert tokens.revoke(acme_token.split("_")[1]) is True
-    assert tokens.verify(acme_token) is None
+    assert verified(acme_token) is None
 
 
 def test_revoking_again_changes_nothing(acme_token):
@@ -168,7 +169,7 @@ def test_a_prefix_that_no_token_has_cannot_be_revoked(db):
 @pytest.mark.parametrize("change", ["token is saved as revoked", "tenant is deactivated", "token is deleted"])
 def test_a_change_made_in_the_admin_counts_at_once(change, acme, acme_token, settings):
     settings.TOKEN_CACHE_SECONDS = 5
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
     token = row_of(acme_token)
     if change == "token is saved as revoked":
         token.revoked_at = timezone.now()
@@ -178,35 +179,35 @@ def test_a_change_made_in_the_admin_counts_at_once(change, acme, acme_token, set
         acme.save()
     else:
         token.delete()
-    assert tokens.verify(acme_token) is None
+    assert verified(acme_token) is None
 
 
 def test_a_token_revoked_by_another_process_lives_no_longer_than_the_cache_believes(acme_token, settings):
     settings.TOKEN_CACHE_SECONDS = 0.2
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
     ApiToken.objects.update(revoked_at=timezone.now())  # as another process would: nothing here hears of it
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
     time.sleep(0.25)
-    assert tokens.verify(acme_token) is None
+    assert verified(acme_token) is None
 
 
 def test_no_setting_makes_a_credential_believed_for_more_than_five_seconds(acme_token, settings, monkeypatch):
     settings.TOKEN_CACHE_SECONDS = 3600
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
     ApiToken.objects.update(revoked_at=timezone.now())
     started = time.monotonic()
     monkeypatch.setattr(callers, "monotonic", lambda: started + 5)
-    assert tokens.verify(acme_token) is None
+    assert verified(acme_token) is None
 
 
 def test_expiry_is_checked_on_every_use(acme, settings):
     settings.TOKEN_CACHE_SECONDS = 5
     token = tokens.issue(acme, expires_at=timezone.now() + timedelta(seconds=0.5))
-    assert tokens.verify(token)
+    assert verified(token)
     time.sleep(0.55)
-    assert tokens.verify(token) is None
+    assert verified(token) is None
     callers.memory.forget()
-    assert tokens.verify(token) is None
+    assert verified(token) is None
 
 
 def test_what_was_revoked_while_it_was_looked_up_is_not_remembered(settings):
@@ -250,7 +251,7 @@ def recording(settings, transactional_db):
 
 def test_the_first_use_of_a_token_is_written_down(recording, acme_token):
     before = timezone.now()
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
     last_used.wait()
     assert before <= row_of(acme_token).last_used_at <= timezone.now()
 
@@ -259,14 +260,14 @@ def test_the_first_use_of_a_token_is_written_down(recording, acme_token):
 def test_last_used_is_kept_to_the_hour(minutes_ago, is_written, recording, acme_token):
     earlier = timezone.now() - timedelta(minutes=minutes_ago)
     ApiToken.objects.update(last_used_at=earlier)
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
     last_used.wait()
     assert (row_of(acme_token).last_used_at > earlier) is is_written
 
 
 def test_a_refused_token_was_not_used(recording, acme_token):
     tokens.revoke(acme_token.split("_")[1])
-    assert tokens.verify(acme_token) is None
+    assert verified(acme_token) is None
     last_used.wait()
     assert row_of(acme_token).last_used_at is None
 
@@ -284,13 +285,13 @@ def test_a_use_that_cannot_be_written_disturbs_nobody(recording, acme_token, cap
         with connection.schema_editor() as editor:
             editor.alter_db_table(ApiToken, "moved_away", table)
     assert f"The last use of token {token.pk} was not written" in caplog.text
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
     last_used.wait()
     assert row_of(acme_token).last_used_at
 
 
 def test_where_uses_are_not_recorded_nothing_is_written(acme_token, settings):
     settings.RECORD_TOKEN_USE = False
-    assert tokens.verify(acme_token)
+    assert verified(acme_token)
     last_used.wait()
     assert row_of(acme_token).last_used_at is None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import NamedTuple
 
-from django.core.handlers.wsgi import WSGIRequest
+from asgiref.sync import async_to_sync
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from jobs.admin.json_view import folded
-from jobs.api.views import answer
+from jobs.api.request import GatewayRequest
+from jobs.api.views import serve_api_request
 from tenants.callers import Caller
 from tenants.models import Tenant
 
@@ -35,20 +35,18 @@ def as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> Answer:
     The console knows no view of the API, only addresses: they are asked in this process as the server would ask, for
     the tenant as a caller who was already let in.
     """
-    inner = WSGIRequest(
-        {
-            "REQUEST_METHOD": "GET",
-            "PATH_INFO": path,
-            "HTTP_HOST": request.get_host(),
-            "SERVER_NAME": request.META.get("SERVER_NAME", ""),
-            "SERVER_PORT": request.META.get("SERVER_PORT", ""),
-            "wsgi.url_scheme": request.scheme,
-            "wsgi.input": io.BytesIO(),
-        }
-    )
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "query_string": b"",
+        "scheme": request.scheme,
+        "headers": [(b"host", request.get_host().encode("latin-1"))],
+        "gateway": {"request_id": getattr(request, "scope", {}).get("gateway", {}).get("request_id")},
+    }
+    inner = GatewayRequest(scope)
     inner.user = caller_of(tenant)  # type: ignore[assignment]
-    inner.request_id = request.request_id  # type: ignore[attr-defined]
-    response = answer(inner)
-    body = json.loads(response.content)
+    response = async_to_sync(serve_api_request)(inner)
+    body = json.loads(response.body)
     text = json.dumps(body, indent=2, ensure_ascii=False)
-    return Answer(path, response.status_code, response.headers.get("ETag", ""), folded(body, open_levels=3), text)
+    return Answer(path, response.status, response.headers.get("ETag", ""), folded(body, open_levels=3), text)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.contrib.admin.forms import AdminAuthenticationForm
 
-from tenants.side_lane import side_lane
 from tenants.throttling import count_failure
 
 
 class SignIn(AdminAuthenticationForm):
     def clean(self) -> dict[str, Any]:
-        """Raises RateLimited, whatever the password: it is looked at only within the limit. SideLaneTaken."""
+        """Raises RateLimited, whatever the password: it is checked only within the limit."""
         if self.request is not None:
-            count_failure(self.request)
-        with side_lane():
-            return super().clean()
+            async_to_sync(count_failure)(self.request)
+        return super().clean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import orjson
 from django.core.exceptions import DisallowedHost, RequestDataTooBig, SuspiciousOperation
@@ -12,7 +12,7 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404
 from rest_framework import exceptions
 
-from jobs.api.answer import Answer
+from jobs.api.response import ApiResponse
 from jobs.artifacts.signing import CannotSign
 
 logger = logging.getLogger("jobs.errors")
@@ -100,9 +100,9 @@ class Dialect(NamedTuple):
     body: Callable[[Problem], dict[str, Any]]
     status: Callable[[Problem], int]
 
-    def answer(self, error: Exception, request_id: str) -> Answer:
+    def response(self, error: Exception, request_id: str) -> ApiResponse:
         problem = problem_of(error, request_id)
-        return Answer(orjson.dumps(self.body(problem)), problem.headers, self.status(problem))
+        return ApiResponse(orjson.dumps(self.body(problem)), problem.headers, self.status(problem))
 
 
 def _v1_body(problem: Problem) -> dict[str, Any]:
@@ -120,11 +120,6 @@ def _fleet_body(problem: Problem) -> dict[str, Any]:
     if problem.invalid is not None:
         detail = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in problem.invalid)
     return {"error": detail, "code": _fleet_status(problem)}
-
-
-def raised(error: Exception, context: dict[str, Any]) -> NoReturn:
-    """For DRF, whose views answer no error: ``jobs.api.views.answer`` does."""
-    raise error
 
 
 V1 = Dialect(_v1_body, lambda problem: problem.status)

@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 from django.http import HttpRequest
 from rest_framework.exceptions import NotAcceptable
-from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.renderers import BaseRenderer
 
 # What nearly every client sends; anything else is read with Django's own parser.
@@ -20,23 +19,10 @@ def to_json(data: Any) -> bytes:
 
 
 class JSONRenderer(BaseRenderer):
+    """For the OpenAPI document, which takes the API's media type from it; responses are written by ``to_json``."""
+
     media_type = "application/json"
     format = "json"
-    charset = None
-
-    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
-        return b"" if data is None else to_json(data)
-
-
-class JSONOnly(BaseContentNegotiation):
-    """Picks JSON whenever the caller takes it, and raises NotAcceptable when it does not."""
-
-    def select_parser(self, request: Any, parsers: Any) -> Any:
-        return None
-
-    def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> tuple[Any, str]:
-        require_json(request._request)
-        return renderers[0], "application/json"
 
 
 def require_json(request: HttpRequest) -> None:

@@ -23,7 +23,7 @@ class Boundary:
     """The way out for one request of one tenant."""
 
     def __init__(self, request: HttpRequest, caller: Caller) -> None:
-        asked_at = f"{request.scheme}://{request.get_host()}"
+        self.asked_at = asked_at = f"{request.scheme}://{request.get_host()}"
         self.base_url = settings.PUBLIC_BASE_URL or asked_at
         self.links = links(self.base_url)
         self._redactor = redactor(caller.storage_prefix, asked_at)

@@ -2,94 +2,106 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import asyncio
+from functools import lru_cache, partial
 from typing import Any, cast
 
-from django.http import HttpRequest, HttpResponse
-from django.template.response import SimpleTemplateResponse
+from django.conf import settings
+from django.db import OperationalError
 from django.urls import resolve
 from django.utils.functional import cached_property
-from rest_framework.response import Response
+from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.request import Request
 from rest_framework.viewsets import ViewSet
 
 from jobs.api import errors
-from jobs.api.answer import COMMON_HEADERS, Answer
 from jobs.api.etags import etag, holds
 from jobs.api.rendering import require_json, to_json
+from jobs.api.request import GatewayRequest, Receive, Scope, Send, read_body
+from jobs.api.response import ApiResponse
 from jobs.api.tenant_renderer import Boundary
-from tenants.authentication import authenticated
+from jobs.database.credentials import CREDENTIALS
+from tenants.authentication import BearerAuthentication
 from tenants.callers import Caller
 
 # Clients poll the same addresses over and over, and finding a route takes as long as checking the caller.
 _resolved = lru_cache(maxsize=1024)(resolve)
+_authentication = BearerAuthentication()
 
 
-def answer(request: HttpRequest) -> HttpResponse:
-    """What the API answers, errors too: those in the dialect of the address, with their trace in the log.
+async def api(scope: Scope, receive: Receive, send: Send) -> None:
+    """The ASGI application of ``/v1`` and ``/job``. Every error is JSON in the dialect of the address."""
+    request = GatewayRequest(scope, receive=receive)
+    response = await serve_api_request(request)
+    if request.rate:  # on every response that was counted
+        response.headers.update(request.rate.headers)
+    await response.send(send, request.method or "")
 
-    ``request.user`` is the caller where it is a :class:`Caller` already, else whoever the credential stands for.
+
+async def serve_api_request(request: GatewayRequest) -> ApiResponse:
+    """The response, errors too; those nobody foresaw have their trace in the log.
+
+    ``request.user`` is the caller where it is a :class:`Caller` already, else that of the credential.
     """
     path = request.path_info
     try:
         request.get_host()
         request.resolver_match = match = _resolved(path)
-        response: HttpResponse = match.func(request, *match.args, **match.kwargs)
-        if isinstance(response, SimpleTemplateResponse):
-            response.render()
-            response.headers["Content-Length"] = str(len(response.content))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets JSON
-        dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
-        return dialect.answer(error, request.request_id)  # type: ignore[attr-defined]
-    return response
+        async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS):
+            return cast(ApiResponse, await match.func(request, *match.args, **match.kwargs))
+    except TimeoutError:
+        error: Exception = OperationalError(f"no answer within {settings.DATABASE_DEADLINE_SECONDS} s")
+    except Exception as raised:  # noqa: BLE001 - whatever it is, the caller gets JSON
+        error = raised
+    dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
+    return dialect.response(error, request.scope["gateway"]["request_id"])
 
 
 class TenantViewSet(ViewSet):
-    """Raises whatever goes wrong, for :func:`answer`."""
+    """Raises errors, for :func:`serve_api_request`. Actions are coroutines that return an :class:`ApiResponse`."""
 
     http_method_names = ["get", "head", "options"]
-    request: HttpRequest  # type: ignore[assignment]
+    authentication_classes = [BearerAuthentication]  # for the OpenAPI document; dispatch calls it itself
+    request: GatewayRequest  # type: ignore[assignment]
     caller: Caller
 
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """A read goes straight to its action, by the same checks in the same order: DRF's way there takes as long as
-        the action itself.
+    async def dispatch(self, request: GatewayRequest, *args: Any, **kwargs: Any) -> ApiResponse:  # type: ignore[override]
+        """Negotiation, authentication, action: DRF's order, without its request, whose way here is all synchronous.
+
+        What this skips, permission and throttle classes of DRF, ``jobs.api.checks`` refuses in the settings.
         """
-        if request.method not in ("GET", "HEAD"):
-            return cast(HttpResponse, super().dispatch(request, *args, **kwargs))
         require_json(request)
         if type(getattr(request, "user", None)) is not Caller:
-            request.user = authenticated(request)  # type: ignore[assignment]
+            request.user = await _authentication.authenticate(  # type: ignore[assignment]
+                request, CREDENTIALS, partial(read_body, request.receive)
+            )
         self.caller = cast(Caller, request.user)
-        return cast(HttpResponse, getattr(self, self.action_map["get"])(request, **kwargs))
+        if request.method in ("GET", "HEAD"):
+            return cast(ApiResponse, await getattr(self, self.action_map["get"])(request, **kwargs))
+        if request.method != "OPTIONS":
+            raise MethodNotAllowed(request.method or "")
+        about = self.metadata_class().determine_metadata(cast(Request, request), self)  # type: ignore[misc]
+        return self.respond(about, Allow=", ".join(self.allowed_methods))
 
     @cached_property
-    def boundary(self) -> Boundary:
+    def renderer(self) -> Boundary:
         return Boundary(self.request, self.caller)
-
-    @property
-    def default_response_headers(self) -> dict[str, str]:
-        return dict(COMMON_HEADERS)
-
-    def options(self, request: Any, *args: Any, **kwargs: Any) -> Response:
-        response = super().options(request, *args, **kwargs)
-        response.headers["Allow"] = ", ".join(self.allowed_methods)
-        return response
 
     def validator(self, *parts: object, version: int | None = None) -> str:
         """The ``ETag`` of an answer that depends on ``parts``, on the tenant, and on the links in force."""
-        common = (self.caller.tenant_id, self.boundary.base_url, self.boundary.links.window)
+        out = self.renderer
+        common = (self.caller.tenant_id, self.caller.storage_prefix, out.base_url, out.asked_at, out.links.window)
         return etag(*common, *parts, version=version)
 
     @property
     def is_poll(self) -> bool:
         return "HTTP_IF_NONE_MATCH" in self.request.META
 
-    def unchanged(self, validator: str) -> Answer | None:
+    def not_modified(self, validator: str) -> ApiResponse | None:
         """``304``, where ``If-None-Match`` says that the caller has the answer already."""
         if not self.is_poll or not holds(self.request.META["HTTP_IF_NONE_MATCH"], validator):
             return None
-        return Answer(b"", {"ETag": validator}, status=304)
+        return ApiResponse(b"", {"ETag": validator}, status=304)
 
-    def answer(self, body: Any, **headers: str) -> Answer:
-        """``body`` as JSON, at once: DRF's own Response would be rendered as if it were a template."""
-        return Answer(to_json(body), headers)
+    def respond(self, body: Any, **headers: str) -> ApiResponse:
+        return ApiResponse(to_json(body), headers)

@@ -1,26 +1,33 @@
-"""``/artifacts/<key>``: where links to local files lead."""
+"""``/artifacts/<storage key>``: an ASGI application that serves files of the local store to holders of a signed URL."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import stat
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from email.utils import formatdate
+from io import BytesIO
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from anyio import to_thread
 from django.core.files.storage import storages
-from django.http import FileResponse, HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
+from django.core.handlers.asgi import ASGIRequest
 from django.utils.cache import get_conditional_response
-from django.utils.http import http_date
-from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_safe
+from starlette.datastructures import MutableHeaders
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from jobs.artifacts.local import SignedFileSystemStorage, expiry_of_link
-from tenants.side_lane import side_lane
 
-# What a browser may show. Anything else is a download: a page, or a drawing with a script in it, must not run here.
+PATH_PREFIX = "/artifacts/"
+# A client that takes none of the data for this long is disconnected.
+SEND_TIMEOUT_SECONDS = 30
+# Image types that browsers may display. Any other file is a download: an HTML page, or an SVG image with a script in
+# it, must not run on this origin.
 IMAGE_TYPES = {
     ".avif": "image/avif",
     ".gif": "image/gif",
@@ -29,80 +36,104 @@ IMAGE_TYPES = {
     ".png": "image/png",
     ".webp": "image/webp",
 }
-# More than pictures have. What is larger is handed over bit by bit, and takes a thread for as long as its caller reads.
-AT_ONCE_BYTES = 16 * 2**20
+# On every response, errors included: browsers must not guess a content type, and must run nothing in the file.
+DEFAULT_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
+# Other ranges are ignored (RFC 9110, section 14.2); Starlette would answer them with 400.
+_BYTE_RANGE = r"\s*(?:[0-9]{1,100}-[0-9]{0,100}|-[0-9]{1,100})\s*"
+_BYTE_RANGES = re.compile(rf"bytes={_BYTE_RANGE}(?:,{_BYTE_RANGE})*", re.IGNORECASE)
 
 
-@csrf_exempt  # what it refuses it refuses by method, whoever asks
-@require_safe
-def download(request: HttpRequest, key: str) -> HttpResponseBase:
-    """The file behind a link: 403 unless the link is unaltered and alive, 404 when there is no such file (any more).
+async def download(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers one HTTP request for the file that a signed URL names.
 
-    Raises SideLaneTaken while somebody else reads a file that is too large to hand over at once.
+    200, 206 for a valid ``Range``, 304 and 412 for conditional requests; 403 if the URL was altered or has expired,
+    404 if there is no such file, 405 for methods other than GET and HEAD, 416 for a range beyond the file. Memory use
+    is constant: 64 KiB a request, plus what the server buffers. If the client accepts no data for
+    ``SEND_TIMEOUT_SECONDS``, the body ends early, and the server closes the connection.
     """
+
+    async def bounded_send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in DEFAULT_HEADERS.items():
+                headers.setdefault(name, value)
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            await send(message)
+
+    with ExitStack() as opened, suppress(TimeoutError):
+        response = await _response(scope, opened)
+        await response(_scope_for_starlette(scope), receive, bounded_send)
+
+
+async def _response(scope: Scope, opened: ExitStack) -> Response:
+    """The response to ``scope``; the file that it reads is closed with ``opened``."""
+    if scope["method"] not in ("GET", "HEAD"):
+        return _error(405, "Only GET and HEAD are allowed.", {"Allow": "GET, HEAD"})
+    key = scope["path"].removeprefix(PATH_PREFIX)
     store = storages["artifacts"]
-    if not isinstance(store, SignedFileSystemStorage):
-        return _refusal(404, "The pictures are kept elsewhere.")
-    seconds_left = (expiry_of_link(key, request.META.get("QUERY_STRING", "")) or 0) - time.time()
+    if not key or not isinstance(store, SignedFileSystemStorage):
+        return _error(404, "There is no artifact at this address.")
+    seconds_left = (expiry_of_link(key, scope["query_string"].decode("latin-1")) or 0) - time.time()
     if seconds_left <= 0:
-        return _refusal(403, "This link was altered or has expired. Ask the API again for a new one.")
+        return _error(403, "This link was altered or has expired. Request a new one from the API.")
     try:
-        file = _open(store.location, key)
+        file = opened.enter_context(await to_thread.run_sync(_open, store.location, key))
     except OSError:
-        return _refusal(404, "The file behind this link is gone.")
+        return _error(404, "The file behind this link no longer exists.")
     found = os.fstat(file.fileno())
-    etag, changed_at = f'"{found.st_mtime_ns:x}-{found.st_size:x}"', int(found.st_mtime)
-    response: HttpResponseBase | None = get_conditional_response(request, etag, changed_at)
-    if response is None:
-        response = _answer(request, file, found.st_size, PurePosixPath(key).suffix.lower())
-    else:
-        file.close()
-    response.headers["ETag"] = etag
-    response.headers["Last-Modified"] = http_date(changed_at)
-    response.headers["Cache-Control"] = f"private, max-age={int(seconds_left)}"
-    return _contained(response)
+    etag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
+    headers = {
+        "ETag": etag,
+        "Last-Modified": formatdate(int(found.st_mtime), usegmt=True),
+        "Cache-Control": f"private, max-age={int(seconds_left)}",
+    }
+    condition = get_conditional_response(ASGIRequest(scope, BytesIO()), etag, int(found.st_mtime))
+    if condition is not None:  # 304 or 412
+        return Response(status_code=condition.status_code, headers=headers)
+    content_type = IMAGE_TYPES.get(PurePosixPath(key).suffix.lower())
+    if content_type is None:
+        content_type = "application/octet-stream"
+        headers["Content-Disposition"] = "attachment"
+    # By the number of the open descriptor: the file that was checked is the one that is served, even if its name leads
+    # to another one by now. /dev/fd leads to /proc/self/fd on Linux.
+    return FileResponse(f"/dev/fd/{file.fileno()}", headers=headers, media_type=content_type, stat_result=found)
+
+
+def _scope_for_starlette(scope: Scope) -> Scope:
+    """``scope`` without what must not be used for a file: invalid ranges, those of HEAD, and the server's own sending
+    of files by name (``http.response.pathsend``), which ``SEND_TIMEOUT_SECONDS`` could not stop.
+    """
+    headers = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name != b"range" or (scope["method"] == "GET" and _is_valid_range(value.decode("latin-1")))
+    ]
+    return {**scope, "headers": headers, "extensions": {}}
+
+
+def _is_valid_range(value: str) -> bool:
+    return bool(_BYTE_RANGES.fullmatch(value.strip())) and not any(
+        int(first) > int(last) for first, last in re.findall(r"([0-9]+)-([0-9]+)", value)
+    )
+
+
+def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    return PlainTextResponse(f"{text}\n", status, headers)
 
 
 def _open(folder: str | os.PathLike[str], key: str) -> BinaryIO:
-    """Raises OSError for what is no regular file, or lies outside ``folder`` once symbolic links are followed."""
+    """Opens a regular file below ``folder``; follows symbolic links within it. Raises OSError for anything else."""
     root = os.path.realpath(folder)
-    path = os.path.realpath(os.path.join(root, key), strict=True)  # noqa: PTH118 - a key is text; Path would tidy it
+    path = os.path.realpath(os.path.join(root, key), strict=True)  # noqa: PTH118 - Path would normalise the key
     if not path.startswith(f"{root}/"):
         raise FileNotFoundError(path)
-    # Without blocking, or a named pipe would hold the worker until somebody writes to it.
+    # O_NONBLOCK: opening a named pipe would otherwise wait until somebody writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FileNotFoundError(path)
     return os.fdopen(descriptor, "rb")
-
-
-def _answer(request: HttpRequest, file: BinaryIO, size: int, extension: str) -> HttpResponseBase:
-    content_type = IMAGE_TYPES.get(extension)
-    headers = {} if content_type else {"Content-Disposition": "attachment"}
-    content_type = content_type or "application/octet-stream"
-    if request.method == "HEAD":
-        file.close()
-        return HttpResponse(b"", content_type, headers=headers | {"Content-Length": str(size)})
-    if size <= AT_ONCE_BYTES:  # the server has all of it, and its thread is free, however slowly the caller reads
-        with file:
-            return HttpResponse(file.read(), content_type, headers=headers)
-    with ExitStack() as unless_it_is_answered:
-        unless_it_is_answered.enter_context(file)
-        unless_it_is_answered.enter_context(side_lane())
-        # Opened by number, the file has no name that FileResponse could put into a header.
-        response = FileResponse(file, content_type=content_type, headers=headers)
-        response._resource_closers.append(unless_it_is_answered.pop_all().close)  # type: ignore[attr-defined]
-    return response
-
-
-def _refusal(status: int, text: str) -> HttpResponseBase:
-    headers = {"Cache-Control": "no-store"}
-    return _contained(HttpResponse(f"{text}\n", "text/plain; charset=utf-8", status, headers=headers))
-
-
-def _contained(response: HttpResponseBase) -> HttpResponseBase:
-    """Whatever the file holds, a browser neither guesses at its type nor runs anything in it."""
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    return response

@@ -1,6 +1,6 @@
-"""A prepared read on PostgreSQL in one round trip, row security's tenant included: libpq's pipeline without a cursor.
+"""A read on PostgreSQL in one round trip, row security's tenant included: libpq's pipeline mode without a cursor.
 
-psycopg's own pipeline and cursors do the same in 130 µs more, half as long as a whole request may take.
+psycopg's own pipeline and cursors do the same in 113 µs of CPU instead of 55.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
-from psycopg import Connection, errors, pq
+from psycopg import AsyncConnection, Connection, errors, pq
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.waiting import Ready, Wait
 from ulid import ULID
 
 Row = tuple[str | None, ...]
+AnyConnection = AsyncConnection[Any] | Connection[Any]
 
 # The statements that each connection has prepared.
-_prepared: WeakKeyDictionary[Connection[Any], set[bytes]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[AnyConnection, set[bytes]] = WeakKeyDictionary()
 
 
 def numbered(sql: str) -> bytes:
@@ -31,7 +32,7 @@ def numbered(sql: str) -> bytes:
 
 
 def encoded(value: object) -> bytes | None:
-    """``value`` as PostgreSQL reads it where it knows the type: so one prepared statement takes any integer."""
+    """``value`` as text that PostgreSQL reads by the parameter's type: one prepared statement takes any integer."""
     if value is None:
         return None
     return (value.hex if isinstance(value, ULID) else str(value)).encode()
@@ -40,7 +41,7 @@ def encoded(value: object) -> bytes | None:
 class Statement:
     """A read whose columns are all text, written with the ORM's placeholders.
 
-    ``constants`` are what it is bound with by position; ``names`` says which of them are values to be named.
+    ``constants`` are its parameters by position; ``names`` says which of them are bound by name at each use.
     """
 
     __slots__ = ("_constants", "_names", "name", "sql")
@@ -58,8 +59,6 @@ class Statement:
         return params
 
 
-Pipeline = tuple[tuple[Statement, list[bytes | None]], ...]
-
 # Local to the transaction, so that no connection carries a tenant back into the pool. What is sent up to one
 # synchronisation point is one transaction.
 SCOPE = Statement(
@@ -67,32 +66,36 @@ SCOPE = Statement(
 )
 
 
-def read(connection: Connection[Any], statement: Statement, params: list[bytes | None], tenant: int) -> list[Row]:
-    """The rows of ``statement`` for ``tenant``, within ``STATEMENT_TIMEOUT_MS``. Raises psycopg's errors.
+def read(
+    connection: AnyConnection, statement: Statement, params: list[bytes | None], tenant: int | None
+) -> PQGen[list[Row]]:
+    """A generator of psycopg's kind that returns the rows of ``statement``, within ``STATEMENT_TIMEOUT_MS``.
 
-    It is prepared at its first use on a connection, unless the connection is not to prepare.
+    Row security shows the rows of ``tenant``, and none of any tenant for None. The statement is prepared at its first
+    use on a connection, unless the connection is not to prepare. Raises psycopg's errors. A connection whose read
+    failed half way, or was cancelled, is closed: its late answer would be taken for that of the next read.
     """
-    scope = [encoded(tenant), encoded(settings.STATEMENT_TIMEOUT_MS)]
-    pipeline = ((SCOPE, scope), (statement, params))
+    scope = ["" if tenant is None else tenant, settings.STATEMENT_TIMEOUT_MS]
+    pipeline = ((SCOPE, [encoded(each) for each in scope]), (statement, params))
     try:
-        return connection.wait(_read(connection, pipeline))
+        return (yield from _read(connection, pipeline))
     except errors.InvalidSqlStatementName:
-        # Something else on this connection, such as psycopg after a rollback, had it forget all that was prepared.
+        # psycopg discards what a connection has prepared after some rollbacks and schema changes.
         _prepared.pop(connection, None)
-        return connection.wait(_read(connection, pipeline))
+        return (yield from _read(connection, pipeline))
 
 
-def _read(connection: Connection[Any], pipeline: Pipeline) -> PQGen[list[Row]]:
+def _read(connection: AnyConnection, pipeline: tuple[tuple[Statement, list[bytes | None]], ...]) -> PQGen[list[Row]]:
     pgconn = connection.pgconn
     known = _prepared.get(connection)
     if known is None:
         known = _prepared[connection] = set()
-    # Not within a transaction of somebody else's, which a statement that was forgotten would break.
+    # Not inside a caller's transaction, which a statement that is prepared no more would abort.
     prepares = connection.prepare_threshold is not None and pgconn.transaction_status == pq.TransactionStatus.IDLE
     sent: list[bytes | None] = []  # for each message that is answered, the name that it prepares
     pgconn.enter_pipeline_mode()
     try:
-        # One after the other: preparing waits for locks too, and the first statement says how long is too long.
+        # In this order: preparing waits for locks too, and the first statement sets the time-out.
         for statement, params in pipeline:
             if not prepares:
                 pgconn.send_query_params(statement.sql, params)
@@ -106,7 +109,7 @@ def _read(connection: Connection[Any], pipeline: Pipeline) -> PQGen[list[Row]]:
         results = yield from _results(pgconn)
         pgconn.exit_pipeline_mode()
     except BaseException:
-        pgconn.finish()  # answers to come would be taken for those to the next question
+        pgconn.finish()
         raise
     for name, result in zip(sent, results, strict=False):
         if result.status == pq.ExecStatus.FATAL_ERROR:
@@ -117,7 +120,7 @@ def _read(connection: Connection[Any], pipeline: Pipeline) -> PQGen[list[Row]]:
 
 
 def _results(pgconn: Any) -> Generator[Any, Any, list[Any]]:
-    while pgconn.flush():  # more than fits into the socket at once
+    while pgconn.flush():  # more than fits into the socket's buffer
         if (yield Wait.RW) & Ready.R:
             pgconn.consume_input()
     results: list[Any] = []
@@ -134,6 +137,6 @@ def _results(pgconn: Any) -> Generator[Any, Any, list[Any]]:
 
 
 def _rows(result: Any) -> list[Row]:
-    rows = Transformer()  # psycopg's, of which the compiled one reads 50 rows in 10 µs
+    rows = Transformer()  # psycopg's; the compiled one reads 50 rows in 10 µs
     rows.set_pgresult(result)
     return rows.load_rows(0, result.ntuples, tuple)

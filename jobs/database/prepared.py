@@ -1,38 +1,32 @@
-"""Reads that are built with the ORM once, compiled once, and after that only bound and run.
+"""Reads that are built with the ORM once and compiled once, before a worker serves; after that only bound and run.
 
-Building, compiling and running an ORM query costs several times what the database takes for it. A ``Prepared`` keeps
-the compiled text, so a request pays for binding and the round trip alone; the database keeps the statement prepared.
+Building, compiling and running an ORM query costs several times what the database takes for it. A ``PreparedQuery``
+keeps the compiled text, so a request pays for binding and the round trip alone; PostgreSQL keeps the statement
+prepared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from functools import cache, partial
-from time import perf_counter
+from functools import partial
 from typing import Any
 
 from django.conf import settings
 from django.db import connections, models
-from django.db.backends.utils import CursorDebugWrapper
 from django.db.models import Expression, Func, Subquery
 from django.db.models.fields.tuple_lookups import Tuple
 from django.db.models.sql.compiler import SQLCompiler
-from prometheus_client import Histogram
 
-from tenants.replica import replica_first
+from jobs.database import pipeline, readers
+from jobs.database.replica import replica_first
 
-SECONDS = Histogram(
-    "gateway_database_seconds",
-    "Time that reads of the API wait for a database, by its alias.",
-    ["database"],
-    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
-)
-_seconds = cache(SECONDS.labels)
+# The limit of a queryset whose limit is chosen at each read: PreparedQuery writes the real one into the text, where the
+# planner sees it. Large and odd, so that it occurs nowhere else.
+ANY_LIMIT = 1_000_000_007
 
 
 class Param(Expression):
-    """A value that is not known yet: bound by ``name`` each time a ``Prepared`` runs."""
+    """A value that is not known yet: bound by ``name`` each time a ``PreparedQuery`` runs."""
 
     def __init__(self, name: str, output_field: models.Field[Any, Any] | None = None) -> None:
         super().__init__(output_field=output_field or models.IntegerField())
@@ -42,7 +36,7 @@ class Param(Expression):
         return "%s", [self]
 
 
-class Instant(Func):
+class RFC3339(Func):
     """A time as the API writes it: RFC 3339 in UTC with ``Z``, and a fraction only where there is one.
 
     Rendered by the database because reading a timestamp into Python and writing it again costs more than the row.
@@ -59,7 +53,7 @@ class Instant(Func):
         return self.as_sql(compiler, connection, template="replace(%(expressions)s, ' ', 'T') || 'Z'", **context)
 
 
-class Text(Func):
+class AsText(Func):
     """The database's own text of a value: an id's hexadecimal digits, a JSON document as stored."""
 
     output_field = models.TextField()
@@ -69,7 +63,7 @@ class Text(Func):
 class JSONRow(Func):
     """A JSON array of columns, in order; without member names, which would cost a quarter of the read.
 
-    At the top of a queryset wrap it in :class:`Text`, so that both drivers hand the document over unread.
+    At the top of a queryset wrap it in :class:`AsText`, so that both drivers hand the document over unread.
     """
 
     output_field = models.JSONField()
@@ -128,95 +122,93 @@ def starts_at_offset(queryset: models.QuerySet[Any], *key: str) -> Expression:
     )
 
 
-class Prepared:
-    """A queryset with ``Param``\\ s in it, compiled on first use for each kind of database.
+class PreparedQuery:
+    """A queryset with ``Param``\\ s in it, compiled once by :func:`compile_queries`.
 
-    ``offset`` adds ``OFFSET`` as the param ``offset``: a limit belongs in the text, where the planner sees it, but
-    there are too many offsets for a statement each.
+    Every column is text. ``offset`` adds ``OFFSET`` as the param ``offset``: a limit belongs in the text, but there are
+    too many offsets for a statement each.
     """
 
     def __init__(self, queryset: models.QuerySet[Any], *, offset: bool = False) -> None:
         self.queryset = queryset
         self.offset = offset
-        self._compiled: dict[str, tuple[str, list[Any]]] = {}
-        self._statement: pipeline.Statement | None = None
+        self._compiled: tuple[str, list[Any]] | None = None
+        self._statements: dict[int, pipeline.Statement | readers.SQLiteStatement] = {}
+        _queries.append(self)
 
-    def fetch(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """The rows. One statement, in one round trip; every column is text.
+    async def fetch(self, values: Mapping[str, Any], limit: int = ANY_LIMIT) -> list[tuple[Any, ...]]:
+        """The rows, by one statement in one round trip; of a replica where there is one that can answer.
 
-        On PostgreSQL the round trip also tells row security whose rows these may be: ``values`` names the ``tenant``.
+        ``values["tenant"]`` is the tenant that row security shows the rows of; without it no tenant's are shown.
         """
         if settings.API_REPLICA:
-            return replica_first(partial(self._fetch, values))
-        return self._fetch(values, settings.API_DATABASE)
+            return await replica_first(partial(self.read, values, limit))
+        return await self.read(values, limit, settings.API_DATABASE)
 
-    def fetch_document(
+    async def fetch_document(
         self, values: Mapping[str, Any], is_enough: Callable[[str | None], bool] | None = None
     ) -> str | None:
         """The JSON text of the one row, whose single column is a :class:`JSONRow`; None for no row.
 
-        A replica's counts where ``is_enough`` says so, else the primary is asked.
+        A replica's answer is taken where ``is_enough`` accepts it, else the primary is asked.
         """
         if settings.API_REPLICA:
-            return replica_first(partial(self._fetch_document, values), is_enough)
-        return self._fetch_document(values, settings.API_DATABASE)
+            return await replica_first(partial(self.read_document, values), is_enough)
+        return await self.read_document(values, settings.API_DATABASE)
 
-    def _fetch(self, values: Mapping[str, Any], alias: str) -> list[tuple[Any, ...]]:
-        connection: Any = connections[alias]
-        began = perf_counter()
-        try:
-            return (self._fetch_in_scope if connection.vendor == "postgresql" else self._fetch_plain)(
-                values, connection
-            )
-        finally:
-            _seconds(alias).observe(perf_counter() - began)
+    async def read(self, values: Mapping[str, Any], limit: int, alias: str) -> list[tuple[Any, ...]]:
+        """The rows that the database ``alias`` has."""
+        return await (await readers.reader(alias)).read(self.statement(limit), values)
 
-    def _fetch_plain(self, values: Mapping[str, Any], connection: Any) -> list[tuple[Any, ...]]:
-        sql, template = self.compiled(connection)
-        params = [
-            part.output_field.get_db_prep_value(values[part.name], connection) if isinstance(part, Param) else part
-            for part in template
-        ]
-        with connection.cursor() as cursor:
-            return list(cursor.execute(sql, params).fetchall())
-
-    def _fetch_in_scope(self, values: Mapping[str, Any], connection: Any) -> list[tuple[Any, ...]]:
-        statement = self._statement or self._state(connection)
-        params = statement.bound(values)
-        connection.ensure_connection()
-        with connection.wrap_database_errors:
-            if connection.queries_logged:
-                with self._logged(connection, params):
-                    return pipeline.read(connection.connection, statement, params, values["tenant"])
-            return pipeline.read(connection.connection, statement, params, values["tenant"])
-
-    def _fetch_document(self, values: Mapping[str, Any], alias: str) -> str | None:
-        rows = self._fetch(values, alias)
+    async def read_document(self, values: Mapping[str, Any], alias: str) -> str | None:
+        rows = await self.read(values, ANY_LIMIT, alias)
         return rows[0][0] if rows else None
 
-    def compiled(self, connection: Any) -> tuple[str, list[Any]]:
-        """The statement for databases of the kind of ``connection``, and what it is bound with: values and Params."""
-        return self._compiled.get(connection.vendor) or self._compile(connection)
+    def statement(self, limit: int = ANY_LIMIT) -> pipeline.Statement | readers.SQLiteStatement:
+        """What a reader runs. Raises RuntimeError before :func:`compile_queries`."""
+        try:
+            return self._statements[limit]
+        except KeyError:
+            self._statements[limit] = statement = self._make_statement(limit)
+            return statement
 
-    def _compile(self, connection: Any) -> tuple[str, list[Any]]:
+    def compile(self, connection: Any) -> tuple[str, list[Any]]:
+        """The statement for databases of the kind of ``connection``, and its parameters: values and ``Param``\\ s."""
         sql, params = self.queryset.query.get_compiler(connection=connection).as_sql()
         if self.offset:
             sql, params = f"{sql} OFFSET %s", (*params, Param("offset"))
         # Choices as plain strings: the drivers take a slow path for members of an enumeration.
-        compiled = sql, [str(part) if isinstance(part, str) else part for part in params]
-        self._compiled[connection.vendor] = compiled
-        return compiled
+        return sql, [str(part) if isinstance(part, str) else part for part in params]
 
-    def _state(self, connection: Any) -> pipeline.Statement:
-        sql, template = self.compiled(connection)
-        names = {position: part.name for position, part in enumerate(template) if isinstance(part, Param)}
-        constants = [None if position in names else part for position, part in enumerate(template)]
-        self._statement = pipeline.Statement(sql, constants, names)
-        return self._statement
+    @property
+    def is_compiled(self) -> bool:
+        return self._compiled is not None
 
-    def _logged(self, connection: Any, params: list[bytes | None]) -> AbstractContextManager[None]:
-        """Django's own log of statements, which knows cursors only."""
-        texts = [None if each is None else each.decode() for each in params]
-        told = connection.ops.compose_sql(self.compiled(connection)[0], texts)
-        log: AbstractContextManager[None] = CursorDebugWrapper(None, connection).debug_sql(told, texts)
-        return log
+    def keep_compiled(self, connection: Any) -> None:
+        self._compiled = self.compile(connection)
+        self._statements.clear()
+        self.statement()
+
+    def _make_statement(self, limit: int) -> pipeline.Statement | readers.SQLiteStatement:
+        if self._compiled is None:
+            raise RuntimeError("A query is not compiled: compile_queries() runs before a worker serves.")
+        sql, params = self._compiled
+        sql = sql.replace(str(ANY_LIMIT), str(limit))
+        connection = connections[settings.API_DATABASE]
+        if connection.vendor == "sqlite":
+            return readers.SQLiteStatement(sql, params, connection)
+        names = {position: part.name for position, part in enumerate(params) if isinstance(part, Param)}
+        return pipeline.Statement(
+            sql, [None if position in names else part for position, part in enumerate(params)], names
+        )
+
+
+_queries: list[PreparedQuery] = []
+
+
+def compile_queries() -> None:
+    """Compiles every query. In one thread, before a worker serves: Django's query objects are not for two threads."""
+    connection = connections[settings.API_DATABASE]
+    for query in _queries:
+        if not query.is_compiled:
+            query.keep_compiled(connection)

@@ -8,8 +8,10 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
 
+from jobs.database import readers
+from jobs.database.pipeline import Statement
+from jobs.database.replica import monitor
 from jobs.models import Job
-from tenants.replica import watch
 
 logger = logging.getLogger("jobs.row_security")
 
@@ -24,6 +26,15 @@ def is_in_force(alias: str) -> bool:
         return bool(cursor.fetchone()[0])
 
 
+_IN_FORCE = Statement("SELECT row_security_active(%s)::text", [Job._meta.db_table], {})
+
+
+async def is_in_force_on(alias: str) -> bool:
+    """As :func:`is_in_force`, asked by the API's own connections to PostgreSQL."""
+    [(answer,)] = await (await readers.reader(alias)).read(_IN_FORCE, {})
+    return answer == "true"
+
+
 def check_before_serving() -> None:
     """Warns where the scope of the code is the only line of defence on PostgreSQL.
 
@@ -34,13 +45,13 @@ def check_before_serving() -> None:
     if not required and connections[settings.API_DATABASE].vendor != "postgresql":
         return
     if required:
-        watch.may_answer = is_in_force
+        monitor.is_ready = is_in_force_on
     aliases = [settings.API_DATABASE, *filter(None, [settings.API_REPLICA])]
     unknown: dict[str, DatabaseError] = {}
     for alias in aliases:
         try:
             if not is_in_force(alias):
-                _tell(
+                _report(
                     "Row security does not bind the role that answers /v1 and /job, so one mistake in the code could "
                     "show a tenant another's jobs. Make a role with `manage.py grant_api_role NAME` and name it in "
                     "DATABASE_API_URL (and in DATABASE_REPLICA_URL, where there is one).",
@@ -51,15 +62,15 @@ def check_before_serving() -> None:
         finally:
             connections[alias].close()
     for alias, reason in unknown.items():
-        _tell(
+        _report(
             f"Whether row security binds the role of the API could not be found out: {reason}",
             required and len(unknown) == len(aliases),
         )
         if settings.API_REPLICA:
-            watch.leave(alias, reason)
+            monitor.mark_down(alias, reason)
 
 
-def _tell(problem: str, refuse: bool) -> None:
+def _report(problem: str, refuse: bool) -> None:
     if refuse:
         raise ImproperlyConfigured(problem)
     logger.warning(problem)

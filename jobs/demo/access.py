@@ -37,7 +37,7 @@ def demo_access() -> Access | None:
     except (FileNotFoundError, ValueError, TypeError):
         access = Access("", "")
     users = get_user_model().objects
-    if tokens.verify(access.token) is None:
+    if not tokens.is_valid(access.token):
         for prefix in ApiToken.objects.filter(tenant=tenant, label=DEMO, revoked_at=None).values_list(
             "prefix", flat=True
         ):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from django.db.models.fields.tuple_lookups import Tuple, TupleLessThanOrEqual
 
 from jobs.api.fleet.params import FLEET_STATUS, STORED_STATUS, FleetListParams
 from jobs.database.artifacts import RESULT, TENANT
-from jobs.database.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows
+from jobs.database.prepared import ANY_LIMIT, RFC3339, AsText, JSONRow, Param, PreparedQuery, json_rows
 from jobs.fold import FoldEvent
 from jobs.models import Job, JobCounts, JobEvent, JobQuerySet
 from jobs.ulid import ULIDField
@@ -42,7 +42,7 @@ class FleetPage(NamedTuple):
     jobs: Iterator[FleetJob]
 
 
-def job_page(tenant: int, params: FleetListParams) -> FleetPage:
+async def job_page(tenant: int, params: FleetListParams) -> FleetPage:
     """Jobs and counts of one moment: a single statement reads both.
 
     A second one is made before it to find where a page with an offset begins, from the index alone, or instead of it
@@ -56,13 +56,13 @@ def job_page(tenant: int, params: FleetListParams) -> FleetPage:
     filtered = params.status is not None
     rows: list[tuple[Any, ...]] = []
     if not params.offset:
-        rows = listing(filtered, False, params.limit).fetch(values)
-    elif beginning := _beginning(filtered).fetch(values):
+        rows = await _LISTINGS[filtered, False].fetch(values, params.limit)
+    elif beginning := await _BEGINNINGS[filtered].fetch(values):
         time, public_id = map(str, beginning[0])
         values["beginning_time"] = datetime.fromisoformat(time).replace(tzinfo=UTC)
         values["beginning_id"] = UUID(public_id)
-        rows = listing(filtered, True, params.limit).fetch(values)
-    counts = orjson.loads(rows[0][0]) if rows else [orjson.loads(row) for (row,) in _COUNTS.fetch(values)]
+        rows = await _LISTINGS[filtered, True].fetch(values, params.limit)
+    counts = orjson.loads(rows[0][0]) if rows else [orjson.loads(row) for (row,) in await _COUNTS.fetch(values)]
     return FleetPage(_counts_by_status(counts), (_job(*orjson.loads(document)) for _, document in rows))
 
 
@@ -82,23 +82,21 @@ def _jobs(filtered: bool) -> JobQuerySet:
     return jobs.filter(status=Param("status", TextField())) if filtered else jobs
 
 
-@lru_cache(maxsize=2)
-def _beginning(filtered: bool) -> Prepared:
+def _beginning(filtered: bool) -> PreparedQuery:
     """Where the page at ``offset`` begins. Only its key is read: an offset is paid for by the row."""
-    return Prepared(_jobs(filtered).values_list("created_at", "public_id")[:1], offset=True)
+    return PreparedQuery(_jobs(filtered).values_list("created_at", "public_id")[:1], offset=True)
 
 
-@lru_cache(maxsize=400)
-def listing(filtered: bool, from_beginning: bool, limit: int) -> Prepared:
+def _listing(filtered: bool, from_beginning: bool) -> PreparedQuery:
     jobs = _jobs(filtered)
     if from_beginning:
         beginning = (Param("beginning_time", DateTimeField()), Param("beginning_id", ULIDField()))
         jobs = jobs.filter(TupleLessThanOrEqual(Tuple("created_at", "public_id"), beginning))
     # The page is chosen by key first, for beside what is read of each job the planner would take the cost of one index
     # for as good as that of another. The limit said again makes it sort keys, not what was read.
-    page = Job.objects.for_tenant(TENANT).filter(pk__in=jobs.values("pk")[:limit]).newest_first()[:limit]
-    columns = (Text("public_id"), "job_type", "status", Instant("created_at"), "request", _EVENTS, RESULT)
-    return Prepared(page.values_list(Text(json_rows(_counts(), *_COUNT_COLUMNS)), Text(JSONRow(*columns))))
+    page = Job.objects.for_tenant(TENANT).filter(pk__in=jobs.values("pk")[:ANY_LIMIT]).newest_first()[:ANY_LIMIT]
+    columns = (AsText("public_id"), "job_type", "status", RFC3339("created_at"), "request", _EVENTS, RESULT)
+    return PreparedQuery(page.values_list(AsText(json_rows(_counts(), *_COUNT_COLUMNS)), AsText(JSONRow(*columns))))
 
 
 def _counts() -> Any:
@@ -106,9 +104,12 @@ def _counts() -> Any:
 
 
 _COUNT_COLUMNS = tuple(status.lower() for status in FLEET_STATUS)
-_COUNTS = Prepared(_counts().values_list(Text(JSONRow(*_COUNT_COLUMNS))))
+_COUNTS = PreparedQuery(_counts().values_list(AsText(JSONRow(*_COUNT_COLUMNS))))
 _EVENTS = json_rows(
     JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk")).order_by("seq"),
     *FoldEvent._fields[:-1],
-    Instant("created_at"),
+    RFC3339("created_at"),
 )
+
+_LISTINGS = {key: _listing(*key) for key in itertools.product((False, True), (False, True))}
+_BEGINNINGS = {filtered: _beginning(filtered) for filtered in (False, True)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
-
 from jobs.api.fleet import queries, schema
 from jobs.api.fleet.params import FleetListParams
 from jobs.api.fleet.serializers import FleetJobListResponseSerializer
+from jobs.api.request import GatewayRequest
+from jobs.api.response import ApiResponse
 from jobs.api.views import TenantViewSet
 from jobs.models import Job
 
@@ -15,8 +15,8 @@ class FleetJobViewSet(TenantViewSet):
     queryset = Job.all_tenants.none()
 
     @schema.list_jobs
-    def list(self, request: HttpRequest) -> HttpResponse:
+    async def list(self, request: GatewayRequest) -> ApiResponse:
         params = FleetListParams.read(request.GET)
-        page = queries.job_page(self.caller.tenant_id, params)
-        shape = FleetJobListResponseSerializer(context={"boundary": self.boundary})
-        return self.answer(shape.to_representation((page, params)))
+        page = await queries.job_page(self.caller.tenant_id, params)
+        shape = FleetJobListResponseSerializer(context={"boundary": self.renderer})
+        return self.respond(shape.to_representation((page, params)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import itertools
 from typing import Any
 
 from django.db.models import DateTimeField, OuterRef, QuerySet, TextField
@@ -10,18 +10,27 @@ from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
 from jobs.api.v1.params import ListParams
 from jobs.database.artifacts import ARTIFACT_COLUMNS, RESULT, TENANT, artifacts
-from jobs.database.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows, starts_at_offset
-from jobs.models import Job, JobEvent, Visibility
+from jobs.database.prepared import (
+    ANY_LIMIT,
+    RFC3339,
+    AsText,
+    JSONRow,
+    Param,
+    PreparedQuery,
+    json_rows,
+    starts_at_offset,
+)
+from jobs.models import Job, JobEvent, JobType, Visibility
 from jobs.ulid import ULIDField
 
 # The most events one page of a timeline holds.
 EVENTS_PAGE = 500
 
-EVENT_COLUMNS = ("seq", "event_type", "visibility", "stage", "message", "extra", Instant("created_at"))
-SUMMARY_COLUMNS = (Text("public_id"), "job_type", "v1_status", Instant("created_at"))
+EVENT_COLUMNS = ("seq", "event_type", "visibility", "stage", "message", "extra", RFC3339("created_at"))
+SUMMARY_COLUMNS = (AsText("public_id"), "job_type", "v1_status", RFC3339("created_at"))
 
 
-def job_page(tenant: int, params: ListParams) -> list[tuple[str, str, str, str]]:
+async def job_page(tenant: int, params: ListParams) -> list[tuple[str, str, str, str]]:
     """One page of workflow jobs, newest first: rows of ``SUMMARY_COLUMNS``."""
     filters, position = params.filters, params.cursor
     values: dict[str, Any] = {
@@ -33,18 +42,17 @@ def job_page(tenant: int, params: ListParams) -> list[tuple[str, str, str, str]]
     }
     if position:
         values["position_time"], values["position_id"] = position
-    return listing(
+    query = _LISTINGS[
         len(filters.types),
         filters.status is not None,
         filters.created_after is not None,
         position is not None,
-        params.limit,
         params.offset > 0,
-    ).fetch(values)
+    ]
+    return await query.fetch(values, params.limit)
 
 
-@lru_cache(maxsize=512)
-def listing(types: int, status: bool, created_after: bool, position: bool, limit: int, offset: bool) -> Prepared:
+def _listing(types: int, status: bool, created_after: bool, position: bool, offset: bool) -> PreparedQuery:
     """The listing for one combination of filters. ``types`` is how many job types are asked for."""
     jobs: QuerySet[Job, Any] = Job.objects.for_tenant(TENANT).workflows().newest_first()
     if types:
@@ -58,7 +66,10 @@ def listing(types: int, status: bool, created_after: bool, position: bool, limit
         jobs = jobs.filter(TupleLessThan(Tuple("created_at", "public_id"), place))
     if offset:
         jobs = jobs.filter(starts_at_offset(jobs, "created_at", "public_id"))
-    return Prepared(jobs.values_list(*SUMMARY_COLUMNS)[:limit])
+    return PreparedQuery(jobs.values_list(*SUMMARY_COLUMNS)[:ANY_LIMIT])
+
+
+_LISTINGS = {key: _listing(*key) for key in itertools.product(range(len(JobType)), *[(False, True)] * 4)}
 
 
 def _one_job() -> QuerySet[Job]:
@@ -75,6 +86,10 @@ _LATEST_EVENT = json_rows(_public_events().filter(seq=OuterRef("last_public_seq"
 _EVENTS_PAGE = json_rows(_public_events().filter(seq__gt=Param("since")).order_by("seq")[:EVENTS_PAGE], *_EVENT)
 
 # Each is bound with ``tenant`` and ``public_id``, EVENTS with ``since`` too.
-VERSION = Prepared(_one_job().values_list(Text(JSONRow("version"))))
-DETAIL = Prepared(_one_job().values_list(Text(JSONRow("version", *SUMMARY_COLUMNS, "request", RESULT, _LATEST_EVENT))))
-EVENTS = Prepared(_one_job().values_list(Text(JSONRow("version", Text("public_id"), "last_public_seq", _EVENTS_PAGE))))
+VERSION = PreparedQuery(_one_job().values_list(AsText(JSONRow("version"))))
+DETAIL = PreparedQuery(
+    _one_job().values_list(AsText(JSONRow("version", *SUMMARY_COLUMNS, "request", RESULT, _LATEST_EVENT)))
+)
+EVENTS = PreparedQuery(
+    _one_job().values_list(AsText(JSONRow("version", AsText("public_id"), "last_public_seq", _EVENTS_PAGE)))
+)

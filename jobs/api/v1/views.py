@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from django.http import HttpRequest, HttpResponse
 
 from jobs.api.errors import JobNotFound
 from jobs.api.etags import newest_version
+from jobs.api.request import GatewayRequest
+from jobs.api.response import ApiResponse
 from jobs.api.v1 import paging, queries, schema, serializers
 from jobs.api.v1.params import EventsParams, ListParams
 from jobs.api.views import TenantViewSet
-from jobs.database.prepared import Prepared
+from jobs.database.prepared import PreparedQuery
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 
@@ -22,27 +23,27 @@ class JobViewSet(TenantViewSet):
     queryset = Job.all_tenants.none()
 
     @schema.list_jobs
-    def list(self, request: HttpRequest) -> HttpResponse:
+    async def list(self, request: GatewayRequest) -> ApiResponse:
         tenant_id = self.caller.tenant_id
         params = ListParams.read(request.GET, tenant_id)
-        rows = queries.job_page(tenant_id, params)
+        rows = await queries.job_page(tenant_id, params)
         validator = self.validator(rows, vars(params))
-        if unchanged := self.unchanged(validator):
-            return unchanged
+        if not_modified := self.not_modified(validator):
+            return not_modified
         body = serializers.JobListResponseSerializer.body(rows, params)
-        url = self.boundary.base_url + request.path
+        url = self.renderer.base_url + request.path
         link = paging.next_link(url, tenant_id, params.filters, params.limit, rows)
-        return self.answer(body, ETag=validator, **link)
+        return self.respond(body, ETag=validator, **link)
 
     @schema.get_job
-    def retrieve(self, request: HttpRequest, public_id: str) -> HttpResponse:
-        return self.one_job(queries.DETAIL, serializers.JobDetailResponseSerializer, self.is_enough, public_id)
+    async def retrieve(self, request: GatewayRequest, public_id: str) -> ApiResponse:
+        return await self.one_job(queries.DETAIL, serializers.JobDetailResponseSerializer, self.is_enough, public_id)
 
     @schema.list_job_events
-    def events(self, request: HttpRequest, public_id: str) -> HttpResponse:
+    async def events(self, request: GatewayRequest, public_id: str) -> ApiResponse:
         # The parameters come before the id, so that a bad one is told for every id alike.
         since = EventsParams.read(request.GET).since
-        return self.one_job(
+        return await self.one_job(
             queries.EVENTS, serializers.JobEventsResponseSerializer, self.is_page, public_id, since=since
         )
 
@@ -57,14 +58,14 @@ class JobViewSet(TenantViewSet):
         """Whether it has events for the caller, too: that there are no more only the primary can say."""
         return document is not None and self.is_enough(document) and bool(orjson.loads(document)[-1])
 
-    def one_job(
+    async def one_job(
         self,
-        query: Prepared,
+        query: PreparedQuery,
         shape: type[serializers.AboutOneJob],
         is_enough: Callable[[str | None], bool],
         public_id: str,
         **more: int,
-    ) -> HttpResponse:
+    ) -> ApiResponse:
         """The answer about one job; a poll that still holds is told from the job's header row alone."""
         try:
             key: dict[str, Any] = {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id), **more}
@@ -72,13 +73,13 @@ class JobViewSet(TenantViewSet):
             raise JobNotFound from None
         asked = (shape.__name__, public_id.upper(), more)
         if self.is_poll:
-            (version,) = orjson.loads(found(queries.VERSION.fetch_document(key, self.is_enough)))
-            if unchanged := self.unchanged(self.validator(*asked, version=version)):
-                return unchanged
-        document = found(query.fetch_document(key, is_enough))
+            (version,) = orjson.loads(found(await queries.VERSION.fetch_document(key, self.is_enough)))
+            if not_modified := self.not_modified(self.validator(*asked, version=version)):
+                return not_modified
+        document = found(await query.fetch_document(key, is_enough))
         version, *row = orjson.loads(document)
-        body = shape.body(self.boundary.of(document, shape.artifacts(*row)), *row)
-        return self.answer(body, ETag=self.validator(*asked, version=version))
+        body = shape.body(self.renderer.of(document, shape.artifacts(*row)), *row)
+        return self.respond(body, ETag=self.validator(*asked, version=version))
 
 
 def found(document: str | None) -> str:

@@ -127,8 +127,6 @@ class Command(BaseCommand):
         self.stdout.write(f"Serving on {base_url()} (Ctrl-C stops it).\n")
         self.stdout.flush()
         command = server_command(address, settings.PORT, settings.WEB_WORKERS)
-        os.environ.setdefault("DATABASE_KEEP_CONNECTIONS", "1")
-        os.environ.setdefault("WEB_PIN_WORKERS", "1")
         for name in env.from_file:  # the server reads the file itself, at each reload, and its environment wins
             os.environ.pop(name, None)
         os.execv(sys.executable, command)  # noqa: S606 - no shell is meant

@@ -1,0 +1,110 @@
+"""A request as the gateway reads it, and its body, which is read with a bound and a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.utils.functional import cached_property
+from django.utils.http import parse_header_parameters
+from rest_framework import exceptions
+
+from tenants.proxies import came_by_proxy
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+# A form, or the body that an HMAC was made of, arrives with its headers or a moment later.
+BODY_SECONDS = 5.0
+# Every byte of ASCII that a query string may hold as it is.
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
+
+
+class BodyTimeout(exceptions.APIException):
+    """The caller announced a body and did not send it."""
+
+    status_code = 408
+    default_code = "REQUEST_TIMEOUT"
+    default_detail = f"The announced request body did not arrive within {BODY_SECONDS:g} seconds."
+
+
+class ClientDisconnected(Exception):
+    """The caller closed the connection before the whole request had arrived."""
+
+
+class GatewayRequest(ASGIRequest):
+    """Django's, apart from what callers could misuse.
+
+    ``scope["gateway.request"]`` becomes the request, for the access log.
+    """
+
+    # Set while the request is answered; the access log reads them.
+    rejection: str | None = None  # why the credential was rejected
+    rate: Any = None  # the rate limit that it was counted against
+
+    def __init__(self, scope: Scope, body_file: Any = None, receive: Receive | None = None) -> None:
+        query_string = scope.get("query_string", b"")
+        if not query_string.isascii():  # Django would fail to decode what is no UTF-8
+            scope = {**scope, "query_string": quote(query_string, safe=_ASCII).encode()}
+        super().__init__(scope, body_file or io.BytesIO())
+        self.receive = receive
+        scope["gateway"]["request"] = self
+
+    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
+        # Without the charset: Django would read the query string in it, and some charsets are none for text ("hex").
+        self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
+
+    @property
+    def scheme(self) -> str:
+        """Of what headers say about TLS, only what a trusted proxy says."""
+        if settings.SECURE_PROXY_SSL_HEADER and not came_by_proxy(self):
+            return str(self.scope.get("scheme", "http"))
+        return str(super().scheme)
+
+    @cached_property
+    def _checked_host(self) -> str:
+        return super().get_host()
+
+    def get_host(self) -> str:
+        """Checked once a request. Raises DisallowedHost."""
+        return self._checked_host
+
+
+def has_body(scope: Scope) -> bool:
+    """Whether the headers announce a body."""
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+            return True
+    return False
+
+
+async def read_body(receive: Receive | None) -> bytes | None:
+    """The whole body; None where it is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
+
+    Raises BodyTimeout after ``BODY_SECONDS``, ClientDisconnected.
+    """
+    if receive is None:  # a request that the console makes itself
+        return b""
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+                    return None
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise BodyTimeout from None

@@ -1,0 +1,34 @@
+"""A response of the API: JSON as a whole, for one tenant alone, never reused without asking again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jobs.api.request import Send
+
+COMMON_HEADERS = {
+    "Content-Type": "application/json",
+    "Cache-Control": "private, no-cache",
+    "Vary": "Authorization",
+}
+
+
+class ApiResponse:
+    """What is sent. ``headers`` are the gateway's own texts: nothing in them can break a line."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, body: bytes, headers: Mapping[str, str], status: int = 200) -> None:
+        self.status = status
+        self.body = body
+        self.headers = COMMON_HEADERS | headers
+        if status == 304:
+            del self.headers["Content-Type"]  # that and the length would be those of the body which is not sent
+        else:
+            self.headers["Content-Length"] = str(len(body))
+
+    async def send(self, send: Send, method: str) -> None:
+        """As ASGI messages; a response to ``HEAD`` has the headers of its body and no body."""
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else self.body})

@@ -1,0 +1,190 @@
+"""Which server answers a read where ``DATABASE_REPLICA_URL`` names a streaming replica beside the primary.
+
+The API's reads go to the replica, and to the primary where the replica is down, too far behind, or lacks the answer.
+Credentials go to the primary, so that a revocation is seen at once, and to the replica while the primary is down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TypeVar
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, OperationalError
+
+from jobs.database import readers
+from jobs.database.pipeline import Statement
+
+logger = logging.getLogger("jobs.replica")
+
+Value = TypeVar("Value")
+Read = Callable[[str], Awaitable[Value]]
+
+# How long a server may take to answer before the other one is asked; a caller waits less than two seconds in all.
+ATTEMPT_SECONDS = 0.7
+# How often each worker checks both servers.
+CHECK_SECONDS = 1.0
+# Bytes of write-ahead log: what a primary has made durable, what a replica has replayed.
+WAL_POSITION = Statement(
+    "SELECT ((CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END)"
+    " - '0/0')::text",
+    [],
+    {},
+)
+
+
+async def replica_first(read: Read[Value], is_enough: Callable[[Value], bool] | None = None) -> Value:
+    """What ``read`` returns for the alias of the first server that can answer.
+
+    The replica's answer is taken where ``is_enough`` accepts it, for the primary has the same or more. Raises what the
+    primary raises, so that a caller never sees less than before.
+    """
+    order = [settings.API_REPLICA, settings.API_DATABASE]
+    return await _first(order[::-1] if monitor.is_behind() else order, read, is_enough)
+
+
+async def primary_first(read: Read[Value | None]) -> Value | None:
+    """What ``read`` returns for the alias of the primary or, while that is down, of the replica.
+
+    None is no answer of a replica: it may lack what was written a moment ago. Raises what the primary raises then.
+    """
+    if not settings.API_REPLICA:
+        return await read(settings.API_DATABASE)
+    return await _first([settings.API_DATABASE, settings.API_REPLICA], read, lambda value: value is not None)
+
+
+async def _first(aliases: list[str], read: Read[Value], is_enough: Callable[[Value], bool] | None) -> Value:
+    errors: dict[str, Exception] = {}
+    for alias in aliases:
+        is_last = alias == aliases[-1]
+        try:
+            value = await monitor.ask(alias, read, None if is_last else ATTEMPT_SECONDS)
+        except (DatabaseError, InterfaceError) as error:
+            if _sqlstate(error) == "57014":  # the statement was too slow, and would be on the other server
+                raise
+            errors[alias] = error
+            continue
+        if alias == settings.API_DATABASE or is_enough is None or is_enough(value):
+            return value
+    raise errors[settings.API_DATABASE]
+
+
+def _sqlstate(error: Exception) -> str | None:
+    """PostgreSQL's code for ``error``; None where the server sent none."""
+    return getattr(error.__cause__, "sqlstate", None)
+
+
+def _server_is_down(error: Exception) -> bool:
+    """Whether ``error`` is about the server, which is gone, shuts down or is full, and not about the statement."""
+    state = _sqlstate(error)
+    return state is None or (state[:2] in ("08", "53", "57") and state != "57014")
+
+
+async def _always(alias: str) -> bool:
+    return True
+
+
+class ReplicaMonitor:
+    """What this worker knows of both servers. Requests notice that one is down; a task, that one is back or behind."""
+
+    def __init__(self) -> None:
+        # Asked of a server that was down before it may answer again.
+        self.is_ready: Callable[[str], Awaitable[bool]] = _always
+        self._down: set[str] = set()
+        self._behind = False
+        # Where the primary was, and when: the replica has been there since, or is behind by the time that has passed.
+        self._mark: tuple[float, int] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._check_now = asyncio.Event()
+
+    def is_behind(self) -> bool:
+        """Whether the replica lacks what the primary had ``DATABASE_REPLICA_MAX_LAG_SECONDS`` ago."""
+        return self._behind
+
+    async def ask(self, alias: str, read: Read[Value], seconds: float | None) -> Value:
+        """``read(alias)``, within ``seconds`` if given; raises at once for a server that is known to be down."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._check_for_ever())
+        if alias in self._down:
+            raise OperationalError(f"the database {alias!r} did not answer a moment ago")
+        try:
+            return await _within(seconds, alias, read)
+        except (DatabaseError, InterfaceError) as error:
+            if _server_is_down(error):
+                self.mark_down(alias, error)
+            elif alias == settings.API_REPLICA and _sqlstate(error) != "57014":
+                logger.warning("The replica could not answer, the primary is asked: %s", error)
+            raise
+
+    def mark_down(self, alias: str, error: Exception) -> None:
+        """From now on the server is not asked, until it has answered the monitor."""
+        if alias in self._down:
+            return
+        self._down.add(alias)
+        logger.warning("The database %r is not asked until it answers again: %s", alias, error)
+        self._check_now.set()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _check_for_ever(self) -> None:
+        while True:
+            # The primary first: what it has now, the replica cannot have replayed before.
+            primary, replica = await self._check(settings.API_DATABASE), await self._check(settings.API_REPLICA)
+            if primary is not None and replica is not None:
+                self._compare(primary, replica)
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._check_now.wait()
+            except TimeoutError:
+                pass
+            self._check_now.clear()
+
+    async def _check(self, alias: str) -> int | None:
+        """How far the server is; None, and it is marked down, where it does not answer."""
+        try:
+            position = await _within(ATTEMPT_SECONDS, alias, _wal_position)
+            is_back = alias in self._down and await _within(ATTEMPT_SECONDS, alias, self.is_ready)
+        except (DatabaseError, InterfaceError) as error:
+            self.mark_down(alias, error)
+            return None
+        if is_back:
+            self._down.discard(alias)
+            logger.warning("The database %r answers again.", alias)
+        return position
+
+    def _compare(self, primary: int, replica: int) -> None:
+        now = monotonic()
+        if self._mark is None or replica >= self._mark[1]:
+            is_behind = False
+            self._mark = None if replica >= primary else (now, primary)
+        else:
+            is_behind = now - self._mark[0] > settings.DATABASE_REPLICA_MAX_LAG_SECONDS
+        if is_behind != self._behind:
+            self._behind = is_behind
+            logger.warning(
+                "The replica %s.", "is too far behind, the primary answers" if is_behind else "has caught up"
+            )
+
+
+async def _within(seconds: float | None, alias: str, read: Read[Value]) -> Value:
+    if seconds is None:
+        return await read(alias)
+    try:
+        async with asyncio.timeout(seconds):
+            return await read(alias)
+    except TimeoutError as error:
+        raise OperationalError(f"no answer from the database {alias!r} in {seconds} s") from error
+
+
+async def _wal_position(alias: str) -> int:
+    [(position,)] = await (await readers.reader(alias)).read(WAL_POSITION, {})
+    return int(position)
+
+
+monitor = ReplicaMonitor()

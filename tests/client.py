@@ -1,0 +1,228 @@
+"""Django's test client, whose requests go through the gateway's whole ASGI application.
+
+The API's statements run on Django's connection of the thread that asks, so they see what a test has not committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from time import perf_counter
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from asgiref.sync import async_to_sync, sync_to_async
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, connections
+from django.http import HttpResponse
+from django.test import Client as DjangoClient
+
+from jobs.database import pipeline, readers
+
+BODY_PIECE_BYTES = 64 * 2**10
+
+
+class ConnectionReader:
+    """Reads on Django's own connection, inside its transaction; its statements are in ``connection.queries``."""
+
+    def __init__(self, alias: str) -> None:
+        self.connection: Any = connections[alias]
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def read(self, statement: Any, values: Mapping[str, Any]) -> list[Any]:
+        connection = self.connection
+        if connection.connection is None:
+            await sync_to_async(connection.ensure_connection)()  # in the thread of the test
+        params = statement.bound(values)
+        began = perf_counter()
+        try:
+            with connection.wrap_database_errors:
+                raw = connection.connection
+                if connection.vendor == "sqlite":
+                    return list(raw.execute(statement.sql, params).fetchall())
+                return list(raw.wait(pipeline.read(raw, statement, params, values.get("tenant"))))
+        finally:
+            if connection.queries_logged:
+                sql = statement.sql if isinstance(statement.sql, str) else statement.sql.decode()
+                connection.queries_log.append({"sql": f"{sql} -- {params}", "time": f"{perf_counter() - began:.3f}"})
+
+
+_of_this_caller: ContextVar[dict[str, ConnectionReader]] = ContextVar("readers")
+
+
+class ConnectionReaders(MutableMapping[str, Any]):
+    """``readers.readers`` in tests: those of the thread that asks, wherever the event loop runs."""
+
+    def __getitem__(self, alias: str) -> ConnectionReader:
+        return _of_this_caller.get()[alias]
+
+    def __setitem__(self, alias: str, reader: Any) -> None:
+        raise TypeError("Tests read on Django's connections: ask in lent_connections().")
+
+    def __delitem__(self, alias: str) -> None:
+        raise TypeError("Django closes its connections itself.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_of_this_caller.get({}))
+
+    def __len__(self) -> int:
+        return len(_of_this_caller.get({}))
+
+
+def lend_connections() -> None:
+    """From now on the API reads on Django's connections in this process."""
+    readers.readers = ConnectionReaders()
+
+
+@contextmanager
+def lent_connections() -> Iterator[None]:
+    """Coroutines that are run inside read on the connections of this thread."""
+    reset = _of_this_caller.set({alias: ConnectionReader(alias) for alias in readers.api_aliases()})
+    try:
+        yield
+    finally:
+        _of_this_caller.reset(reset)
+
+
+def run(function: Any, *args: Any) -> Any:
+    """What the coroutine function returns, called from a test that is not asynchronous itself."""
+    with lent_connections():
+        return async_to_sync(function)(*args)
+
+
+class Client(DjangoClient):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.handler = Handler(self.handler.enforce_csrf_checks)
+
+
+class Handler:
+    """What Django's client calls with a WSGI environment: asks the ASGI application, and collects its messages."""
+
+    def __init__(self, enforce_csrf_checks: bool) -> None:
+        self.enforce_csrf_checks = enforce_csrf_checks
+        self._application: Any = None
+
+    def __call__(self, environ: dict[str, Any]) -> HttpResponse:
+        if self._application is None:
+            self._application = make_application(self.enforce_csrf_checks)
+        scope = scope_of(environ)
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        messages: list[Any] = []
+        with django_connections_stay_open():
+            run(ask, self._application, scope, body, messages)
+        return response_of(messages, scope)
+
+
+async def ask(application: Any, scope: dict[str, Any], body: bytes, messages: list[Any]) -> None:
+    pieces = [body[start : start + BODY_PIECE_BYTES] for start in range(0, len(body) or 1, BODY_PIECE_BYTES)]
+    incoming = iter(
+        [
+            {"type": "http.request", "body": piece, "more_body": number + 1 < len(pieces)}
+            for number, piece in enumerate(pieces)
+        ]
+    )
+
+    async def receive() -> Any:
+        try:
+            return next(incoming)
+        except StopIteration:
+            await never()
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    await application(scope, receive, send)
+
+
+async def never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def make_application(enforce_csrf_checks: bool) -> Any:
+    from jobs_gateway import application
+    from jobs_gateway.pages import PageHandler
+
+    class Pages(PageHandler):
+        def create_request(self, scope: Any, body_file: Any) -> Any:
+            request, error = super().create_request(scope, body_file)
+            if request is not None:
+                request._dont_enforce_csrf_checks = not enforce_csrf_checks
+            return request, error
+
+    return application.with_middleware(Pages())
+
+
+@contextmanager
+def django_connections_stay_open() -> Iterator[None]:
+    """Django's handler closes connections after a request, and with them the transaction of a test."""
+    for each in (request_started, request_finished):
+        each.disconnect(close_old_connections)
+    try:
+        yield
+    finally:
+        for each in (request_started, request_finished):
+            each.connect(close_old_connections)
+
+
+def scope_of(environ: Mapping[str, Any]) -> dict[str, Any]:
+    headers = []
+    for name, value in environ.items():
+        if name.startswith("HTTP_"):
+            headers.append((name[5:].lower().replace("_", "-"), value))
+        elif name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value != "":
+            headers.append((name.lower().replace("_", "-"), value))
+    if not any(name == "host" for name, _ in headers):
+        headers.append(("host", environ["SERVER_NAME"]))
+    if environ["REQUEST_METHOD"] in ("GET", "HEAD") and environ.get("CONTENT_LENGTH") in ("", "0", 0, None):
+        headers = [each for each in headers if each[0] not in ("content-length", "content-type") or each[1] != "0"]
+    path = environ["PATH_INFO"]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": environ["REQUEST_METHOD"],
+        "scheme": environ["wsgi.url_scheme"],
+        # Django's client writes bytes as latin-1, as WSGI has them.
+        "path": path.encode("latin-1").decode("utf-8", "replace"),
+        "raw_path": unquote_to_bytes(path),
+        "query_string": str(environ["QUERY_STRING"]).encode("latin-1", "replace"),
+        "root_path": "",
+        "headers": [(name.encode("latin-1"), str(value).encode("latin-1")) for name, value in headers],
+        "client": (environ.get("REMOTE_ADDR", ""), 40_000),
+        "server": (environ["SERVER_NAME"], int(environ["SERVER_PORT"])),
+    }
+
+
+def response_of(messages: list[Any], scope: dict[str, Any]) -> HttpResponse:
+    start, *rest = messages
+    response = HttpResponse(b"".join(each.get("body", b"") for each in rest), status=start["status"])
+    del response.headers["Content-Type"]
+    for name, value in start["headers"]:
+        text = value.decode("latin-1")
+        if name == b"set-cookie":
+            response.cookies.load(text)
+        else:
+            response.headers[name.decode("latin-1").title()] = text
+    response.wsgi_request = scope["gateway"]["request"]  # type: ignore[attr-defined]
+    return response
+
+
+# --- Credentials without a request ---
+
+
+def verified(credential: str) -> Any:
+    """The caller of a token, as the API verifies it; None where it is rejected."""
+    from jobs.database.credentials import CREDENTIALS
+    from tenants.authentication import verify_credential
+    from tenants.callers import CredentialRejected
+
+    try:
+        return run(verify_credential, f"Bearer {credential}", CREDENTIALS)
+    except CredentialRejected:
+        return None
