@@ -72,6 +72,7 @@ class SignedFileSystemStorage(FileSystemStorage):
     """The embedded default's artifact store: a folder, and nothing else to install or start."""
 
     store_bases: tuple[str, ...] = ()  # reached under the gateway's own addresses only, which redaction knows
+    _probed = False
 
     def links(self, base_url: str) -> Links:
         """Links of the current window below ``PUBLIC_BASE_URL``, else ``base_url``; 2 µs."""
@@ -83,7 +84,13 @@ class SignedFileSystemStorage(FileSystemStorage):
         return self.links("").url(name or "")
 
     def probe(self) -> None:
-        """Raises OSError where the folder is missing or may not be read."""
+        """Raises OSError where the folder is missing or may not be read.
+
+        The first call of a process creates it. A folder that is missing later is a disk that is not mounted.
+        """
+        if not self._probed:
+            Path(self.location).mkdir(parents=True, exist_ok=True)
+            self._probed = True
         os.scandir(self.location).close()
 
     def below(self, prefix: str) -> Iterator[list[Path]]:

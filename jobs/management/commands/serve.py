@@ -74,8 +74,6 @@ class Command(BaseCommand):
                 for counters in settings.METRICS_DIR.glob("*.db"):
                     counters.unlink()  # of processes before this start; Prometheus expects a counter to begin at 0
         call_command("migrate", interactive=False, verbosity=0)
-        if folder := settings.STORAGES["artifacts"]["OPTIONS"].get("location"):
-            Path(folder).mkdir(parents=True, exist_ok=True)  # one that is missing later is a disk that is not mounted
         self.collect_static()
         if demo:
             if not Job.all_tenants.exists():
