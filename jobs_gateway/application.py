@@ -7,7 +7,7 @@ from importlib import import_module
 from django.conf import settings
 from starlette.middleware.cors import CORSMiddleware
 
-from jobs.api.request import Receive, Scope, Send
+from jobs.api.request import Message, Receive, Scope, Send
 from jobs.api.views import api
 from jobs.artifacts.downloads import download
 from jobs.database.prepared import compile_queries
@@ -16,6 +16,7 @@ from jobs.database.replica import monitor
 from jobs_gateway.health import probes
 from jobs_gateway.middleware import AccessLogMiddleware, ASGIApp, RequestIdMiddleware
 from jobs_gateway.pages import make_pages
+from jobs_gateway.worker import this_worker
 
 
 def is_of_api(path: str) -> bool:
@@ -46,7 +47,7 @@ def allow_origins(app: ASGIApp) -> ASGIApp:
     """``app`` for browsers on ``CORS_ALLOWED_ORIGINS``, where there are any."""
     if not settings.CORS_ALLOWED_ORIGINS:
         return app
-    return CORSMiddleware(
+    allowed = CORSMiddleware(
         app,
         allow_origins=settings.CORS_ALLOWED_ORIGINS,
         allow_methods=settings.CORS_ALLOW_METHODS,
@@ -54,6 +55,28 @@ def allow_origins(app: ASGIApp) -> ASGIApp:
         expose_headers=settings.CORS_EXPOSE_HEADERS,
         max_age=86_400,  # seconds
     )
+    origins = {origin.encode() for origin in settings.CORS_ALLOWED_ORIGINS}
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if any(name == b"origin" and value in origins for name, value in scope["headers"]):
+            await allowed(scope, receive, send)
+        else:
+            # Starlette would list the exposed headers to any origin, and leave out Vary for requests without one: a
+            # picture that a page has shown would come from the browser's cache, and could not be drawn to a canvas.
+            await app(scope, receive, add_vary(send))
+
+    return application
+
+
+def add_vary(send: Send) -> Send:
+    """``send`` that adds ``Vary: Origin``."""
+
+    async def send_with_vary(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"vary", b"Origin")]
+        await send(message)
+
+    return send_with_vary
 
 
 def with_middleware(pages: ASGIApp) -> ASGIApp:
@@ -82,6 +105,8 @@ async def lifespan(receive: Receive, send: Send) -> None:
         message = await receive()
         if message["type"] == "lifespan.startup":
             await open_readers()
+            if worker := this_worker():
+                worker.is_ready()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await monitor.close()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
+
+from jobs_gateway.worker import FOLDER_VARIABLE, STOPPING, SUCCESSOR_SECONDS
 
 LOG_LINES = Path(__file__).with_name("granian_logs.json")
 STOP, RELOAD = {signal.SIGINT, signal.SIGTERM}, {signal.SIGHUP}
@@ -35,7 +39,7 @@ def raise_open_files_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def handle_signals(server: Granian) -> None:
+def handle_signals(server: Granian, folder: Path) -> None:
     """Passes signals of this process on to the server: to stop, or to renew its workers.
 
     In a thread of its own. A handler would interrupt the main thread while that holds a lock which the handler needs,
@@ -43,6 +47,7 @@ def handle_signals(server: Granian) -> None:
     """
     while True:
         if signal.sigwait(STOP | RELOAD) in STOP:
+            (folder / STOPPING).touch()
             server.signal_handler_interrupt()
         else:
             server.signal_handler_reload()
@@ -57,8 +62,10 @@ def make_server(host: str, port: int, workers: int) -> Granian:
         loop=Loops.uvloop,
         workers=workers,
         respawn_failed_workers=True,
-        # Seconds that a worker which is to stop is given to answer what it has accepted.
-        workers_kill_timeout=10,
+        # Seconds from the start of a new worker to the signal for the old one, which waits for the new one to be ready.
+        respawn_interval=0.1,
+        # Seconds that a worker which is to stop is given to wait for its successor and to answer what it has accepted.
+        workers_kill_timeout=int(SUCCESSOR_SECONDS) + 10,
         # HTTP/1 only, as a proxy in front or a client beside speaks it.
         http=HTTPModes.http1,
         websockets=False,
@@ -85,8 +92,10 @@ def main() -> None:
     server = make_server(given.host, given.port, given.workers)
     # Workers start with these blocked too, so that a signal during their start is handled once they can.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP | RELOAD)
-    threading.Thread(target=handle_signals, args=(server,), daemon=True).start()
-    server.serve()
+    with tempfile.TemporaryDirectory(prefix="jobs-gateway-") as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        threading.Thread(target=handle_signals, args=(server, Path(folder)), daemon=True).start()
+        server.serve()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ulid import ULID
 
 from jobs.models import Job, JobType
 from tenants import tokens
-from tenants.callers import memory
+from tenants.callers import credential_cache
 from tests import forgery
 from tests.batteries import watch
 from tests.client import Client
@@ -292,7 +292,7 @@ def test_the_access_table(stores, clients, credentials, size, record_property):
 
     A link opens its one picture to whoever has it, and a credential adds nothing; the console knows its own sessions.
     """
-    memory.forget()
+    credential_cache.clear()
     cursors, links = {}, {}
     for slug, client in clients.items():
         cursors[slug] = re.search("cursor=([^&>]+)", client.get("/v1/jobs?limit=3").headers["Link"])[1].replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -15,10 +16,12 @@ from django.db import connection
 from django.utils import timezone
 
 from tenants import callers, tokens
-from tenants.callers import Caller, Checked, Memory
+from tenants.callers import Caller, CredentialCache, CredentialRejected, VerifiedCredential
 from tenants.last_used import last_used
 from tenants.models import ApiToken, Tenant
 from tests.client import verified
+
+ACME = Caller(1, "acme", "tenants/acme/", None)
 
 
 def row_of(token):
@@ -206,33 +209,84 @@ def test_expiry_is_checked_on_every_use(acme, settings):
     assert verified(token)
     time.sleep(0.55)
     assert verified(token) is None
-    callers.memory.forget()
+    callers.credential_cache.clear()
     assert verified(token) is None
 
 
 def test_what_was_revoked_while_it_was_looked_up_is_not_remembered(settings):
     settings.TOKEN_CACHE_SECONDS = 5
-    memory, looked_up = Memory(), []
+    cache, looked_up = CredentialCache(), []
 
-    def look_up(credential, digest):
+    async def look_up(credential, digest):
         looked_up.append(credential)
         if len(looked_up) == 1:
-            memory.forget()  # another thread revokes, after this one has read the row
-        return Checked(Caller(1, "acme", "tenants/acme/", None))
+            cache.clear()  # a console thread revokes the token, after its row has been read
+        return VerifiedCredential(ACME)
 
-    for _ in range(3):
-        memory.caller("credential", look_up)
+    async def three_uses():
+        for _ in range(3):
+            await cache.caller("credential", look_up)
+
+    asyncio.run(three_uses())
     assert looked_up == ["credential", "credential"]
 
 
-def test_the_memory_is_bounded_and_knows_no_token(settings, monkeypatch):
+def test_the_cache_is_bounded_and_holds_no_token(settings, monkeypatch):
     settings.TOKEN_CACHE_SECONDS = 5
-    monkeypatch.setattr(callers, "MOST_REMEMBERED", 3)
-    memory = Memory()
-    for number in range(10):
-        memory.caller(f"credential-{number}", lambda *_: Checked(Caller(1, "acme", "tenants/acme/", None)))
-        assert len(memory._believed) <= 3
-    assert "credential" not in repr(vars(memory))
+    monkeypatch.setattr(callers, "MAX_CACHED_CREDENTIALS", 3)
+    cache = CredentialCache()
+
+    async def look_up(credential, digest):
+        return VerifiedCredential(ACME)
+
+    async def ten_credentials():
+        for number in range(10):
+            await cache.caller(f"credential-{number}", look_up)
+            assert len(cache._cached) <= 3
+
+    asyncio.run(ten_credentials())
+    assert "credential-" not in repr(vars(cache))
+
+
+@pytest.mark.parametrize("outcome", ["verified", "rejected"])
+def test_a_hundred_requests_with_one_uncached_token_make_one_look_up(outcome, settings):
+    settings.TOKEN_CACHE_SECONDS = 0
+    cache, looked_up = CredentialCache(), []
+
+    async def look_up(credential, digest):
+        looked_up.append(credential)
+        await asyncio.sleep(0.01)
+        if outcome == "rejected":
+            raise CredentialRejected("unknown")
+        return VerifiedCredential(ACME)
+
+    async def hundred():
+        return await asyncio.gather(*(cache.caller("credential", look_up) for _ in range(100)), return_exceptions=True)
+
+    answers = asyncio.run(hundred())
+    assert looked_up == ["credential"]
+    if outcome == "verified":
+        assert answers == [ACME] * 100
+    else:
+        assert [each.reason for each in answers] == ["unknown"] * 100
+
+
+def test_those_who_wait_for_a_look_up_that_fails_look_up_themselves():
+    cache, attempts = CredentialCache(), []
+
+    async def look_up(credential, digest):
+        attempts.append(credential)
+        await asyncio.sleep(0)
+        if len(attempts) == 1:
+            raise OSError("the database is down")
+        return VerifiedCredential(ACME)
+
+    async def ask_together():
+        return await asyncio.gather(*(cache.caller("credential", look_up) for _ in range(3)), return_exceptions=True)
+
+    first, *others = asyncio.run(ask_together())
+    assert isinstance(first, OSError)
+    assert others == [ACME, ACME]
 
 
 @pytest.mark.parametrize(("seconds", "ids"), [(0, []), (5, []), (5.1, ["tenants.E001"]), (-1, ["tenants.E001"])])

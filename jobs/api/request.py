@@ -48,6 +48,7 @@ class GatewayRequest(ASGIRequest):
     # Set while the request is answered; the access log reads them.
     rejection: str | None = None  # why the credential was rejected
     rate: Any = None  # the rate limit that it was counted against
+    deadline: asyncio.Timeout | None = None  # of all that the database is asked for
 
     def __init__(self, scope: Scope, body_file: Any = None, receive: Receive | None = None) -> None:
         query_string = scope.get("query_string", b"")
@@ -60,6 +61,18 @@ class GatewayRequest(ASGIRequest):
     def _set_content_type_params(self, meta: dict[str, Any]) -> None:
         # Without the charset: Django would read the query string in it, and some charsets are none for text ("hex").
         self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
+
+    async def read_body(self) -> bytes | None:
+        """The raw body, as :func:`read_body`. The time it takes does not count against the deadline of the database."""
+        if self.receive is None:  # a request that the console makes itself
+            return b""
+        if self.deadline:
+            self.deadline.reschedule(None)
+        try:
+            return await read_body(self.receive)
+        finally:
+            if self.deadline:
+                self.deadline.reschedule(asyncio.get_running_loop().time() + settings.DATABASE_DEADLINE_SECONDS)
 
     @property
     def scheme(self) -> str:
@@ -85,13 +98,11 @@ def has_body(scope: Scope) -> bool:
     return False
 
 
-async def read_body(receive: Receive | None) -> bytes | None:
+async def read_body(receive: Receive) -> bytes | None:
     """The whole body; None where it is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
 
     Raises BodyTimeout after ``BODY_SECONDS``, ClientDisconnected.
     """
-    if receive is None:  # a request that the console makes itself
-        return b""
     chunks, size = [], 0
     try:
         async with asyncio.timeout(BODY_SECONDS):

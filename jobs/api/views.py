@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, cast
 
 from django.conf import settings
@@ -17,7 +17,7 @@ from rest_framework.viewsets import ViewSet
 from jobs.api import errors
 from jobs.api.etags import etag, holds
 from jobs.api.rendering import require_json, to_json
-from jobs.api.request import GatewayRequest, Receive, Scope, Send, read_body
+from jobs.api.request import GatewayRequest, Receive, Scope, Send
 from jobs.api.response import ApiResponse
 from jobs.api.tenant_renderer import Boundary
 from jobs.database.credentials import CREDENTIALS
@@ -47,7 +47,7 @@ async def serve_api_request(request: GatewayRequest) -> ApiResponse:
     try:
         request.get_host()
         request.resolver_match = match = _resolved(path)
-        async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS):
+        async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS) as request.deadline:
             return cast(ApiResponse, await match.func(request, *match.args, **match.kwargs))
     except TimeoutError:
         error: Exception = OperationalError(f"no answer within {settings.DATABASE_DEADLINE_SECONDS} s")
@@ -73,7 +73,7 @@ class TenantViewSet(ViewSet):
         require_json(request)
         if type(getattr(request, "user", None)) is not Caller:
             request.user = await _authentication.authenticate(  # type: ignore[assignment]
-                request, CREDENTIALS, partial(read_body, request.receive)
+                request, CREDENTIALS, request.read_body
             )
         self.caller = cast(Caller, request.user)
         if request.method in ("GET", "HEAD"):

@@ -1,0 +1,63 @@
+"""How a worker of the server starts and stops, so that a reload loses no request.
+
+On SIGHUP the server starts a new worker, and sends SIGTERM to the old one a fixed time later, ready or not. So the old
+worker keeps answering until its successor does: each worker that is ready leaves a file in a folder that all share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+# The environment variable that names the folder, which the server's main process makes.
+FOLDER_VARIABLE = "JOBS_GATEWAY_WORKERS_DIR"
+STOPPING = "stopping"  # the file that says that no successor comes
+# The longest that a worker waits for its successor, which may fail to start.
+SUCCESSOR_SECONDS = 60.0
+# Time for the successor to open its socket, and for requests on connections that were accepted a moment ago to arrive.
+DRAIN_SECONDS = 0.5
+
+
+class Worker:
+    """This process, as one of the server's workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stop: asyncio.Task[None] | None = None
+
+    def is_ready(self) -> None:
+        """Called on the event loop, once requests can be answered."""
+        # In place of the server's own handler, which stops at once. The server's handler of SIGINT stays.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop_soon)
+        (self.folder / str(os.getpid())).touch()
+
+    def _stop_soon(self) -> None:
+        if self._stop is None:
+            self._stop = asyncio.get_running_loop().create_task(self._stop_after_successor())
+
+    async def _stop_after_successor(self) -> None:
+        told_at = time.time()
+        while time.time() - told_at < SUCCESSOR_SECONDS and not self._has_successor(told_at):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(DRAIN_SECONDS)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def _has_successor(self, told_at: float) -> bool:
+        """Whether a worker became ready that was started to replace this one, or none will.
+
+        Workers are replaced one after another, each after the one before has ended: so every ready file of an earlier
+        replacement is older than ``DRAIN_SECONDS``.
+        """
+        if (self.folder / STOPPING).exists():
+            return True
+        ready_at = [path.stat().st_mtime for path in self.folder.iterdir() if path.name != str(os.getpid())]
+        return any(moment > told_at - DRAIN_SECONDS / 2 for moment in ready_at)
+
+
+def this_worker() -> Worker | None:
+    """None under a server other than ``jobs_gateway.server``."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Worker(Path(folder)) if folder else None
