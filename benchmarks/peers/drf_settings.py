@@ -2,16 +2,16 @@
 
 import os
 
-import environ
+from jobs_gateway.environment import parse_database_url
 
 SECRET_KEY = os.environ["DJANGO_SECRET_KEY"]
 ALLOWED_HOSTS = ["127.0.0.1"]
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "rest_framework", "benchmarks.peers"]
 MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
 ROOT_URLCONF = "benchmarks.peers.drf_app"
-database = environ.Env().db_url_config(os.environ["DATABASE_URL"])
-database.setdefault("OPTIONS", {})["server_side_binding"] = True
+database = parse_database_url("DATABASE_URL", os.environ["DATABASE_URL"])
 DATABASES = {"default": database | {"CONN_MAX_AGE": None}}
+database["OPTIONS"]["server_side_binding"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 USE_TZ = True

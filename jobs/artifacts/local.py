@@ -72,6 +72,7 @@ class SignedFileSystemStorage(FileSystemStorage):
     """The default artifact store: a folder, with no server to install or start."""
 
     base_urls: tuple[str, ...] = ()  # only the gateway's own URLs, which redactor() adds
+    _probed = False
 
     def links(self, base_url: str) -> LinkSigner:
         """The signer of the current window, below ``PUBLIC_BASE_URL`` or ``base_url``; 2 µs."""
@@ -83,7 +84,13 @@ class SignedFileSystemStorage(FileSystemStorage):
         return self.links("").url(name or "")
 
     def probe(self) -> None:
-        """Raises OSError if the folder is missing or cannot be read."""
+        """Raises OSError if the folder is missing or cannot be read.
+
+        The first call of a process creates it. A folder that is missing later is a disk that is not mounted.
+        """
+        if not self._probed:
+            Path(self.location).mkdir(parents=True, exist_ok=True)
+            self._probed = True
         os.scandir(self.location).close()
 
     def list_versions(self, prefix: str) -> Iterator[list[Path]]:
