@@ -60,11 +60,10 @@ def check_databases(**_: Any) -> Iterator[checks.CheckMessage]:
                 hint="Write postgres://user:password@host/name, or sqlite:////path/to/file.",
                 id="jobs_gateway.E003",
             )
-        if not is_sqlite(alias) and settings.DATABASES[alias]["OPTIONS"]["pool"]["max_size"] < 3:
+        if not is_sqlite(alias) and settings.DATABASES[alias]["OPTIONS"]["pool"]["max_size"] < 2:
             yield checks.Error(
-                "DATABASE_POOL_SIZE is too small: a process answers in two threads, which keep a connection each, and "
-                "probes ask beside them.",
-                hint="Set it to 3 or more.",
+                "DATABASE_POOL_SIZE is too small: one slow read or page would make all others wait.",
+                hint="Set it to 2 or more, or leave it out.",
                 id="jobs_gateway.E004",
             )
         if is_sqlite(alias) != is_sqlite("default"):

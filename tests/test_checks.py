@@ -16,7 +16,7 @@ from jobs_gateway.environment import UnknownName
 ROOT = Path(__file__).resolve().parent.parent
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "gateway.sqlite3", "OPTIONS": {}}
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "gateway", "OPTIONS": {"pool": {"max_size": 4}}}
-SMALL_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 2}}}
+SMALL_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 1}}}
 S3 = "jobs.artifacts.s3.SignedS3Storage"
 LOCAL = "jobs.artifacts.local.SignedFileSystemStorage"
 
@@ -76,6 +76,8 @@ WRONG = [
     ("jobs.E005", {"STORAGES": artifacts(bucket_name="s3://pictures")}),
     ("jobs.E005", {"STORAGES": artifacts(bucket_name="pictures/acme")}),
     ("jobs.E005", {"STORAGES": artifacts(region_name="")}),
+    ("jobs.E007", {"REST_FRAMEWORK": {"DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"]}}),
+    ("jobs.E007", {"REST_FRAMEWORK": {"DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.UserRateThrottle"]}}),
     ("jobs.E006", {"STORAGES": {"artifacts": {"BACKEND": LOCAL, "OPTIONS": {"location": __file__}}}}),
 ]
 
