@@ -93,7 +93,7 @@ def manage(*arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,  # a bound for a machine with other things to do
     )
 
 
