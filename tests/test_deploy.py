@@ -25,6 +25,7 @@ from tests.test_checks import manage
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 GUIDE = (ROOT / "docs" / "deploy.md").read_text()
+CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 # Read by boto3, not by the settings.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
@@ -189,5 +190,11 @@ def test_another_asgi_server_needs_migrate_alone_to_be_ready(tmp_path):
 def test_the_guide_names_commands_settings_and_files_that_exist():
     assert set(re.findall(r"manage\.py (\w+)", GUIDE)) - set(get_commands()) == set()
     assert set(re.findall(r"^([A-Z][A-Z0-9_]+)=", GUIDE, re.MULTILINE)) - settings_read() == set()
-    for path in re.findall(r"\]\(([^)#:]+)\)", GUIDE):
+    for path in re.findall(r"\]\(([^)#:]+)[)#]", GUIDE + CLIENTS):
         assert (ROOT / "docs" / path).exists(), path
+
+
+def test_the_line_for_api_job_is_the_one_that_nginx_has():
+    [line] = re.findall(r"```nginx\n(.*)\n```", CLIENTS)
+    assert f"    #{line}\n" in (DEPLOY / "nginx.conf").read_text()
+    assert f"`{line}`" in GUIDE
