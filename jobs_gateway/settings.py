@@ -164,7 +164,7 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
             ],
-            "libraries": {"console": "jobs.admin.tags"},
+            "libraries": {"console_tags": "jobs.admin.console_tags"},
         },
     }
 ]

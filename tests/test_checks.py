@@ -118,6 +118,7 @@ def test_nothing_is_said_about_the_settings_of_these_tests():
     assert ids() == set()
 
 
+@pytest.mark.sqlite  # no database is asked: once is enough
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -172,6 +173,7 @@ def test_a_value_that_cannot_be_read_is_named_in_one_line(name, value, said):
     assert (done.returncode, done.stderr) == (1, f"{said}\n")
 
 
+@pytest.mark.sqlite
 def test_production_settings_pass_djangos_own_checks_for_deployment_too():
     done = manage("check", "--deploy", "--fail-level", "WARNING", **PRODUCTION)
     assert (done.returncode, done.stderr) == (0, "")

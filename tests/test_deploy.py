@@ -22,6 +22,8 @@ from jobs_gateway.environment import parse_file
 from tests.servers import answers, free_ports, wait_until
 from tests.test_checks import manage
 
+pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 GUIDE = (ROOT / "docs" / "deploy.md").read_text()
