@@ -5,6 +5,7 @@ Of who may come in, ``tenants.checks``; of how artifacts leave, ``jobs.artifacts
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -119,6 +120,13 @@ def check_proxies(**_: Any) -> Iterator[checks.CheckMessage]:
                 f"DJANGO_ALLOWED_HOSTS holds {host!r}, which no request's host equals.",
                 hint="Write names or addresses alone, without https:// and port: jobs.example.com,[2001:db8::1]",
                 id="jobs_gateway.E008",
+            )
+    for origin in settings.CORS_ALLOWED_ORIGINS:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+", origin):
+            yield checks.Error(
+                f"CORS_ALLOWED_ORIGINS holds {origin!r}, which is no origin that a browser sends.",
+                hint="Write scheme, host and port alone, in lower case, without a slash at the end: https://shop.example.com",
+                id="jobs_gateway.E010",
             )
     if "*" in settings.ALLOWED_HOSTS:
         yield checks.Warning(
