@@ -185,14 +185,14 @@ def filled(server: PostgreSQL, name: str, size: int) -> Store:
 def compared(stores: list[Store], rounds: int) -> dict[str, float]:
     from django.conf import settings
 
-    from jobs.database.prepared import Prepared
+    from jobs.database.prepared import PreparedQuery
     from jobs_gateway.wsgi import application
     from tenants.callers import memory
 
     reads: list[float] = []  # milliseconds of each statement's round trip
-    fetch = Prepared._fetch
+    fetch = PreparedQuery._fetch
 
-    def timed(self: Prepared, values: Any, alias: str) -> Any:
+    def timed(self: PreparedQuery, values: Any, alias: str) -> Any:
         began = perf_counter()
         rows = fetch(self, values, alias)
         reads.append((perf_counter() - began) * 1000)
@@ -206,7 +206,7 @@ def compared(stores: list[Store], rounds: int) -> dict[str, float]:
         reads.clear()
         return [whole_request(application, path, store.token) for _ in range(REQUESTS_A_TURN)]
 
-    Prepared._fetch = timed  # type: ignore[method-assign]
+    PreparedQuery._fetch = timed  # type: ignore[method-assign]
     small, large = stores
     print(f"| request | {small.size:,} jobs, ms | {large.size:,} jobs, ms | ratio | its read there, ms |")
     print("|---|--:|--:|--:|--:|")

@@ -12,7 +12,7 @@ from django.db import connections
 from django.test import RequestFactory
 from ulid import ULID
 
-from jobs.database.prepared import Prepared
+from jobs.database.prepared import PreparedQuery
 from jobs_gateway.handler import GatewayHandler
 from tenants import tokens
 
@@ -39,7 +39,7 @@ def small_pool(api_role, monkeypatch):
 @pytest.fixture
 def at_checkout(monkeypatch):
     """What each connection had set when a request was given it; five requests in a hundred raise, each in its way."""
-    seen, fetch = Counter(), Prepared._fetch
+    seen, fetch = Counter(), PreparedQuery._fetch
 
     def watched(self, values, alias):
         with connections[alias].cursor() as cursor:
@@ -58,7 +58,7 @@ def at_checkout(monkeypatch):
                 raise Deliberate("no statement failed: this one had no such parameter")
         return fetch(self, values, alias)
 
-    monkeypatch.setattr(Prepared, "_fetch", watched)
+    monkeypatch.setattr(PreparedQuery, "_fetch", watched)
     return seen
 
 

@@ -147,7 +147,7 @@ def break_reads(monkeypatch):
         def fetch(self, values, alias):
             raise error
 
-        monkeypatch.setattr("jobs.database.prepared.Prepared._fetch", fetch)
+        monkeypatch.setattr("jobs.database.prepared.PreparedQuery._fetch", fetch)
 
     return break_them
 

@@ -15,7 +15,8 @@ from ulid import ULID
 
 from jobs.api.fleet import queries as fleet_queries
 from jobs.api.v1 import queries as v1_queries
-from jobs.database.prepared import Prepared
+from jobs.database import pipeline
+from jobs.database.prepared import PreparedQuery
 from tests.gateway import serving
 from tests.records import records
 
@@ -95,12 +96,12 @@ def database(store, postgresql_server):
         yield connected
 
 
-def statements() -> dict[str, Prepared]:
+def statements() -> dict[str, PreparedQuery]:
     """Everything the API can ask, by a name for it."""
-    found: dict[str, Prepared] = {}
+    found: dict[str, PreparedQuery] = {}
     for module in (v1_queries, fleet_queries):
         found |= {
-            f"{module.__name__}.{name}": each for name, each in vars(module).items() if isinstance(each, Prepared)
+            f"{module.__name__}.{name}": each for name, each in vars(module).items() if isinstance(each, PreparedQuery)
         }
     for types, status, after, position, offset in itertools.product((0, 1, 3), *[(False, True)] * 4):
         given = (types, status, after, position, 50, offset)
@@ -116,7 +117,7 @@ def test_all_statements_are_among_those_that_are_looked_at():
         return {
             name
             for name, each in vars(module).items()
-            if isinstance(each, Prepared) or (hasattr(each, "cache_info") and each.__module__ == module.__name__)
+            if isinstance(each, PreparedQuery) or (hasattr(each, "cache_info") and each.__module__ == module.__name__)
         }
 
     assert made(v1_queries) == {"VERSION", "DETAIL", "EVENTS", "listing"}

@@ -15,6 +15,7 @@ from django.http import HttpResponse
 from django.test import override_settings
 from django.urls import path
 
+from jobs.api import tenant_renderer
 from jobs.api.errors import V1
 from tests import batteries
 from tests.batteries import Leak, watch

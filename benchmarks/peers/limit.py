@@ -26,7 +26,7 @@ from benchmarks.peers.fleet import FLEET_STATUS, item  # noqa: E402
 from jobs.api.fleet import queries as fleet  # noqa: E402
 from jobs.api.v1 import queries as v1  # noqa: E402
 from jobs.artifacts.signing import links  # noqa: E402
-from jobs.database.prepared import Param, Prepared  # noqa: E402
+from jobs.database.prepared import Param, PreparedQuery  # noqa: E402
 from jobs.fold import FoldEvent  # noqa: E402
 from jobs.ulid import parse_ulid, ulid_text  # noqa: E402
 
@@ -45,7 +45,7 @@ class Database(threading.local):
 database = Database()
 
 
-def statement(prepared: Prepared) -> Callable[[Values], list[Any]]:
+def statement(prepared: PreparedQuery) -> Callable[[Values], list[Any]]:
     """The gateway's statement, bound and run with psycopg alone."""
     sql, template = prepared.compiled(connections["default"])
 

@@ -1,7 +1,8 @@
 """Reads that are built with the ORM once, compiled once, and after that only bound and run.
 
-Building, compiling and running an ORM query costs several times what the database takes for it. A ``Prepared`` keeps
-the compiled text, so a request pays for binding and the round trip alone; the database keeps the statement prepared.
+Building, compiling and running an ORM query costs several times what the database takes for it. A ``PreparedQuery``
+keeps the compiled text, so a request pays for binding and the round trip alone; the database keeps the statement
+prepared.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from django.db.models.fields.tuple_lookups import Tuple
 from django.db.models.sql.compiler import SQLCompiler
 from prometheus_client import Histogram
 
+from jobs.database import pipeline
 from tenants.replica import replica_first
 
 SECONDS = Histogram(
@@ -32,7 +34,7 @@ _seconds = cache(SECONDS.labels)
 
 
 class Param(Expression):
-    """A value that is not known yet: bound by ``name`` each time a ``Prepared`` runs."""
+    """A value that is not known yet: bound by ``name`` each time a ``PreparedQuery`` runs."""
 
     def __init__(self, name: str, output_field: models.Field[Any, Any] | None = None) -> None:
         super().__init__(output_field=output_field or models.IntegerField())
@@ -42,7 +44,7 @@ class Param(Expression):
         return "%s", [self]
 
 
-class Instant(Func):
+class RFC3339(Func):
     """A time as the API writes it: RFC 3339 in UTC with ``Z``, and a fraction only where there is one.
 
     Rendered by the database because reading a timestamp into Python and writing it again costs more than the row.
@@ -59,7 +61,7 @@ class Instant(Func):
         return self.as_sql(compiler, connection, template="replace(%(expressions)s, ' ', 'T') || 'Z'", **context)
 
 
-class Text(Func):
+class AsText(Func):
     """The database's own text of a value: an id's hexadecimal digits, a JSON document as stored."""
 
     output_field = models.TextField()
@@ -69,7 +71,7 @@ class Text(Func):
 class JSONRow(Func):
     """A JSON array of columns, in order; without member names, which would cost a quarter of the read.
 
-    At the top of a queryset wrap it in :class:`Text`, so that both drivers hand the document over unread.
+    At the top of a queryset wrap it in :class:`AsText`, so that both drivers hand the document over unread.
     """
 
     output_field = models.JSONField()
@@ -128,7 +130,7 @@ def starts_at_offset(queryset: models.QuerySet[Any], *key: str) -> Expression:
     )
 
 
-class Prepared:
+class PreparedQuery:
     """A queryset with ``Param``\\ s in it, compiled on first use for each kind of database.
 
     ``offset`` adds ``OFFSET`` as the param ``offset``: a limit belongs in the text, where the planner sees it, but

@@ -14,7 +14,7 @@ from django.db.models.fields.tuple_lookups import Tuple, TupleLessThanOrEqual
 
 from jobs.api.fleet.params import FLEET_STATUS, STORED_STATUS, FleetListParams
 from jobs.database.artifacts import RESULT, TENANT
-from jobs.database.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows
+from jobs.database.prepared import RFC3339, AsText, JSONRow, Param, PreparedQuery, json_rows
 from jobs.fold import FoldEvent
 from jobs.models import Job, JobCounts, JobEvent, JobQuerySet
 from jobs.ulid import ULIDField
@@ -83,13 +83,13 @@ def _jobs(filtered: bool) -> JobQuerySet:
 
 
 @lru_cache(maxsize=2)
-def _beginning(filtered: bool) -> Prepared:
+def _beginning(filtered: bool) -> PreparedQuery:
     """Where the page at ``offset`` begins. Only its key is read: an offset is paid for by the row."""
-    return Prepared(_jobs(filtered).values_list("created_at", "public_id")[:1], offset=True)
+    return PreparedQuery(_jobs(filtered).values_list("created_at", "public_id")[:1], offset=True)
 
 
 @lru_cache(maxsize=400)
-def listing(filtered: bool, from_beginning: bool, limit: int) -> Prepared:
+def listing(filtered: bool, from_beginning: bool, limit: int) -> PreparedQuery:
     jobs = _jobs(filtered)
     if from_beginning:
         beginning = (Param("beginning_time", DateTimeField()), Param("beginning_id", ULIDField()))
@@ -97,8 +97,8 @@ def listing(filtered: bool, from_beginning: bool, limit: int) -> Prepared:
     # The page is chosen by key first, for beside what is read of each job the planner would take the cost of one index
     # for as good as that of another. The limit said again makes it sort keys, not what was read.
     page = Job.objects.for_tenant(TENANT).filter(pk__in=jobs.values("pk")[:limit]).newest_first()[:limit]
-    columns = (Text("public_id"), "job_type", "status", Instant("created_at"), "request", _EVENTS, RESULT)
-    return Prepared(page.values_list(Text(json_rows(_counts(), *_COUNT_COLUMNS)), Text(JSONRow(*columns))))
+    columns = (AsText("public_id"), "job_type", "status", RFC3339("created_at"), "request", _EVENTS, RESULT)
+    return PreparedQuery(page.values_list(AsText(json_rows(_counts(), *_COUNT_COLUMNS)), AsText(JSONRow(*columns))))
 
 
 def _counts() -> Any:
@@ -106,9 +106,9 @@ def _counts() -> Any:
 
 
 _COUNT_COLUMNS = tuple(status.lower() for status in FLEET_STATUS)
-_COUNTS = Prepared(_counts().values_list(Text(JSONRow(*_COUNT_COLUMNS))))
+_COUNTS = PreparedQuery(_counts().values_list(AsText(JSONRow(*_COUNT_COLUMNS))))
 _EVENTS = json_rows(
     JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk")).order_by("seq"),
     *FoldEvent._fields[:-1],
-    Instant("created_at"),
+    RFC3339("created_at"),
 )

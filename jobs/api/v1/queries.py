@@ -10,15 +10,15 @@ from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
 from jobs.api.v1.params import ListParams
 from jobs.database.artifacts import ARTIFACT_COLUMNS, RESULT, TENANT, artifacts
-from jobs.database.prepared import Instant, JSONRow, Param, Prepared, Text, json_rows, starts_at_offset
+from jobs.database.prepared import RFC3339, AsText, JSONRow, Param, PreparedQuery, json_rows, starts_at_offset
 from jobs.models import Job, JobEvent, Visibility
 from jobs.ulid import ULIDField
 
 # The most events one page of a timeline holds.
 EVENTS_PAGE = 500
 
-EVENT_COLUMNS = ("seq", "event_type", "visibility", "stage", "message", "extra", Instant("created_at"))
-SUMMARY_COLUMNS = (Text("public_id"), "job_type", "v1_status", Instant("created_at"))
+EVENT_COLUMNS = ("seq", "event_type", "visibility", "stage", "message", "extra", RFC3339("created_at"))
+SUMMARY_COLUMNS = (AsText("public_id"), "job_type", "v1_status", RFC3339("created_at"))
 
 
 def job_page(tenant: int, params: ListParams) -> list[tuple[str, str, str, str]]:
@@ -44,7 +44,7 @@ def job_page(tenant: int, params: ListParams) -> list[tuple[str, str, str, str]]
 
 
 @lru_cache(maxsize=512)
-def listing(types: int, status: bool, created_after: bool, position: bool, limit: int, offset: bool) -> Prepared:
+def listing(types: int, status: bool, created_after: bool, position: bool, limit: int, offset: bool) -> PreparedQuery:
     """The listing for one combination of filters. ``types`` is how many job types are asked for."""
     jobs: QuerySet[Job, Any] = Job.objects.for_tenant(TENANT).workflows().newest_first()
     if types:
@@ -58,7 +58,7 @@ def listing(types: int, status: bool, created_after: bool, position: bool, limit
         jobs = jobs.filter(TupleLessThan(Tuple("created_at", "public_id"), place))
     if offset:
         jobs = jobs.filter(starts_at_offset(jobs, "created_at", "public_id"))
-    return Prepared(jobs.values_list(*SUMMARY_COLUMNS)[:limit])
+    return PreparedQuery(jobs.values_list(*SUMMARY_COLUMNS)[:limit])
 
 
 def _one_job() -> QuerySet[Job]:
@@ -75,6 +75,10 @@ _LATEST_EVENT = json_rows(_public_events().filter(seq=OuterRef("last_public_seq"
 _EVENTS_PAGE = json_rows(_public_events().filter(seq__gt=Param("since")).order_by("seq")[:EVENTS_PAGE], *_EVENT)
 
 # Each is bound with ``tenant`` and ``public_id``, EVENTS with ``since`` too.
-VERSION = Prepared(_one_job().values_list(Text(JSONRow("version"))))
-DETAIL = Prepared(_one_job().values_list(Text(JSONRow("version", *SUMMARY_COLUMNS, "request", RESULT, _LATEST_EVENT))))
-EVENTS = Prepared(_one_job().values_list(Text(JSONRow("version", Text("public_id"), "last_public_seq", _EVENTS_PAGE))))
+VERSION = PreparedQuery(_one_job().values_list(AsText(JSONRow("version"))))
+DETAIL = PreparedQuery(
+    _one_job().values_list(AsText(JSONRow("version", *SUMMARY_COLUMNS, "request", RESULT, _LATEST_EVENT)))
+)
+EVENTS = PreparedQuery(
+    _one_job().values_list(AsText(JSONRow("version", AsText("public_id"), "last_public_seq", _EVENTS_PAGE)))
+)

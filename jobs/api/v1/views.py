@@ -13,7 +13,7 @@ from jobs.api.etags import newest_version
 from jobs.api.v1 import paging, queries, schema, serializers
 from jobs.api.v1.params import EventsParams, ListParams
 from jobs.api.views import TenantViewSet
-from jobs.database.prepared import Prepared
+from jobs.database.prepared import PreparedQuery
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 
@@ -59,7 +59,7 @@ class JobViewSet(TenantViewSet):
 
     def one_job(
         self,
-        query: Prepared,
+        query: PreparedQuery,
         shape: type[serializers.AboutOneJob],
         is_enough: Callable[[str | None], bool],
         public_id: str,
