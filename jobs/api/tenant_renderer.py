@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from prometheus_client import Counter
 
 from jobs.artifacts.redaction import redactor
-from jobs.artifacts.signing import links
+from jobs.artifacts.signing import artifact_store, links
 from tenants.callers import Caller
 
 
@@ -23,13 +23,22 @@ class Boundary:
     """The way out for one request of one tenant."""
 
     def __init__(self, request: HttpRequest, caller: Caller) -> None:
-        asked_at = f"{request.scheme}://{request.get_host()}"
-        self.base_url = settings.PUBLIC_BASE_URL or asked_at
+        self._asked_at = f"{request.scheme}://{request.get_host()}"
+        self._storage_prefix = caller.storage_prefix
+        self.base_url = settings.PUBLIC_BASE_URL or self._asked_at
         self.links = links(self.base_url)
-        self._redactor = redactor(caller.storage_prefix, asked_at)
+        self._redactor = redactor(caller.storage_prefix, self._asked_at)
         self.text = self._redactor.text
         self.value = self._redactor.value
         self._urls: dict[str, str] = {}  # the final artifacts of a job are those of its last event too
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """All that an answer depends on beside the rows it shows: equal for two requests that are rendered alike.
+
+        ``links.window`` changes with the signing window and with the credentials, their expiry included.
+        """
+        return (self._asked_at, self.base_url, self.links.window, self._storage_prefix, artifact_store().store_bases)
 
     def of(self, document: str, artifacts: list[list[Any]]) -> Boundary:
         """The way out for the strings of ``document``, a JSON text, whose ``artifacts`` are rows of it.
@@ -46,7 +55,7 @@ class Boundary:
         return None if text is None else self.text(text)
 
     def artifacts(self, rows: list[list[Any]]) -> list[dict[str, Any]]:
-        """``ArtifactResponse`` for each row of ``ARTIFACT_COLUMNS``."""
+        """``ArtifactResponse`` for each row, an ``ArtifactRow``."""
         if rows:
             _presigned().inc(len(rows))
         url, text, value, optional_text = self._url, self.text, self.value, self.optional_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
 
@@ -76,20 +77,19 @@ class TenantViewSet(ViewSet):
         return response
 
     def validator(self, *parts: object, version: int | None = None) -> str:
-        """The ``ETag`` of an answer that depends on ``parts``, on the tenant, and on the links in force."""
-        common = (self.caller.tenant_id, self.boundary.base_url, self.boundary.links.window)
-        return etag(*common, *parts, version=version)
+        """The ``ETag`` of an answer that depends on ``parts``, on the tenant, and on how it is rendered."""
+        return etag(self.caller.tenant_id, self.boundary.fingerprint, *parts, version=version)
 
     @property
     def is_poll(self) -> bool:
         return "HTTP_IF_NONE_MATCH" in self.request.META
 
-    def unchanged(self, validator: str) -> Answer | None:
+    def unchanged(self, validator: str, headers: Mapping[str, str] | None = None) -> Answer | None:
         """``304``, where ``If-None-Match`` says that the caller has the answer already."""
         if not self.is_poll or not holds(self.request.META["HTTP_IF_NONE_MATCH"], validator):
             return None
-        return Answer(b"", {"ETag": validator}, status=304)
+        return Answer(b"", {"ETag": validator, **(headers or {})}, status=304)
 
-    def answer(self, body: Any, **headers: str) -> Answer:
+    def answer(self, body: Any, headers: Mapping[str, str] | None = None) -> Answer:
         """``body`` as JSON, at once: DRF's own Response would be rendered as if it were a template."""
-        return Answer(to_json(body), headers)
+        return Answer(to_json(body), headers or {})

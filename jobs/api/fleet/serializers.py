@@ -14,11 +14,10 @@ from orjson import Fragment
 from rest_framework import serializers
 
 from jobs.api.fleet.params import FLEET_STATUS, FleetListParams
-from jobs.api.fleet.queries import FleetJob, FleetPage
+from jobs.api.fleet.queries import FleetPage, JobRow, TimelineRow
 from jobs.api.rendering import to_json
 from jobs.api.tenant_renderer import Boundary
-from jobs.fold import Agent, FoldEvent, Outcome, fold, go_duration
-from jobs.models import JobStatus
+from jobs.fold import Agent, Outcome, fold, go_duration
 
 # A workflow job's own event types in the words of this dialect; agents use them already.
 EVENT_NAMES = {"queued": "submitted", "stage": "started", "succeeded": "completed"}
@@ -57,7 +56,7 @@ class TimelineEventSerializer(serializers.Serializer[Any]):
 
 @extend_schema_serializer(description="A job as fleet tooling sees it.")
 class FleetJobResponseSerializer(serializers.Serializer[Any]):
-    """Made with ``context={"boundary": …}``."""
+    """Made with ``context={"renderer": …}``."""
 
     id = serializers.UUIDField(required=False, help_text="The 128 bits of the job's ULID.")
     status = serializers.CharField(
@@ -84,29 +83,29 @@ class FleetJobResponseSerializer(serializers.Serializer[Any]):
     )
     timeline = TimelineEventSerializer(many=True, required=False, help_text="The public events, the oldest first.")
 
-    def to_representation(self, job: FleetJob) -> dict[str, Any]:
+    def to_representation(self, job: JobRow) -> dict[str, Any]:
         outcome = fold(job.events, job.status)
         agents = outcome.agents if outcome.is_broadcast else {}
-        out: Boundary = self.context["boundary"]
+        out: Boundary = self.context["renderer"]
         return {
-            "id": str(uuid.UUID(job.hex_id)),
+            "id": str(uuid.UUID(job.public_id)),
             "status": FLEET_STATUS[job.status],
-            "created": job.created,
+            "created": job.created_at,
             "operation": operation(out, job, outcome),
             "result": result(out, job, outcome),
             "changed": outcome.changed,
             **given("error", out.optional_text(outcome.error)),
             **given("hostname", out.optional_text(outcome.hostname)),
-            "updated_at": outcome.updated_at or job.created,
+            "updated_at": job.updated_at,
             "responses": out.value({host: response(host, agent) for host, agent in agents.items() if agent.has_ended}),
             "agent_states": out.value({host: state(agent) for host, agent in agents.items()}),
-            "timeline": [timeline_event(out, event) for event in outcome.timeline],
+            "timeline": timeline(out, job.timeline),
         }
 
 
 @extend_schema_serializer(description="One page of a tenant's jobs, with counts.", many=False)
 class FleetJobListResponseSerializer(serializers.Serializer[Any]):
-    """Made with ``context={"boundary": …}``."""
+    """Made with ``context={"renderer": …}``."""
 
     total_items = serializers.IntegerField(required=False, help_text="How many jobs match the filter.")
     status_counts = serializers.DictField(
@@ -126,15 +125,15 @@ class FleetJobListResponseSerializer(serializers.Serializer[Any]):
         }
 
 
-def operation(out: Boundary, job: FleetJob, outcome: Outcome) -> dict[str, Any]:
+def operation(out: Boundary, job: JobRow, outcome: Outcome) -> dict[str, Any]:
     request = out.value(job.request)
     return request or {} if outcome.is_operation else {"type": job.job_type, "data": request}
 
 
-def result(out: Boundary, job: FleetJob, outcome: Outcome) -> Any:
+def result(out: Boundary, job: JobRow, outcome: Outcome) -> Any:
     if outcome.is_operation:
         return out.value(outcome.result)
-    return out.artifacts(job.artifacts) if job.status == JobStatus.SUCCESS else None
+    return None if job.result is None else out.artifacts(job.result)
 
 
 def response(host: str, agent: Agent) -> dict[str, Any]:
@@ -151,17 +150,21 @@ def state(agent: Agent) -> dict[str, Any]:
     return {"status": agent.status, **given("error", agent.error), "duration": go_duration(agent.duration)}
 
 
-def timeline_event(out: Boundary, event: FoldEvent) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "timestamp": event.created_at,
-        "event": EVENT_NAMES.get(event.event_type, event.event_type),
+def timeline(out: Boundary, rows: list[TimelineRow]) -> list[dict[str, Any]]:
+    """The events by time, then ``seq``."""
+    # Without its Z a time with a fraction sorts after the same one without.
+    rows = sorted(rows, key=lambda row: (row.created_at.removesuffix("Z"), row.seq))
+    return [timeline_event(out, row) for row in rows]
+
+
+def timeline_event(out: Boundary, row: TimelineRow) -> dict[str, Any]:
+    return {
+        "timestamp": row.created_at,
+        "event": EVENT_NAMES.get(row.event_type, row.event_type),
+        **given("hostname", out.optional_text(row.hostname)),
+        "message": out.text(row.message),
+        **given("error", out.optional_text(row.error)),
     }
-    if event.hostname:
-        told["hostname"] = out.text(event.hostname)
-    told["message"] = out.text(event.message)
-    if event.error:
-        told["error"] = out.text(event.error)
-    return told
 
 
 def given(name: str, text: str | None) -> dict[str, str]:

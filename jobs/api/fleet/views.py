@@ -18,5 +18,5 @@ class FleetJobViewSet(TenantViewSet):
     def list(self, request: HttpRequest) -> HttpResponse:
         params = FleetListParams.read(request.GET)
         page = queries.job_page(self.caller.tenant_id, params)
-        shape = FleetJobListResponseSerializer(context={"boundary": self.boundary})
+        shape = FleetJobListResponseSerializer(context={"renderer": self.boundary})
         return self.answer(shape.to_representation((page, params)))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from django.http import HttpRequest, HttpResponse
 
 from jobs.api.errors import JobNotFound
-from jobs.api.etags import newest_version
+from jobs.api.etags import newest_version, shape_of
 from jobs.api.v1 import paging, queries, schema, serializers
 from jobs.api.v1.params import EventsParams, ListParams
 from jobs.api.views import TenantViewSet
@@ -26,13 +25,13 @@ class JobViewSet(TenantViewSet):
         tenant_id = self.caller.tenant_id
         params = ListParams.read(request.GET, tenant_id)
         rows = queries.job_page(tenant_id, params)
-        validator = self.validator(rows, vars(params))
+        shape = serializers.JobListResponseSerializer(context={"renderer": self.boundary})
+        validator = self.validator(shape_of(type(shape)), rows, vars(params))
         if unchanged := self.unchanged(validator):
             return unchanged
-        body = serializers.JobListResponseSerializer.body(rows, params)
         url = self.boundary.base_url + request.path
-        link = paging.next_link(url, tenant_id, params.filters, params.limit, rows)
-        return self.answer(body, ETag=validator, **link)
+        link = paging.next_link(url, tenant_id, params.query(), params.limit, rows)
+        return self.answer(shape.to_representation((rows, params)), {"ETag": validator, **link})
 
     @schema.get_job
     def retrieve(self, request: HttpRequest, public_id: str) -> HttpResponse:
@@ -50,35 +49,37 @@ class JobViewSet(TenantViewSet):
         """Whether a replica's row will do: it is there, and no older than what the caller has seen."""
         if document is None:
             return False
-        version: int = orjson.loads(document)[0]
-        return version >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
+        return queries.version_of(document) >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
 
     def is_page(self, document: str | None) -> bool:
         """Whether it has events for the caller, too: that there are no more only the primary can say."""
-        return document is not None and self.is_enough(document) and bool(orjson.loads(document)[-1])
+        return document is not None and self.is_enough(document) and bool(queries.EventsRow.parse(document).events)
 
     def one_job(
         self,
         query: PreparedQuery,
-        shape: type[serializers.AboutOneJob],
+        serializer: type[serializers.OneJobSerializer],
         is_enough: Callable[[str | None], bool],
         public_id: str,
         **more: int,
     ) -> HttpResponse:
-        """The answer about one job; a poll that still holds is told from the job's header row alone."""
+        """The answer about one job; a poll that still holds is answered from the job's header row alone."""
         try:
             key: dict[str, Any] = {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id), **more}
         except ValueError:
             raise JobNotFound from None
-        asked = (shape.__name__, public_id.upper(), more)
+        asked = (shape_of(serializer), public_id.upper(), more)
         if self.is_poll:
-            (version,) = orjson.loads(found(queries.VERSION.fetch_document(key, self.is_enough)))
-            if unchanged := self.unchanged(self.validator(*asked, version=version)):
+            header = queries.Header.parse(found(queries.VERSION.fetch_document(key, self.is_enough)))
+            validator = self.validator(*asked, version=header.version)
+            if unchanged := self.unchanged(validator, {"Job-Status": header.status}):
                 return unchanged
         document = found(query.fetch_document(key, is_enough))
-        version, *row = orjson.loads(document)
-        body = shape.body(self.boundary.of(document, shape.artifacts(*row)), *row)
-        return self.answer(body, ETag=self.validator(*asked, version=version))
+        row = serializer.row.parse(document)
+        renderer = self.boundary.of(document, serializer.artifact_rows(row))
+        body = serializer(context={"renderer": renderer}).to_representation(row)
+        validator = self.validator(*asked, version=row.version)
+        return self.answer(body, {"ETag": validator, "Job-Status": row.status})
 
 
 def found(document: str | None) -> str:
