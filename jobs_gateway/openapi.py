@@ -1,4 +1,4 @@
-"""The OpenAPI document as a whole, its address and its pages; each dialect's ``schema.py`` describes its operations."""
+"""The OpenAPI document, its address and its pages. Each dialect's ``schema.py`` describes its operations."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ class BearerScheme(OpenApiAuthenticationExtension):
 
 
 def as_published(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-    """Postprocessing hook: the same document in the words of the published contract."""
+    """Postprocessing hook: the document in the form of the published contract."""
     result["security"] = [{BearerScheme.name: []}]
+    result["servers"] = [{"url": "/"}]
     components = result["components"]
     components["schemas"]["CtmJobType"] = {"type": "string", "enum": JobType.values}
     for operation in (operation for path in result["paths"].values() for operation in path.values()):

@@ -57,10 +57,10 @@ def statement(prepared: PreparedQuery) -> Callable[[Values], list[Any]]:
     return run
 
 
-list_page = statement(v1.listing(0, False, False, False, 50, False))
+list_page = statement(v1.list_query(limit=50))
 detail = statement(v1.DETAIL)
 events = statement(v1.EVENTS)
-fleet_page = statement(fleet.listing(False, False, 10))
+fleet_page = statement(fleet.list_query(limit=10))
 
 
 def tenant_of(authorization: str) -> int:

@@ -65,6 +65,7 @@ class Params(BaseModel):
         return cls()
 
 
+# The bounds come first, or the OpenAPI document would not have them.
 Offset = Annotated[
-    int, Integer, Field(ge=0, le=MAX_OFFSET, description="How many jobs to skip. The cost grows with the number.")
+    int, Field(ge=0, le=MAX_OFFSET, description="How many jobs to skip. The cost grows with the number."), Integer
 ]

@@ -31,7 +31,10 @@ class ResultRows(JSONRows):
     500,000 final artifacts is not sorted.
     """
 
-    _ordered = "SELECT row FROM (%(subquery)s) AS unordered ORDER BY (event_seq IS NULL), event_seq, place"
+    # The condition, which always holds, keeps SQLite from sorting before it applies the limit.
+    _ordered = (
+        "SELECT row FROM (%(subquery)s) AS unordered WHERE place >= 0 ORDER BY (event_seq IS NULL), event_seq, place"
+    )
 
     def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
         return self.as_sql(compiler, connection, template=f"array_to_json(ARRAY({self._ordered}))", **context)

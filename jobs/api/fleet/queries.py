@@ -133,7 +133,7 @@ def first_query(*, status: bool = False) -> PreparedQuery:
 
 @lru_cache(maxsize=400)
 def list_query(*, limit: int, status: bool = False, offset: bool = False) -> PreparedQuery:
-    """A page: with ``status`` the jobs of that param, with ``offset`` from the params ``first_time`` and ``first_id`` on."""
+    """One page. ``status``: of the param ``status`` only; ``offset``: from ``first_time`` and ``first_id`` on."""
     jobs = _jobs(status)
     if offset:
         first = (Param("first_time", DateTimeField()), Param("first_id", ULIDField()))

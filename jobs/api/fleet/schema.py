@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of ``/job``."""
+"""The OpenAPI description of ``/job``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from rest_framework import exceptions, serializers
 
 from jobs.api.errors import FLEET, Invalid, Unavailable
-from jobs.api.fleet.params import FleetStatus
+from jobs.api.fleet.params import FleetListParams
 from jobs.api.fleet.serializers import FleetJobListResponseSerializer
-from jobs.api.parameters import MAX_OFFSET
-from jobs.api.schema import COMMON_HEADERS, SHOPIFY_HMAC, query, refusal
+from jobs.api.schema import COMMON_HEADERS, SHOPIFY_HMAC, query_parameters, refusal
 from tenants.authentication import InvalidHmac, Unauthenticated
 from tenants.throttling import RateLimited
 
 
 class FleetErrorResponseSerializer(serializers.Serializer[Any]):
-    error = serializers.CharField(required=False, help_text="What is wrong and what to do.")
-    code = serializers.IntegerField(required=False, help_text="The status of the response.")
+    error = serializers.CharField(help_text="What is wrong and what to do.")
+    code = serializers.IntegerField(help_text="The status of the response.")
 
 
 def error(description: str, *errors: Exception) -> OpenApiResponse:
@@ -85,23 +84,13 @@ list_jobs = extend_schema(
     tags=["fleet"],
     summary="List jobs",
     description=(
-        "All the tenant's jobs of every type, the newest first, with how many there are in each status. A job whose "
-        "events name hosts is an operation; its status is folded from what each of its agents reported. Every other "
-        "job is a workflow, told in the same words. `responses` and `agent_states` have members only where a job has "
-        "more than one agent."
+        "All the tenant's jobs of every type, newest first, with the number of jobs in each status. A job whose events "
+        "name hosts is an operation; its status is computed from the events of its agents. Every other job is shown as "
+        "a workflow. `responses` and `agent_states` have members only where a job has more than one agent. `timeline` "
+        "holds the last 500 public events of a job; the last 50 where a page would hold more than 5,000 of them."
     ),
     parameters=[
-        query("status", {"type": "string", "enum": FleetStatus.values}, "Only jobs with this status."),
-        query(
-            "limit",
-            {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
-            "The most jobs in one page.",
-        ),
-        query(
-            "offset",
-            {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET, "default": 0},
-            "How many jobs to skip. Its cost grows with its size.",
-        ),
+        *query_parameters(FleetListParams),
         SHOPIFY_HMAC,
         *COMMON_HEADERS,
     ],

@@ -25,18 +25,20 @@ EVENT_NAMES = {"queued": "submitted", "stage": "started", "succeeded": "complete
 
 @extend_schema_serializer(description="What one agent answered, once it ended.")
 class AgentResponseSerializer(serializers.Serializer[Any]):
-    status = serializers.CharField(required=False, help_text="completed or failed.")
+    status = serializers.CharField(help_text="completed, skipped or failed.")
     data = serializers.JSONField(  # type: ignore[assignment]  # declared fields never become attributes
         required=False, allow_null=True, help_text="What the agent answered."
     )
     changed = serializers.BooleanField(required=False, allow_null=True, help_text="Whether the agent changed its host.")
     error = serializers.CharField(required=False, help_text="Left out where there is none.")
-    hostname = serializers.CharField(required=False, help_text="The agent.")
+    hostname = serializers.CharField(help_text="The agent.")
 
 
 @extend_schema_serializer(description="How far one agent is.")
 class AgentStateSerializer(serializers.Serializer[Any]):
-    status = serializers.CharField(required=False, help_text="submitted, acknowledged, started, completed or failed.")
+    status = serializers.CharField(
+        required=False, help_text="submitted, acknowledged, started, completed, skipped or failed."
+    )
     error = serializers.CharField(required=False, help_text="Left out where there is none.")
     duration = serializers.CharField(
         required=False, help_text="From first start to last end, such as 250ms, 3.512s or 1m3.5s; 0s until both are."
@@ -58,30 +60,28 @@ class TimelineEventSerializer(serializers.Serializer[Any]):
 class FleetJobResponseSerializer(serializers.Serializer[Any]):
     """Made with ``context={"renderer": …}``."""
 
-    id = serializers.UUIDField(required=False, help_text="The 128 bits of the job's ULID.")
-    status = serializers.CharField(
-        required=False, help_text="submitted, processing, completed, failed or partial_failure."
-    )
-    created = serializers.CharField(required=False, help_text="RFC 3339, in UTC.")
-    operation = serializers.DictField(
-        required=False, help_text="What was asked for; of a workflow job its type and data."
-    )
+    id = serializers.UUIDField(help_text="The 128 bits of the job's ULID.")
+    status = serializers.CharField(help_text="submitted, processing, completed, failed or partial_failure.")
+    created = serializers.CharField(help_text="RFC 3339, in UTC.")
+    operation = serializers.DictField(help_text="What was asked for; of a workflow job its type and data.")
     result = serializers.JSONField(
-        required=False, allow_null=True, help_text="The latest answer; of a workflow job its final artifacts."
+        allow_null=True, help_text="The latest answer; of a workflow job its final artifacts."
     )
     changed = serializers.BooleanField(
-        required=False, allow_null=True, help_text="Whether any agent changed something; null until the job completes."
+        allow_null=True, help_text="Whether any agent changed something; null until the job completes."
     )
     error = serializers.CharField(required=False, help_text="The latest error, left out where there is none.")
     hostname = serializers.CharField(required=False, help_text="The agent that ended last.")
-    updated_at = serializers.CharField(required=False, help_text="RFC 3339, in UTC: the time of the latest event.")
+    updated_at = serializers.CharField(help_text="RFC 3339, in UTC: the time of the latest event.")
     responses = serializers.DictField(
-        child=AgentResponseSerializer(), required=False, help_text="By hostname, of jobs with several agents."
+        child=AgentResponseSerializer(), help_text="By hostname, of jobs with several agents."
     )
     agent_states = serializers.DictField(
-        child=AgentStateSerializer(), required=False, help_text="By hostname, of jobs with several agents."
+        child=AgentStateSerializer(), help_text="By hostname, of jobs with several agents."
     )
-    timeline = TimelineEventSerializer(many=True, required=False, help_text="The public events, the oldest first.")
+    timeline = TimelineEventSerializer(
+        many=True, help_text="The last public events by time: at most 500, or 50 on large pages."
+    )
 
     def to_representation(self, job: JobRow) -> dict[str, Any]:
         outcome = fold(job.events, job.status)
@@ -107,11 +107,11 @@ class FleetJobResponseSerializer(serializers.Serializer[Any]):
 class FleetJobListResponseSerializer(serializers.Serializer[Any]):
     """Made with ``context={"renderer": …}``."""
 
-    total_items = serializers.IntegerField(required=False, help_text="How many jobs match the filter.")
+    total_items = serializers.IntegerField(help_text="How many jobs match the filter.")
     status_counts = serializers.DictField(
-        child=serializers.IntegerField(), required=False, help_text="All the tenant's jobs by status."
+        child=serializers.IntegerField(), help_text="All the tenant's jobs by status."
     )
-    items = FleetJobResponseSerializer(many=True, required=False, help_text="One page of jobs, newest first.")
+    items = FleetJobResponseSerializer(many=True, help_text="One page of jobs, newest first.")
 
     def to_representation(self, listing: tuple[FleetPage, FleetListParams]) -> dict[str, Any]:
         page, params = listing

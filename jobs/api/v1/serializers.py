@@ -81,7 +81,7 @@ class JobEventResponseSerializer(serializers.Serializer[Any]):
 class JobSummaryResponseSerializer(serializers.Serializer[Any]):
     public_id = serializers.CharField(help_text="The job's ULID.")
     job_type = serializers.CharField(help_text="A plain string: new types need no new version of this API.")
-    status = serializers.ChoiceField(choices=V1Status.choices, help_text="SUCCESS and FAILURE mean that it is over.")
+    status = serializers.ChoiceField(choices=V1Status.choices)
     created_at = serializers.DateTimeField(help_text="When the job was created, in UTC.")
 
     def to_representation(self, row: SummaryRow | DetailRow) -> dict[str, Any]:
