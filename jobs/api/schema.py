@@ -22,9 +22,10 @@ def query_parameters(params: type[Params]) -> list[OpenApiParameter]:
     found = []
     for name, schema in described["properties"].items():
         description = schema.pop("description")
-        repeated = {"style": "form", "explode": True} if name in params.repeatable else {}
-        plain = _plain(schema, described.get("$defs", {}))
-        found.append(OpenApiParameter(name, plain, OpenApiParameter.QUERY, description=description, **repeated))
+        parameter = OpenApiParameter(name, _plain(schema, described.get("$defs", {})), description=description)
+        if name in params.repeatable:
+            parameter.style, parameter.explode = "form", True
+        found.append(parameter)
     return found
 
 

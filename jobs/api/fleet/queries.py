@@ -73,12 +73,15 @@ class JobRow(NamedTuple):
     def parse(cls, document: str) -> JobRow:
         row = cls(*orjson.loads(document))
         return row._replace(
-            events=[
-                event._replace(created_at=datetime.fromisoformat(event.created_at))
-                for event in map(FoldEvent._make, row.events or ())
-            ],
+            events=[_fold_event(*event) for event in row.events or ()],
             timeline=[TimelineRow._make(event) for event in row.timeline],
         )
+
+
+def _fold_event(*event: Any) -> FoldEvent:
+    made = FoldEvent._make(event)
+    text: Any = made.created_at
+    return made._replace(created_at=datetime.fromisoformat(text))
 
 
 class FleetPage(NamedTuple):

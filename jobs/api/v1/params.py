@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from django.db import models
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
@@ -119,8 +119,10 @@ class ListParams(JobFilters):
         """Where the page begins. Beside a bad filter it is not known which filters the cursor has to be of."""
         given = {name: info.data[name] for name in JobFilters.model_fields if name in info.data}
         complete = len(given) == len(JobFilters.model_fields)
+        filters = JobFilters.model_construct(**given).query() if complete else None
+        tenant_id: Any = info.context
         try:
-            return position_of(cursor, info.context, JobFilters.model_construct(**given).query() if complete else None)
+            return position_of(cursor, tenant_id, filters)
         except BadCursor as error:
             message = "Input should be a cursor that this listing gave, sent with the same filters"
             raise PydanticCustomError("value_error", message) from error
