@@ -61,8 +61,8 @@ def as_published(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         for status, response in operation["responses"].items():
             operation["responses"][status] = shared(components, "responses", status, response)
     for schema in components["schemas"].values():
-        for name, told in schema.get("properties", {}).items():
-            schema["properties"][name] = null_as_alternative(told)
+        for name, described in schema.get("properties", {}).items():
+            schema["properties"][name] = null_as_alternative(described)
     return result
 
 
@@ -80,8 +80,8 @@ def null_as_alternative(schema: dict[str, Any]) -> dict[str, Any]:
     match schema:
         case {"type": [kind, "null"]}:
             schema = {"anyOf": [schema | {"type": kind}, {"type": "null"}]}
-        case {"oneOf": [told, {"type": "null"}]}:
-            schema = {"anyOf": [told, {"type": "null"}]} if told else {}
+        case {"oneOf": [other, {"type": "null"}]}:
+            schema = {"anyOf": [other, {"type": "null"}]} if other else {}
     return schema | description
 
 
@@ -109,7 +109,7 @@ class OpenApiView(APIView):
 
 
 class DocsPage(TemplateView):
-    """A page that shows the document; the browser is told to load nothing for it but what the gateway serves.
+    """A page that shows the document; its policy lets the browser load only what the gateway serves.
 
     ``styles`` are the hashes of what the page's library writes into it, empty or not; the rest is in files.
     """

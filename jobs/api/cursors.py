@@ -1,7 +1,7 @@
-"""Cursors: where a page ended, encrypted and authenticated, and bound to what was asked.
+"""Cursors: where a page ended, encrypted and authenticated, and bound to one list of one tenant.
 
 AES-SIV (RFC 5297) is deterministic: the same page has the same cursor, so that repeated answers are identical. A cursor
-grants nothing and tells nothing, the number of the tenant's row included.
+grants nothing and reveals nothing, the number of the tenant's row included.
 """
 
 from __future__ import annotations

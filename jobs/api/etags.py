@@ -24,7 +24,7 @@ _COMPRESSED = re.compile(r'(?:W/)?("[^"]*?)(?:[-;]{1,2}(?:gzip|x-gzip|deflate|df
 def etag(*parts: object, version: int | None = None) -> str:
     """A strong validator that is equal exactly when all ``parts`` and the ``version`` are, as JSON or text.
 
-    It tells nothing about the parts: it is keyed, so that trying values out does not lead to one either.
+    It is keyed, so that a part of it cannot be found by trying values.
     :func:`newest_version` reads the version from it, where one is given.
     """
     written = orjson.dumps((FORMAT_VERSION, *parts), default=str)

@@ -1,4 +1,4 @@
-"""Keys for one purpose each, derived from ``DJANGO_SECRET_KEY``: what is made with one tells nothing of another."""
+"""Keys derived from ``DJANGO_SECRET_KEY``, a separate one for each purpose."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Params(BaseModel):
     @classmethod
     def read(cls, query: QueryDict, context: Any = None) -> Self:
         """Raises Invalid (422, on ``/job`` 400) that names every bad parameter."""
-        if not query:  # as most are asked
+        if not query:  # most requests
             return cls._defaults()
         sent: dict[str, Any] = {name: query[name] for name in cls.model_fields if name in query}
         for name in cls.repeatable:

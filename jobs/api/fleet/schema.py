@@ -24,11 +24,11 @@ def error(description: str, *errors: Exception) -> OpenApiResponse:
     return refusal(FLEET, FleetErrorResponseSerializer, description, *errors)
 
 
-def told(timestamp: str, event: str, hostname: str, message: str) -> dict[str, Any]:
+def line(timestamp: str, event: str, hostname: str, message: str) -> dict[str, Any]:
     return {"timestamp": timestamp, "event": event, "hostname": hostname, "message": message}
 
 
-# What limit=500 is told.
+# The problem of limit=500.
 INVALID = Invalid([{"loc": ["query", "limit"], "msg": "Input should be less than or equal to 100"}])
 A_PAGE = OpenApiExample(
     "An operation on two agents",
@@ -67,12 +67,12 @@ A_PAGE = OpenApiExample(
                     "web-02": {"status": "failed", "error": "permission denied", "duration": "250ms"},
                 },
                 "timeline": [
-                    told("2026-04-15T12:00:00Z", "submitted", "web-01", "Sent"),
-                    told("2026-04-15T12:00:00Z", "submitted", "web-02", "Sent"),
-                    told("2026-04-15T12:00:01Z", "started", "web-01", "Started"),
-                    told("2026-04-15T12:00:01Z", "started", "web-02", "Started"),
-                    told("2026-04-15T12:00:01.250000Z", "failed", "web-02", "Failed") | {"error": "permission denied"},
-                    told("2026-04-15T12:00:04.512000Z", "completed", "web-01", "Done"),
+                    line("2026-04-15T12:00:00Z", "submitted", "web-01", "Sent"),
+                    line("2026-04-15T12:00:00Z", "submitted", "web-02", "Sent"),
+                    line("2026-04-15T12:00:01Z", "started", "web-01", "Started"),
+                    line("2026-04-15T12:00:01Z", "started", "web-02", "Started"),
+                    line("2026-04-15T12:00:01.250000Z", "failed", "web-02", "Failed") | {"error": "permission denied"},
+                    line("2026-04-15T12:00:04.512000Z", "completed", "web-01", "Done"),
                 ],
             }
         ],

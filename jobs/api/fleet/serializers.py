@@ -19,7 +19,7 @@ from jobs.api.rendering import to_json
 from jobs.api.tenant_renderer import Boundary
 from jobs.fold import Agent, Outcome, fold, go_duration
 
-# A workflow job's own event types in the words of this dialect; agents use them already.
+# A workflow job's event types as this dialect names them; agents use these names already.
 EVENT_NAMES = {"queued": "submitted", "stage": "started", "succeeded": "completed"}
 
 
@@ -63,7 +63,7 @@ class FleetJobResponseSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField(help_text="The 128 bits of the job's ULID.")
     status = serializers.CharField(help_text="submitted, processing, completed, failed or partial_failure.")
     created = serializers.CharField(help_text="RFC 3339, in UTC.")
-    operation = serializers.DictField(help_text="What was asked for; of a workflow job its type and data.")
+    operation = serializers.DictField(help_text="The request; of a workflow job its type and data.")
     result = serializers.JSONField(
         allow_null=True, help_text="The latest answer; of a workflow job its final artifacts."
     )

@@ -81,12 +81,12 @@ POLLING = [
 ]
 
 
-def v1_responses(shape: Any, description: str, example: OpenApiExample, *, of_one_job: bool = True) -> dict[int, Any]:
-    def error(told: str, *errors: Exception) -> OpenApiResponse:
-        return refusal(V1, ErrorResponseSerializer, told, *errors)
+def v1_responses(shape: Any, of_success: str, example: OpenApiExample, *, of_one_job: bool = True) -> dict[int, Any]:
+    def error(description: str, *errors: Exception) -> OpenApiResponse:
+        return refusal(V1, ErrorResponseSerializer, description, *errors)
 
     responses = {
-        200: OpenApiResponse(shape, description, [example]),
+        200: OpenApiResponse(shape, of_success, [example]),
         304: OpenApiResponse(None, "Nothing changed since the answer that `If-None-Match` names"),
         401: error("No valid credential", Unauthenticated(), InvalidHmac()),
         404: error("Unknown job or another tenant's", JobNotFound()),

@@ -39,7 +39,7 @@ class JobViewSet(TenantViewSet):
 
     @schema.list_job_events
     def events(self, request: HttpRequest, public_id: str) -> HttpResponse:
-        # The parameters come before the id, so that a bad one is told for every id alike.
+        # The parameters come before the id, so that a bad one is reported for every id alike.
         since = EventsParams.read(request.GET).since
         return self.one_job(
             queries.EVENTS, serializers.JobEventsResponseSerializer, self.is_page, public_id, since=since
