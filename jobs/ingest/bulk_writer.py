@@ -10,29 +10,33 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import count
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from django.db import connection
 from django.db.models import Model
 
 from jobs.ingest import counts
-from jobs.ingest.interchange import ArtifactLine, EventLine, Record
+from jobs.ingest.interchange import ARTIFACT_MEMBERS, EVENT_MEMBERS, ArtifactLine, EventLine, Record
 from jobs.ingest.merge import header
 from jobs.models import Artifact, Job, JobEvent
 
 HEADER_COLUMNS = ("status", "updated_at", "last_seq", "last_public_seq", "is_operation")  # what its events decide
 JOB_COLUMNS = ("public_id", "tenant_id", "job_type", "created_at", "request", "version", *HEADER_COLUMNS)
-EVENT_COLUMNS = ("id", "job_id", "tenant_id", *EventLine._fields[:-1])
-ARTIFACT_COLUMNS = ("job_id", "tenant_id", "event_id", "position", *ArtifactLine._fields)
+# The time of an event needs a conversion for SQLite, so it stands apart from the members that are written as they are.
+PLAIN_EVENT_MEMBERS = tuple(name for name in EVENT_MEMBERS if name != "created_at")
+EVENT_COLUMNS = ("id", "job_id", "tenant_id", "created_at", *PLAIN_EVENT_MEMBERS)
+ARTIFACT_COLUMNS = ("job_id", "tenant_id", "event_id", "position", *ARTIFACT_MEMBERS)
 
-STAGE = "CREATE TEMPORARY TABLE staged AS SELECT {columns} FROM {table} WHERE false"
-# What is done from there. ("true" tells SQLite that an ON CONFLICT behind it belongs to the INSERT, not to a join.)
-INSERT = "INSERT INTO {table} ({columns}) SELECT {columns} FROM staged WHERE true"
+CREATE_INCOMING = "CREATE TEMPORARY TABLE incoming AS SELECT {columns} FROM {table} WHERE false"
+# "WHERE true": SQLite takes an ON CONFLICT that follows a SELECT for part of a join unless the SELECT has a WHERE.
+INSERT = "INSERT INTO {table} ({columns}) SELECT {columns} FROM incoming WHERE true"
 UPDATE_HEADERS = (
-    "UPDATE {table} AS job SET version = job.version + staged.version, "  # noqa: S608 - names of our own columns
-    + ", ".join(f"{name} = staged.{name}" for name in HEADER_COLUMNS)
-    + " FROM staged WHERE job.public_id = staged.public_id"
+    "UPDATE {table} AS job SET version = job.version + incoming.version, "  # noqa: S608 - names of our own columns
+    + ", ".join(f"{name} = incoming.{name}" for name in HEADER_COLUMNS)
+    + " FROM incoming WHERE job.public_id = incoming.public_id"
 )
+_plain_event_values = attrgetter(*PLAIN_EVENT_MEMBERS)
 
 
 class ConcurrentInsert(Exception):
@@ -81,12 +85,12 @@ def write(changes: Sequence[Change]) -> None:
     new = [_job_row(change, 1 + change.growth, instant) for change in changes if change.before is None]
     grown = [_job_row(change, change.growth, instant) for change in changes if change.before is not None]
     with connection.cursor() as cursor:
-        if _through_stage(cursor, Job, JOB_COLUMNS, new, f"{INSERT} ON CONFLICT DO NOTHING") != len(new):
+        if _through_temporary_table(cursor, Job, JOB_COLUMNS, new, f"{INSERT} ON CONFLICT DO NOTHING") != len(new):
             raise ConcurrentInsert
-        _through_stage(cursor, Job, JOB_COLUMNS, grown, UPDATE_HEADERS)
+        _through_temporary_table(cursor, Job, JOB_COLUMNS, grown, UPDATE_HEADERS)
         events, artifacts = _event_and_artifact_rows(changes, _new_event_ids(cursor, changes))
-        _through_stage(cursor, JobEvent, EVENT_COLUMNS, events, INSERT)
-        _through_stage(cursor, Artifact, ARTIFACT_COLUMNS, artifacts, INSERT)
+        _through_temporary_table(cursor, JobEvent, EVENT_COLUMNS, events, INSERT)
+        _through_temporary_table(cursor, Artifact, ARTIFACT_COLUMNS, artifacts, INSERT)
     moves: counts.Changes = Counter()
     for change in changes:
         moves.update(
@@ -95,38 +99,38 @@ def write(changes: Sequence[Change]) -> None:
     counts.apply(moves)
 
 
-def _through_stage(
+def _through_temporary_table(
     cursor: Any, model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]], statement: str
 ) -> int:
     """Puts ``rows`` into a temporary table and runs ``statement`` from there; the number of rows it touched."""
     if not rows:
         return 0
     names = {"table": model._meta.db_table, "columns": ", ".join(columns)}
-    cursor.execute(STAGE.format(**names))
+    cursor.execute(CREATE_INCOMING.format(**names))
     if connection.vendor == "postgresql":
-        with cursor.copy("COPY staged FROM STDIN") as copy:
+        with cursor.copy("COPY incoming FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
     else:
-        cursor.executemany(f"INSERT INTO staged VALUES ({', '.join(['%s'] * len(columns))})", rows)  # noqa: S608
+        cursor.executemany(f"INSERT INTO incoming VALUES ({', '.join(['%s'] * len(columns))})", rows)  # noqa: S608
     cursor.execute(statement.format(**names))
     touched: int = cursor.rowcount
-    cursor.execute("DROP TABLE staged")
+    cursor.execute("DROP TABLE incoming")
     return touched
 
 
 def _job_row(change: Change, version: int, instant: Callable[[datetime], Any]) -> list[Any]:
     job, header = change.after, change.header
-    header["updated_at"] = instant(header["updated_at"])
-    return [
-        job.public_id.hex,
-        change.tenant_id,
-        job.job_type,
-        instant(job.created_at),
-        job.request,
-        version,
-        *(header[name] for name in HEADER_COLUMNS),
-    ]
+    values = header | {
+        "public_id": job.public_id.hex,
+        "tenant_id": change.tenant_id,
+        "job_type": job.job_type,
+        "created_at": instant(job.created_at),
+        "updated_at": instant(header["updated_at"]),
+        "request": job.request,
+        "version": version,
+    }
+    return [values[name] for name in JOB_COLUMNS]
 
 
 def _new_event_ids(cursor: Any, changes: Sequence[Change]) -> Iterator[int]:
@@ -155,7 +159,7 @@ def _event_and_artifact_rows(
         job, tenant_id = change.after.public_id.hex, change.tenant_id
         for event in change.events:
             event_id = next(event_ids)
-            events.append((event_id, job, tenant_id, *event[:-2], instant(event.created_at)))
+            events.append((event_id, job, tenant_id, instant(event.created_at), *_plain_event_values(event)))
             artifacts += [(job, tenant_id, event_id, *each) for each in _numbered(event.artifacts)]
         artifacts += [(job, tenant_id, None, *each) for each in _numbered(change.artifacts, change.first_position)]
     return events, artifacts

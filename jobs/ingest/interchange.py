@@ -78,7 +78,13 @@ class Rejected(ValueError):
         return Rejected(self.reason, str(self))
 
 
+# The members of a record are declared once, in the three classes below. Readers and writers of the store take the names
+# of columns from them.
+
+
 class ArtifactLine(NamedTuple):
+    """One artifact. Each member is a column of the artifact's row."""
+
     storage_key: str
     kind: str
     role: str
@@ -87,6 +93,8 @@ class ArtifactLine(NamedTuple):
 
 
 class EventLine(NamedTuple):
+    """One event. Each member but ``artifacts`` is a column of the event's row."""
+
     seq: int
     event_type: str
     visibility: str
@@ -122,6 +130,11 @@ class Record(NamedTuple):
         return chain(chain.from_iterable(event.artifacts for event in self.events), self.artifacts)
 
 
+EVENT_MEMBERS = tuple(name for name in EventLine._fields if name != "artifacts")
+ARTIFACT_MEMBERS = ArtifactLine._fields
+JSON_MEMBERS = frozenset({"request", "extra", "meta"})  # carried as canonical text
+
+
 def parse(line: bytes) -> Record:
     """The record that one line of NDJSON holds; raises Rejected."""
     return record(_loads(line))
@@ -141,14 +154,14 @@ def record(value: Any) -> Record:
     except ValueError as error:
         raise Rejected(Reason.ULID, f"public_id: {error}") from None
     return Record(
-        public_id,
-        _text(members["tenant"], "tenant"),
-        _text(members["job_type"], "job_type", longest=100),
-        None if members["status"] is None else _choice(members["status"], "status", _STATUSES),
-        instant(members["created_at"], "created_at"),
-        None if members["request"] is None else json_object(members["request"], "request"),
-        events,
-        _sequence(members["artifacts"], "artifacts", artifact),
+        public_id=public_id,
+        tenant=_text(members["tenant"], "tenant"),
+        job_type=_text(members["job_type"], "job_type", longest=100),
+        status=None if members["status"] is None else _choice(members["status"], "status", _STATUSES),
+        created_at=instant(members["created_at"], "created_at"),
+        request=None if members["request"] is None else json_object(members["request"], "request"),
+        events=events,
+        artifacts=_sequence(members["artifacts"], "artifacts", artifact),
     )
 
 
@@ -159,15 +172,15 @@ def event(value: Any) -> EventLine:
     if type(seq) is not int or not 0 < seq <= MAX_SEQ:
         raise Rejected(Reason.MEMBER, f"seq: {_shown(seq)} is not an integer from 1 to {MAX_SEQ}")
     return EventLine(
-        seq,
-        _text(members["event_type"], "event_type", longest=50),
-        _choice(members["visibility"], "visibility", _VISIBILITIES),
-        _text_or_none(members["stage"], "stage"),
-        _text(members["message"], "message"),
-        _text_or_none(members["hostname"], "hostname"),
-        json_object(members["extra"], "extra"),
-        instant(members["created_at"], "created_at"),
-        _sequence(members["artifacts"], "artifacts", artifact),
+        seq=seq,
+        event_type=_text(members["event_type"], "event_type", longest=50),
+        visibility=_choice(members["visibility"], "visibility", _VISIBILITIES),
+        stage=_text_or_none(members["stage"], "stage"),
+        message=_text(members["message"], "message"),
+        hostname=_text_or_none(members["hostname"], "hostname"),
+        extra=json_object(members["extra"], "extra"),
+        created_at=instant(members["created_at"], "created_at"),
+        artifacts=_sequence(members["artifacts"], "artifacts", artifact),
     )
 
 
@@ -175,11 +188,11 @@ def artifact(value: Any) -> ArtifactLine:
     """One artifact of a record; raises Rejected. Whether the key is the tenant's is for whoever knows the tenant."""
     members = _members(value, _ARTIFACT_REQUIRED, _ARTIFACT_DEFAULTS)
     return ArtifactLine(
-        _text(members["storage_key"], "storage_key"),
-        _text(members["kind"], "kind", longest=100),
-        _choice(members["role"], "role", _ROLES),
-        _text_or_none(members["label"], "label"),
-        json_object(members["meta"], "meta"),
+        storage_key=_text(members["storage_key"], "storage_key"),
+        kind=_text(members["kind"], "kind", longest=100),
+        role=_choice(members["role"], "role", _ROLES),
+        label=_text_or_none(members["label"], "label"),
+        meta=json_object(members["meta"], "meta"),
     )
 
 
