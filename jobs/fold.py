@@ -7,7 +7,8 @@ messages, errors and data stay inside, and an agent that only internal events na
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -22,6 +23,7 @@ AGENT_RANKS = {
     "started": STARTED,
     "failed": FAILED,
     "completed": COMPLETED,
+    "skipped": COMPLETED,  # the agent had nothing to change
 }
 # Rank and what it makes of the job. Any other event (a note, ``retried``) changes no status.
 WORKFLOW_RANKS = {
@@ -59,6 +61,9 @@ class FoldEvent(NamedTuple):
 
     @property
     def changed(self) -> bool | None:
+        """Whether the agent changed something. An agent that skips changes nothing, whatever its event carries."""
+        if self.event_type == "skipped":
+            return False
         changed = self.extra.get("changed")
         return changed if isinstance(changed, bool) else None
 
@@ -71,6 +76,57 @@ class TypeAndHost(Protocol):
 
     @property
     def hostname(self) -> str | None: ...
+
+
+class AgentCounts(NamedTuple):
+    """How many agents of an operation are in which state. The operation's status depends on nothing else.
+
+    ``active`` agents have acknowledged or started; ``completed`` ones have completed or skipped.
+    """
+
+    submitted: int = 0
+    active: int = 0
+    failed: int = 0
+    completed: int = 0
+
+    @property
+    def status(self) -> str:
+        """The stored status of an operation with these agents."""
+        if not (self.active or self.failed or self.completed):
+            return "NOT_STARTED"
+        if self.submitted or self.active:
+            return "IN_PROGRESS"
+        if not self.failed:
+            return "SUCCESS"
+        return "PARTIAL_FAILURE" if self.completed else "FAILURE"
+
+    def moved(self, before: int | None, after: int) -> AgentCounts:
+        """The counts after one agent went from rank ``before`` (None: it is new) to rank ``after``."""
+        counts = list(self)
+        if before is not None:
+            counts[_STATE_OF_RANK[before]] -= 1
+        counts[_STATE_OF_RANK[after]] += 1
+        return AgentCounts(*counts)
+
+
+_STATE_OF_RANK = {SUBMITTED: 0, ACKNOWLEDGED: 1, STARTED: 1, FAILED: 2, COMPLETED: 3}  # its place in AgentCounts
+
+
+def count_agents(events: Iterable[TypeAndHost]) -> AgentCounts:
+    """The agents that ``events``, in any order, name. Each agent counts by its event of highest rank."""
+    ranks: dict[str, int] = {}
+    for event in events:
+        if (host := event.hostname) and (rank := agent_rank(event)) is not None:
+            ranks[host] = max(rank, ranks.get(host, rank))
+    states = Counter(_STATE_OF_RANK[rank] for rank in ranks.values())
+    return AgentCounts(*(states[state] for state in range(4)))
+
+
+def agent_rank(event: TypeAndHost) -> int | None:
+    """The rank of an agent's event. None for an event that no agent wrote, or whose type has no rank."""
+    if not event.hostname or event.hostname == GATEWAY:
+        return None
+    return AGENT_RANKS.get(event.event_type)
 
 
 @dataclass(slots=True)
@@ -135,14 +191,7 @@ class Outcome:
 def fold_status(events: Iterable[TypeAndHost]) -> str:
     """The stored status that ``events``, in any order, amount to; ``NOT_STARTED`` for none."""
     events = list(events)
-    if not is_operation(events):
-        return _workflow_status(events)
-    ranks: dict[str, int] = {}
-    for event in events:
-        rank = AGENT_RANKS.get(event.event_type)
-        if rank is not None and (host := event.hostname) and host != GATEWAY:
-            ranks[host] = max(rank, ranks.get(host, rank))
-    return _operation_status(ranks.values())
+    return count_agents(events).status if is_operation(events) else _workflow_status(events)
 
 
 def is_operation(events: Iterable[TypeAndHost]) -> bool:
@@ -154,10 +203,7 @@ def decides_status(events: Iterable[TypeAndHost]) -> bool:
     """Whether the events leave no other status to be given: one of them ends the job, or ends it for an agent."""
     events = list(events)
     if is_operation(events):
-        return any(
-            AGENT_RANKS.get(event.event_type, 0) >= FAILED and event.hostname and event.hostname != GATEWAY
-            for event in events
-        )
+        return any((agent_rank(event) or 0) >= FAILED for event in events)
     return any(event.event_type in WORKFLOW_TERMINAL for event in events)
 
 
@@ -207,16 +253,6 @@ def _workflow_status(events: Iterable[TypeAndHost]) -> str:
     return max(ranked, key=lambda rank_and_status: rank_and_status[0], default=(0, "NOT_STARTED"))[1]
 
 
-def _operation_status(ranks: Collection[int]) -> str:
-    if not any(ranks):  # no agent, or all of them only submitted
-        return "NOT_STARTED"
-    if min(ranks) < FAILED:
-        return "IN_PROGRESS"
-    if min(ranks) == COMPLETED:
-        return "SUCCESS"
-    return "PARTIAL_FAILURE" if max(ranks) == COMPLETED else "FAILURE"
-
-
 def _fold_workflow(outcome: Outcome, events: Sequence[FoldEvent]) -> None:
     outcome.status = outcome.status or _workflow_status(events)
     if outcome.status == "FAILURE":
@@ -226,7 +262,7 @@ def _fold_workflow(outcome: Outcome, events: Sequence[FoldEvent]) -> None:
 
 def _fold_operation(outcome: Outcome, events: Sequence[FoldEvent]) -> None:
     agents = _agents(events)
-    outcome.status = outcome.status or _operation_status([agent.rank for agent in agents.values()])
+    outcome.status = outcome.status or count_agents(events).status
     outcome.is_broadcast = len(agents) > 1
     outcome.agents = {host: agent for host, agent in agents.items() if agent.is_named}
 
@@ -234,18 +270,26 @@ def _fold_operation(outcome: Outcome, events: Sequence[FoldEvent]) -> None:
     outcome.hostname = max(ends, key=_seq).hostname if ends else None
     if outcome.status in ("SUCCESS", "PARTIAL_FAILURE"):
         completed = [agent.state for agent in agents.values() if agent.rank == COMPLETED]
-        outcome.result = max(completed, key=_seq).extra.get("data") if completed else None
+        # Where every agent that ended well skipped, the job has the data of the latest that did.
+        answer = _latest_completed(events) or max(completed, key=_seq, default=None)
+        outcome.result = answer.extra.get("data") if answer else None
         outcome.changed = any(event.changed for event in completed)
     if outcome.status in ("FAILURE", "PARTIAL_FAILURE"):
         failed = [agent.state for agent in agents.values() if agent.rank == FAILED and agent.state.is_public]
         outcome.error = max(failed, key=_seq).error if failed else None
 
 
+def _latest_completed(events: Sequence[FoldEvent]) -> FoldEvent | None:
+    """The latest ``completed`` event of an agent."""
+    by_agents = (event for event in reversed(events) if event.hostname and event.hostname != GATEWAY)
+    return next((event for event in by_agents if event.event_type == "completed"), None)
+
+
 def _agents(events: Sequence[FoldEvent]) -> dict[str, Agent]:
     agents: dict[str, Agent] = {}
     for event in events:
-        host, rank = event.hostname, AGENT_RANKS.get(event.event_type)
-        if rank is None or not host or host == GATEWAY:
+        host, rank = event.hostname, agent_rank(event)
+        if rank is None or not host:
             continue
         agent = agents.get(host)
         if agent is None:

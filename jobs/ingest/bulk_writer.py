@@ -18,10 +18,9 @@ from django.db.models import Model
 
 from jobs.ingest import counts
 from jobs.ingest.interchange import ARTIFACT_MEMBERS, EVENT_MEMBERS, ArtifactLine, EventLine, Record
-from jobs.ingest.merge import header
+from jobs.ingest.merge import HEADER_COLUMNS, header
 from jobs.models import Artifact, Job, JobEvent
 
-HEADER_COLUMNS = ("status", "updated_at", "last_seq", "last_public_seq", "is_operation")  # what its events decide
 JOB_COLUMNS = ("public_id", "tenant_id", "job_type", "created_at", "request", "version", *HEADER_COLUMNS)
 # The time of an event needs a conversion for SQLite, so it stands apart from the members that are written as they are.
 PLAIN_EVENT_MEMBERS = tuple(name for name in EVENT_MEMBERS if name != "created_at")

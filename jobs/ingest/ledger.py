@@ -21,13 +21,14 @@ from typing import Any, NotRequired, TypedDict, TypeVar, Unpack
 
 import orjson
 from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 from ulid import ULID
 
-from jobs.fold import AGENT_RANKS, GATEWAY, WORKFLOW_RANKS, WORKFLOW_TERMINAL, fold_status
+from jobs.fold import AGENT_RANKS, GATEWAY, WORKFLOW_RANKS, WORKFLOW_TERMINAL, AgentCounts, agent_rank, count_agents
 from jobs.ingest import counts, interchange
 from jobs.ingest.interchange import MAX_SEQ, ArtifactLine, EventLine, Rejected
-from jobs.ingest.merge import TERMINAL_STATUSES, check_keys, resolve_status
+from jobs.ingest.merge import HEADER_COLUMNS, TERMINAL_STATUSES, agent_columns, check_keys, resolve_status
 from jobs.ingest.row_writer import insert_artifacts, insert_events
 from jobs.models import Artifact, Job, JobEvent, Visibility
 from jobs.ulid import parse_ulid
@@ -145,7 +146,7 @@ def append(job: Job | ULID | str, event_type: str, message: str = "", **details:
         _check_open(row, line)
         _check_artifacts(row, line.artifacts)
         row.is_operation = row.is_operation or bool(line.hostname)
-        row.status = _status(row, line)
+        _fold(row, line)  # while the row still has the last_seq of the event before
         row.updated_at = line.created_at
         row.last_seq = line.seq
         row.version += 1
@@ -228,7 +229,7 @@ def _changing(job: Job | ULID | str) -> Iterator[Job]:
             counts.apply(counts.status_change(row.tenant_id, before, row.status))
 
 
-_MOVED_BY_EVENTS = ("status", "updated_at", "last_seq", "last_public_seq", "is_operation", "version")
+_MOVED_BY_EVENTS = ("version", *HEADER_COLUMNS)
 
 
 def _public_id(job: Job | ULID | str) -> ULID:
@@ -275,10 +276,38 @@ def _check_open(row: Job, line: EventLine) -> None:
         raise JobEnded(f"Job {row.pk} has ended with {row.status}: it takes internal notes and nothing else.")
 
 
-def _status(row: Job, line: EventLine) -> str:
+def _fold(row: Job, line: EventLine) -> None:
+    """Sets the row's status, and the counts of its agents, to what they are with ``line``.
+
+    The kept counts make this one statement over a few index entries, whatever the number of agents and their events.
+    """
     if not row.is_operation:
-        return resolve_status(
-            [line], None, row.status
-        )  # the highest of its events: what it is, or what this one makes it
-    events = JobEvent.all_tenants.filter(job=row).values_list("event_type", "hostname", named=True)
-    return fold_status([*events, line])
+        row.status = resolve_status([line], None, row.status)  # the highest of its events, ``line`` included
+        return
+    agents, rank = _agents(row), agent_rank(line)
+    if rank is not None:
+        before = _rank_of_agent(row, line.hostname)
+        if before is None or before < rank:
+            agents = agents.moved(before, rank)
+    for name, number in agent_columns(agents, line.seq).items():
+        setattr(row, name, number)
+    row.status = agents.status
+
+
+def _agents(row: Job) -> AgentCounts:
+    """The agents of the job's events so far."""
+    if row.agents_seq == row.last_seq:
+        return AgentCounts(**{state: getattr(row, f"agents_{state}") for state in AgentCounts._fields})
+    # The last event was written before there were counts, or when the job was no operation yet: this happens once.
+    return count_agents(JobEvent.all_tenants.filter(job=row).values_list("event_type", "hostname", named=True))
+
+
+def _rank_of_agent(row: Job, hostname: str | None) -> int | None:
+    """The rank of the agent's highest event; None for an agent that the job does not have yet."""
+    said = JobEvent.all_tenants.filter(job=OuterRef("pk"), hostname=hostname)
+    # One look at the index for each type of event: an agent may have any number of events.
+    found = Job.all_tenants.filter(pk=row.pk).values_list(
+        *(Exists(said.filter(event_type=event_type)) for event_type in AGENT_RANKS)
+    )
+    ranks = [rank for rank, exists in zip(AGENT_RANKS.values(), found.get(), strict=True) if exists]
+    return max(ranks, default=None)

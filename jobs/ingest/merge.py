@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
 from jobs.artifacts.storage_keys import check_storage_key
-from jobs.fold import WORKFLOW_TERMINAL, decides_status, fold_status, is_operation
+from jobs.fold import WORKFLOW_TERMINAL, AgentCounts, count_agents, decides_status, fold_status, is_operation
 from jobs.ingest.interchange import ArtifactLine, EventLine, Reason, Record, Rejected
 from jobs.models import JobStatus, Visibility
 
@@ -30,6 +30,17 @@ def merge(stored: Record | None, record: Record) -> Record:
         if record.last_seq == stored.last_seq:
             _differs(f"status: {record.status}, where the store has {stored.status}")
     return stored if artifacts == stored.artifacts else stored._replace(artifacts=artifacts)
+
+
+HEADER_COLUMNS = (  # of a job's row: those that its events decide
+    "status",
+    "updated_at",
+    "last_seq",
+    "last_public_seq",
+    "is_operation",
+    "agents_seq",
+    *(f"agents_{state}" for state in AgentCounts._fields),
+)
 
 
 class EventHead(Protocol):
@@ -58,7 +69,13 @@ def header(created_at: datetime, events: Sequence[EventHead]) -> dict[str, Any]:
         "last_seq": events[-1].seq if events else 0,
         "last_public_seq": next((event.seq for event in reversed(events) if event.visibility == Visibility.PUBLIC), 0),
         "is_operation": is_operation(events),
+        **agent_columns(count_agents(events), events[-1].seq if events else 0),
     }
+
+
+def agent_columns(agents: AgentCounts, seq: int) -> dict[str, int]:
+    """The columns of a job's row that count its agents, as of the event ``seq``."""
+    return {"agents_seq": seq} | {f"agents_{state}": number for state, number in agents._asdict().items()}
 
 
 def expected_status(events: Sequence[EventHead], stored: str) -> str:
