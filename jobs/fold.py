@@ -129,6 +129,11 @@ def agent_rank(event: TypeAndHost) -> int | None:
     return AGENT_RANKS.get(event.event_type)
 
 
+def is_unknown_agent_event(event: TypeAndHost) -> bool:
+    """Whether an agent wrote an event of a type that has no rank. Such an event is kept and changes no status."""
+    return bool(event.hostname) and event.hostname != GATEWAY and event.event_type not in AGENT_RANKS
+
+
 @dataclass(slots=True)
 class Agent:
     """One host's share of an operation job; ``state`` is its event of highest rank, of equals the latest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from django.db import DataError, IntegrityError, transaction
 from prometheus_client import Counter
 
+from jobs.fold import is_unknown_agent_event
 from jobs.ingest import interchange
 from jobs.ingest.bulk_writer import Change, ConcurrentInsert, write
 from jobs.ingest.interchange import Reason, Record, Rejected
@@ -54,6 +56,7 @@ class BatchResult:
     loaded: int = 0
     unchanged: int = 0
     skipped: int = 0
+    unknown_agent_events: int = 0  # stored ones, whose type changes no status
     rejections: list[Rejection] = field(default_factory=list)
 
     def count(self) -> None:
@@ -109,7 +112,7 @@ def _infrequent_garbage_collection() -> Iterator[None]:
 def _batches(lines: Iterable[bytes], size: int, after_line: int, tenant: str | None) -> Iterator[Batch]:
     batch: list[Line] = []
     number, skipped, weight = after_line, 0, 0
-    for raw in islice(lines, after_line, None):
+    for raw in islice(_without_byte_order_mark(lines), after_line, None):
         number += bool(raw)
         weight += len(raw)
         if raw and not raw.isspace():
@@ -123,6 +126,16 @@ def _batches(lines: Iterable[bytes], size: int, after_line: int, tenant: str | N
             batch, skipped, weight = [], 0, 0
     if batch or skipped:
         yield Batch(batch, number, skipped)
+
+
+def _without_byte_order_mark(lines: Iterable[bytes]) -> Iterator[bytes]:
+    iterator = iter(lines)
+    for first in iterator:
+        if first:  # an empty one only ends a batch
+            yield first.removeprefix(BOM_UTF8)
+            break
+        yield first
+    yield from iterator
 
 
 def _content(raw: bytes) -> Record | Rejected:
@@ -158,6 +171,7 @@ def _load_by_halves(batch: Sequence[Line], dry_run: bool, error: DataError) -> B
     return BatchResult(
         loaded=sum(half.loaded for half in halves),
         unchanged=sum(half.unchanged for half in halves),
+        unknown_agent_events=sum(half.unknown_agent_events for half in halves),
         rejections=[rejection for half in halves for rejection in half.rejections],
     )
 
@@ -186,13 +200,13 @@ def _load(batch: Sequence[Line]) -> BatchResult:
         else:
             loaded.loaded += 1
             now[record.public_id] = after
-    write(
-        [
-            Change(before.get(public_id), after, tenants[after.tenant].pk)
-            for public_id, after in sorted(now.items())
-            if after is not before.get(public_id)
-        ]
-    )
+    changes = [
+        Change(before.get(public_id), after, tenants[after.tenant].pk)
+        for public_id, after in sorted(now.items())
+        if after is not before.get(public_id)
+    ]
+    write(changes)
+    loaded.unknown_agent_events = sum(is_unknown_agent_event(event) for change in changes for event in change.events)
     return loaded
 
 

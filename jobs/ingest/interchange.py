@@ -22,6 +22,13 @@ from ulid import ULID
 from jobs.models import JobStatus, Role, Visibility
 from jobs.ulid import parse_ulid
 
+# Bounds of one job, in the ledger too. They keep every answer of the API to a size that is served within a second.
+MAX_REQUEST_BYTES = 2**20  # of JSON in UTF-8, as it is stored
+MAX_EXTRA_BYTES = MAX_META_BYTES = 64 * 2**10
+MAX_MESSAGE_CHARACTERS = 10_000
+MAX_EVENTS = 10_000
+MAX_ARTIFACTS_OF_EVENT = 500
+MAX_FINAL_ARTIFACTS = 2_000
 MAX_DEPTH = 64
 MAX_SEQ = 2_147_483_647
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what 64 bits hold, signed or not, and orjson writes
@@ -40,7 +47,7 @@ _CANONICAL = (
 )
 # What JSON text needs a closer look for: NUL, null (which is how NaN is written), whole and very large or small floats.
 _UNUSUAL = re.compile(rb"u0000|null|\d\.0(?!\d)|\de[-+\d]")
-_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"0" * 9)
+_DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")  # 1.5E-400 looks like 0.0e-000
 
 
 class Reason(StrEnum):
@@ -50,6 +57,7 @@ class Reason(StrEnum):
     DUPLICATE_NAME = "a member name given twice"
     UNFAITHFUL = "JSON that no store keeps faithfully"
     MEMBER = "a member that is missing, unknown or not of its kind"
+    TOO_LARGE = "larger than the store takes"
     ULID = "a public_id that is no ULID"
     STORAGE_KEY = "a storage key that is refused"
     STATUS = "a status that the events contradict"
@@ -143,7 +151,7 @@ def parse(line: bytes) -> Record:
 def record(value: Any) -> Record:
     """The record that a parsed JSON object (or a dict like it, times as datetimes allowed) holds; raises Rejected."""
     members = _members(value, _RECORD_REQUIRED, _RECORD_DEFAULTS)
-    events = tuple(sorted(_sequence(members["events"], "events", event), key=_seq))
+    events = tuple(sorted(_sequence(members["events"], "events", event, MAX_EVENTS), key=_seq))
     for before, after in pairwise(events):
         if before.seq == after.seq:
             raise Rejected(Reason.MEMBER, f"events: seq {after.seq} is given twice")
@@ -159,7 +167,7 @@ def record(value: Any) -> Record:
         job_type=_text(members["job_type"], "job_type", longest=100),
         status=None if members["status"] is None else _choice(members["status"], "status", _STATUSES),
         created_at=instant(members["created_at"], "created_at"),
-        request=None if members["request"] is None else json_object(members["request"], "request"),
+        request=None if members["request"] is None else json_object(members["request"], "request", MAX_REQUEST_BYTES),
         events=events,
         artifacts=_sequence(members["artifacts"], "artifacts", artifact),
     )
@@ -169,30 +177,34 @@ def event(value: Any) -> EventLine:
     """One event of a record; raises Rejected."""
     members = _members(value, _EVENT_REQUIRED, _EVENT_DEFAULTS)
     seq = members["seq"]
+    if type(seq) is float and seq.is_integer():  # some writers of JSON know no integers
+        seq = int(seq)
     if type(seq) is not int or not 0 < seq <= MAX_SEQ:
         raise Rejected(Reason.MEMBER, f"seq: {_shown(seq)} is not an integer from 1 to {MAX_SEQ}")
+    # By position, in the order of EventLine: keywords double the time that this takes.
     return EventLine(
-        seq=seq,
-        event_type=_text(members["event_type"], "event_type", longest=50),
-        visibility=_choice(members["visibility"], "visibility", _VISIBILITIES),
-        stage=_text_or_none(members["stage"], "stage"),
-        message=_text(members["message"], "message"),
-        hostname=_text_or_none(members["hostname"], "hostname"),
-        extra=json_object(members["extra"], "extra"),
-        created_at=instant(members["created_at"], "created_at"),
-        artifacts=_sequence(members["artifacts"], "artifacts", artifact),
+        seq,
+        _text(members["event_type"], "event_type", longest=50),
+        _choice(members["visibility"], "visibility", _VISIBILITIES),
+        _text_or_none(members["stage"], "stage"),
+        _text(members["message"], "message", shortest=0, longest=MAX_MESSAGE_CHARACTERS),
+        _text_or_none(members["hostname"], "hostname"),
+        json_object(members["extra"], "extra", MAX_EXTRA_BYTES),
+        instant(members["created_at"], "created_at"),
+        _sequence(members["artifacts"], "artifacts", artifact, MAX_ARTIFACTS_OF_EVENT),
     )
 
 
 def artifact(value: Any) -> ArtifactLine:
     """One artifact of a record; raises Rejected. Whether the key is the tenant's is for whoever knows the tenant."""
     members = _members(value, _ARTIFACT_REQUIRED, _ARTIFACT_DEFAULTS)
+    # By position, in the order of ArtifactLine: keywords double the time that this takes.
     return ArtifactLine(
-        storage_key=_text(members["storage_key"], "storage_key"),
-        kind=_text(members["kind"], "kind", longest=100),
-        role=_choice(members["role"], "role", _ROLES),
-        label=_text_or_none(members["label"], "label"),
-        meta=json_object(members["meta"], "meta"),
+        _text(members["storage_key"], "storage_key"),
+        _text(members["kind"], "kind", longest=100),
+        _choice(members["role"], "role", _ROLES),
+        _text_or_none(members["label"], "label"),
+        json_object(members["meta"], "meta", MAX_META_BYTES),
     )
 
 
@@ -221,16 +233,19 @@ def _artifact_members(artifact: ArtifactLine) -> dict[str, Any]:
     return artifact._asdict() | {"meta": orjson.Fragment(artifact.meta)}
 
 
-def json_object(value: Any, name: str) -> str:
-    """Canonical JSON text of an object; raises Rejected."""
+def json_object(value: Any, name: str, max_bytes: int) -> str:
+    """Canonical JSON text of an object, of at most ``max_bytes`` in UTF-8. Raises Rejected."""
+    if not value and (value is None or isinstance(value, dict)):  # Go writes null for an empty map
+        return EMPTY_OBJECT
     if not isinstance(value, dict):
         raise Rejected(Reason.MEMBER, f"{name}: {_shown(value)} is not a JSON object")
-    if not value:
-        return EMPTY_OBJECT
     try:
-        return canonical(value)
+        text = canonical(value)
     except Rejected as error:
         raise Rejected(error.reason, f"{name}: {error}") from None
+    if 4 * len(text) > max_bytes and (size := len(text.encode())) > max_bytes:  # a character has at most 4 bytes
+        raise Rejected(Reason.TOO_LARGE, f"{name}: {size:,} bytes of JSON; at most {max_bytes:,} are allowed")
+    return text
 
 
 def canonical(value: Any) -> str:
@@ -298,9 +313,13 @@ def _members(value: Any, required: frozenset[str], defaults: dict[str, Any]) -> 
     return members
 
 
-def _sequence(values: Any, name: str, read: Callable[[Any], Line]) -> tuple[Line, ...]:
+def _sequence(values: Any, name: str, read: Callable[[Any], Line], most: int | None = None) -> tuple[Line, ...]:
+    if not values and (values is None or isinstance(values, list | tuple)):  # Go writes null for an empty slice
+        return ()
     if not isinstance(values, list | tuple):
         raise Rejected(Reason.MEMBER, f"{name}: {_shown(values)} is not a list")
+    if most is not None and len(values) > most:
+        raise Rejected(Reason.TOO_LARGE, f"{name}: {len(values):,} of them; at most {most:,} are allowed")
     lines = []
     for index, value in enumerate(values):
         try:
@@ -318,12 +337,13 @@ def _choice(value: Any, name: str, choices: Sequence[str]) -> str:
     raise Rejected(Reason.MEMBER, f"{name}: {_shown(value)} is none of {', '.join(choices)}")
 
 
-def _text(value: Any, name: str, longest: int | None = None) -> str:
-    """Text that every store keeps; of 1 to ``longest`` characters where the column has an end."""
+def _text(value: Any, name: str, longest: int | None = None, shortest: int = 1) -> str:
+    """Text that every store keeps. With ``longest`` it has ``shortest`` to ``longest`` characters."""
     if not isinstance(value, str):
         raise Rejected(Reason.MEMBER, f"{name}: {_shown(value)} is not a string")
-    if longest and not 0 < len(value) <= longest:
-        raise Rejected(Reason.MEMBER, f"{name}: {len(value)} characters, where 1 to {longest} fit")
+    if longest and not shortest <= len(value) <= longest:
+        reason = Reason.TOO_LARGE if len(value) > longest else Reason.MEMBER
+        raise Rejected(reason, f"{name}: {len(value):,} characters; {shortest} to {longest:,} are allowed")
     if value.isascii() and "\0" not in value:
         return value
     try:
@@ -337,8 +357,11 @@ def _text_or_none(value: Any, name: str) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    """``value`` in an error message: short, printable."""
-    shown = ascii(value)
+    """``value`` in an error message: short, in ASCII, as JSON where it is JSON."""
+    try:
+        shown = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # a Python value that the ledger was given
+        shown = ascii(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
@@ -394,14 +417,17 @@ def _loads(line: bytes) -> Any:
 
     orjson lets the last of equal names win and turns integers beyond 64 bits into floats, both silently. A name that
     was dropped took its colon along, so equal numbers of colons in and out mean that none was (unless one was written
-    as an escape); and no integer of fewer than 19 digits is too large.
+    as an escape); and no integer of fewer than 19 digits is too large. It also turns numbers that are too small for a
+    double into 0. Such a number has an exponent of three digits, or a long row of zeros.
     """
     try:
         value = orjson.loads(line)
+        alike = line.translate(_DIGITS_ALIKE)
         if (
             line.count(b":") == orjson.dumps(value).count(b":")
             and b"\\u003" not in line
-            and b"0" * 19 not in line.translate(_DIGITS_ALIKE)
+            and b"0" * 19 not in alike
+            and b"0e-000" not in alike
         ):
             return value
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter where it is nested deeper than orjson writes
@@ -411,11 +437,13 @@ def _loads(line: bytes) -> Any:
 
 def _loads_strictly(line: bytes) -> Any:
     try:
-        return json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
+        return json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_double)
     except Rejected:
         raise
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise Rejected(Reason.NOT_JSON, f"not JSON: {error}") from None
+    except json.JSONDecodeError as error:
+        raise Rejected(Reason.NOT_JSON, f"not JSON: {error.msg}, at character {error.pos + 1}") from None
+    except UnicodeDecodeError as error:
+        raise Rejected(Reason.NOT_JSON, f"not UTF-8: {error.reason}, at byte {error.start + 1}") from None
     except ValueError:  # an integer of more digits than Python converts
         raise Rejected(Reason.UNFAITHFUL, "an integer beyond 64 bits") from None
     except RecursionError:
@@ -429,6 +457,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise Rejected(Reason.DUPLICATE_NAME, f"{_shown(twice)} is given twice in one object")
     return members
+
+
+def _double(text: str) -> float:
+    """The nearest IEEE double. Raises Rejected for a number other than 0 whose nearest double is 0."""
+    value = float(text)
+    if not value and re.search("[1-9]", re.split("[eE]", text)[0]):
+        raise Rejected(Reason.UNFAITHFUL, f"{_shown_number(text)} is too small for a double")
+    return value
+
+
+def _shown_number(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _no_number(text: str) -> Any:

@@ -13,7 +13,7 @@ that names the rule, and writes nothing. Who changes several jobs in one transac
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -27,10 +27,10 @@ from ulid import ULID
 
 from jobs.fold import AGENT_RANKS, GATEWAY, WORKFLOW_RANKS, WORKFLOW_TERMINAL, AgentCounts, agent_rank, count_agents
 from jobs.ingest import counts, interchange
-from jobs.ingest.interchange import MAX_SEQ, ArtifactLine, EventLine, Rejected
+from jobs.ingest.interchange import MAX_EVENTS, MAX_FINAL_ARTIFACTS, MAX_SEQ, ArtifactLine, EventLine, Rejected
 from jobs.ingest.merge import HEADER_COLUMNS, TERMINAL_STATUSES, agent_columns, check_keys, resolve_status
 from jobs.ingest.row_writer import insert_artifacts, insert_events
-from jobs.models import Artifact, Job, JobEvent, Visibility
+from jobs.models import Artifact, Job, JobEvent, Role, Visibility
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
 
@@ -138,9 +138,8 @@ def append(job: Job | ULID | str, event_type: str, message: str = "", **details:
     """
     with _changing(job) as row:
         members: dict[str, Any] = {"message": message, "created_at": timezone.now(), **details}
-        members["artifacts"] = list(members.get("artifacts", ()))
-        if row.last_seq == MAX_SEQ:
-            raise ValueRefused(f"Job {row.pk} has as many events as a job can have.")
+        members["artifacts"] = list(members.get("artifacts") or ())
+        _check_number_of_events(row)
         line = _checked(interchange.event, members | {"event_type": event_type, "seq": row.last_seq + 1})
         _check_type(line)
         _check_open(row, line)
@@ -250,11 +249,29 @@ def _checked(read: Callable[[Any], Value], members: Mapping[str, Any]) -> Value:
         raise ValueRefused(f"{error} ({error.reason})") from None
 
 
-def _check_artifacts(row: Job, artifacts: Iterable[ArtifactLine]) -> None:
+def _check_artifacts(row: Job, artifacts: Sequence[ArtifactLine]) -> None:
     try:
         check_keys(artifacts, row.tenant.storage_prefix)
     except Rejected as error:
         raise ValueRefused(str(error)) from None
+    new = sum(artifact.role == Role.FINAL for artifact in artifacts)
+    if not new:
+        return
+    number = new + Artifact.all_tenants.filter(job=row, role=Role.FINAL)[: MAX_FINAL_ARTIFACTS + 1].count()
+    if number > MAX_FINAL_ARTIFACTS:
+        raise ValueRefused(
+            f"Job {row.pk} would have more than {MAX_FINAL_ARTIFACTS:,} artifacts with role final, the most that a job "
+            "may have."
+        )
+
+
+def _check_number_of_events(row: Job) -> None:
+    # seq may have holes, in jobs that were loaded. Where it is low, no event has to be counted.
+    is_full = row.last_seq >= MAX_EVENTS and JobEvent.all_tenants.filter(job=row)[:MAX_EVENTS].count() == MAX_EVENTS
+    if is_full:
+        raise ValueRefused(f"Job {row.pk} has {MAX_EVENTS:,} events, the most that a job may have.")
+    if row.last_seq == MAX_SEQ:
+        raise ValueRefused(f"Job {row.pk} has an event with seq {MAX_SEQ}, the highest there is.")
 
 
 def _check_type(line: EventLine) -> None:

@@ -8,8 +8,16 @@ from typing import Any, NoReturn, Protocol
 
 from jobs.artifacts.storage_keys import check_storage_key
 from jobs.fold import WORKFLOW_TERMINAL, AgentCounts, count_agents, decides_status, fold_status, is_operation
-from jobs.ingest.interchange import ArtifactLine, EventLine, Reason, Record, Rejected
-from jobs.models import JobStatus, Visibility
+from jobs.ingest.interchange import (
+    MAX_EVENTS,
+    MAX_FINAL_ARTIFACTS,
+    ArtifactLine,
+    EventLine,
+    Reason,
+    Record,
+    Rejected,
+)
+from jobs.models import JobStatus, Role, Visibility
 
 TERMINAL_STATUSES = frozenset({JobStatus.SUCCESS.value, JobStatus.FAILURE.value, JobStatus.PARTIAL_FAILURE.value})
 
@@ -17,10 +25,12 @@ TERMINAL_STATUSES = frozenset({JobStatus.SUCCESS.value, JobStatus.FAILURE.value,
 def merge(stored: Record | None, record: Record) -> Record:
     """The job after ``record``, its status settled: ``stored`` itself where nothing is new. Raises Rejected."""
     if stored is None:
+        _check_size(record)
         return record._replace(status=resolve_status(record.events, record.status))
     _check_same_job(stored, record)
     events = stored.events + _new_events(stored, record)
     artifacts = _longer(stored.artifacts, record.artifacts)
+    _check_size(stored._replace(events=events, artifacts=artifacts), stored)
     if len(events) > len(stored.events):
         status = resolve_status(events, record.status, stored.status)
         return stored._replace(status=status, events=events, artifacts=artifacts)
@@ -150,6 +160,25 @@ def _longer(stored: tuple[ArtifactLine, ...], given: tuple[ArtifactLine, ...]) -
     if stored[:shared] != given[:shared]:
         _differs("artifacts: not those of the stored job")
     return max(stored, given, key=len)
+
+
+def _check_size(after: Record, before: Record | None = None) -> None:
+    """Raises Rejected for a job that grows beyond the bounds of a job. One that was stored before them may stay."""
+    if len(after.events) > MAX_EVENTS and (before is None or len(after.events) > len(before.events)):
+        raise Rejected(
+            Reason.TOO_LARGE, f"events: {len(after.events):,} with those stored; a job has at most {MAX_EVENTS:,}"
+        )
+    if sum(len(event.artifacts) for event in after.events) + len(after.artifacts) <= MAX_FINAL_ARTIFACTS:
+        return
+    number = _final_artifacts(after)
+    if number > MAX_FINAL_ARTIFACTS and (before is None or number > _final_artifacts(before)):
+        raise Rejected(
+            Reason.TOO_LARGE, f"artifacts: {number:,} with role final; a job has at most {MAX_FINAL_ARTIFACTS:,}"
+        )
+
+
+def _final_artifacts(record: Record) -> int:
+    return sum(artifact.role == Role.FINAL for artifact in record.all_artifacts())
 
 
 def _differs(detail: str) -> NoReturn:

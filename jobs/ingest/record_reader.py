@@ -85,9 +85,9 @@ def _events(last_seqs: dict[ULID, int], artifacts: dict[int, list[ArtifactLine]]
     rows = JobEvent.all_tenants.filter(job__in=last_seqs).order_by("job", "seq")
     events: dict[ULID, list[EventLine]] = defaultdict(list)
     for job_id, event_id, *values in rows.values_list("job_id", "id", *_columns(EVENT_MEMBERS)):
-        members = _members(EVENT_MEMBERS, values)
-        if members["seq"] <= last_seqs[job_id]:
-            events[job_id].append(EventLine(**members, artifacts=tuple(artifacts.get(event_id, ()))))
+        line = EventLine._make((*_in_canonical_form(EVENT_MEMBERS, values), tuple(artifacts.get(event_id, ()))))
+        if line.seq <= last_seqs[job_id]:
+            events[job_id].append(line)
     return events
 
 
@@ -99,7 +99,7 @@ def _artifacts(
     of_job: dict[ULID, list[ArtifactLine]] = defaultdict(list)
     rows = Artifact.all_tenants.filter(job__in=jobs).order_by("position")
     for job_id, event_id, *values in rows.values_list("job_id", "event_id", *_columns(ARTIFACT_MEMBERS)):
-        line = ArtifactLine(**_members(ARTIFACT_MEMBERS, values))
+        line = ArtifactLine._make(_in_canonical_form(ARTIFACT_MEMBERS, values))
         if event_id is None:
             of_job[job_id].append(line)
         else:
@@ -112,10 +112,9 @@ def _columns(names: Iterable[str]) -> list[Any]:
     return [Cast(name, TextField()) if name in JSON_MEMBERS else name for name in names]
 
 
-def _members(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
-    """The members of a line, from the values of :func:`_columns` of the same names."""
-    members = dict(zip(names, values, strict=True))
-    return members | {name: _canonical(members[name]) for name in JSON_MEMBERS & members.keys()}
+def _in_canonical_form(names: Iterable[str], values: Iterable[Any]) -> list[Any]:
+    """The values of :func:`_columns` of the same names, as a record has them."""
+    return [_canonical(value) if name in JSON_MEMBERS else value for name, value in zip(names, values, strict=True)]
 
 
 def _canonical(text: str) -> str:

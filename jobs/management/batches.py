@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError
 
 from jobs.management.arguments import MAX_BATCH, at_least, seconds
 from jobs.management.checkpoint import Checkpoint
 from jobs.management.progress import LogLines, Progress
 from jobs.management.stopping import Stop, command_line, stoppable
 from tenants.models import Tenant
-
-DATABASE_ERRORS = (OperationalError, InterfaceError)
 
 
 class Run:
@@ -55,25 +53,34 @@ class StoppableCommand(BaseCommand):
         return super().create_parser(prog_name, subcommand, epilog=epilog, **kwargs)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        self.stderr.style_func = None  # progress and reasons are no errors
-        if not self._called_from_command_line or self.stderr.isatty():  # type: ignore[attr-defined]  # Django's own
+        self.stderr.style_func = None  # progress and summaries are written here too; they are not errors
+        if not self._called_from_command_line:  # type: ignore[attr-defined]  # Django's own
             return super().execute(*args, **options)
-        self.stderr = log = LogLines(self.stderr, self.name)
+        if not self.stderr.isatty():
+            self.stderr = LogLines(self.stderr, self.name)
         try:
             return super().execute(*args, **options)
-        except CommandError as error:
+        except KeyboardInterrupt:
+            error = CommandError("Interrupted", returncode=130)  # as a shell reports a program that SIGINT ended
+        except CommandError as failed:
             if options["traceback"]:
                 raise
-            if isinstance(error, IncompleteRun):
-                log.log("error", error.why, resume=error.resume_command)
-            else:
-                log.log("error", str(error))
-            raise SystemExit(error.returncode) from error
+            error = failed
+        except BrokenPipeError:
+            sys.stdout = None  # Python flushes standard output when it exits, and would fail again
+            error = CommandError("The program that read the output has ended")
+        if not isinstance(self.stderr, LogLines):
+            self.stderr.write(str(error))
+        elif isinstance(error, IncompleteRun):
+            self.stderr.log("ERROR", error.why, resume=error.resume_command)
+        else:
+            self.stderr.log("ERROR", str(error))
+        raise SystemExit(error.returncode)
 
     def say(self, message: str, **members: object) -> None:
         """``members`` of the line of JSON that the message is off a terminal, for those who read it by program."""
         if isinstance(self.stderr, LogLines):
-            self.stderr.log("info", message, **members)
+            self.stderr.log("INFO", message, **members)
         else:
             self.stderr.write(message)
 
@@ -128,6 +135,7 @@ class BatchCommand(StoppableCommand):
         stop_request: Stop | None = None,
     ) -> Iterator[Run]:
         """``total`` is what ``done`` grows to. ``stop_request`` is a stop that something else heeds too."""
+        checkpoint.check()
         with nullcontext(stop_request) if stop_request else stoppable() as stop:
             progress = Progress(self.stderr, total, self.name)
             yield Run(stop, checkpoint, progress, options["throttle"])
@@ -150,7 +158,3 @@ class BatchCommand(StoppableCommand):
             ("--checkpoint", options["checkpoint"]),
             *(() if is_kept else at),
         )
-
-
-def database_failed(error: Exception) -> str:
-    return f"The database failed: {str(error).strip().partition(chr(10))[0]}"

@@ -9,6 +9,8 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from jobs.management.errors import reading, writing
+
 
 class Checkpoint:
     """State of a run over ``subject``; without a ``name`` nothing is kept."""
@@ -22,7 +24,9 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return {}
         try:
-            state: dict[str, Any] = json.loads(self.path.read_text())
+            with reading(f"the checkpoint {self.path}"):
+                text = self.path.read_bytes()
+            state: dict[str, Any] = json.loads(text)
             subject = state.pop("of")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CommandError(f"{self.path} is no checkpoint. Name another file.") from error
@@ -30,16 +34,32 @@ class Checkpoint:
             raise CommandError(f"{self.path} is the checkpoint of {subject}. Name another file, or remove it.")
         return state
 
+    def check(self) -> None:
+        """Raises FileError where the checkpoint could not be written. Writes nothing."""
+        if self.path is not None:
+            with writing(f"the checkpoint {self.path}"):
+                new = self._new(self.path)
+                new.touch()
+                new.unlink()
+
     def write(self, state: dict[str, Any]) -> None:
+        """Replaces the state. Raises FileError."""
         if self.path is None:
             return
-        new = self.path.with_name(f"{self.path.name}.new")
-        with new.open("w") as file:
-            json.dump({"of": self.subject} | state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path)
+        with writing(f"the checkpoint {self.path}"):
+            new = self._new(self.path)
+            with new.open("w") as file:
+                json.dump({"of": self.subject} | state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.path)
 
     def remove(self) -> None:
+        """Raises FileError."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            with writing(f"the checkpoint {self.path}"):
+                self.path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _new(path: Path) -> Path:
+        return path.with_name(f"{path.name}.new")

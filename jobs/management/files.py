@@ -15,6 +15,7 @@ from typing import IO
 from django.conf import settings
 
 from jobs.artifacts.s3 import SignedS3Storage
+from jobs.management.errors import READ_ERRORS, reading, writing
 from jobs.management.stopping import POLL_SECONDS, Stop
 
 FLUSH_SECONDS = 0.5  # with --follow: what has come is loaded that soon, also where more keeps coming
@@ -34,6 +35,7 @@ class Source:
         self.size = size  # bytes, as they lie in the file; None for a pipe
         self.stop = stop
         self.is_complete = False
+        self.error: Exception | None = None  # why it could not be read to its end
 
     @classmethod
     @contextmanager
@@ -41,7 +43,9 @@ class Source:
         if name == "-":
             yield cls(sys.stdin.buffer, arriving(sys.stdin.fileno(), stop, follow), None, stop)
             return
-        with Path(name).open("rb") as raw, cls.of(raw, name, os.fstat(raw.fileno()).st_size, stop) as source:
+        with reading(name):
+            raw = Path(name).open("rb")  # noqa: SIM115 - closed below
+        with raw, cls.of(raw, name, os.fstat(raw.fileno()).st_size, stop) as source:
             yield source
 
     @classmethod
@@ -59,10 +63,14 @@ class Source:
         return self.raw.tell() if self.size else 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for line in self.lines:
-            if self.stop.requested:
-                return
-            yield line
+        try:
+            for line in self.lines:
+                if self.stop.requested:
+                    return
+                yield line
+        except READ_ERRORS as error:
+            self.error = error  # the lines before it are good, and are loaded
+            return
         self.is_complete = not self.stop.requested
 
 
@@ -75,7 +83,7 @@ class Inputs:
         self.follow = follow
         self.is_bucket = is_bucket(name)
         if self.is_bucket:
-            bucket, _, prefix = name.removeprefix(BUCKET).partition("/")
+            bucket, prefix = bucket_and_prefix(name)
             self.store = bucket_named(bucket)
             # By key whatever the server's own order, so that a later run goes on where this one was.
             self.objects = sorted(self.store.walk(prefix, ""))
@@ -97,11 +105,20 @@ class Inputs:
         """Bytes in all; None of a pipe."""
         if self.is_bucket:
             return sum(found.size for found in self.objects)
-        return None if self.name == "-" else Path(self.name).stat().st_size or None
+        if self.name == "-":
+            return None
+        with reading(self.name):
+            return Path(self.name).stat().st_size or None
 
 
 def is_bucket(name: str) -> bool:
     return name.startswith(BUCKET)
+
+
+def bucket_and_prefix(name: str) -> tuple[str, str]:
+    """("archive", "2026/") of s3://archive/2026/."""
+    bucket, _, prefix = name.removeprefix(BUCKET).partition("/")
+    return bucket, prefix
 
 
 def bucket_named(name: str) -> SignedS3Storage:
@@ -137,8 +154,9 @@ class Sink:
     Gzip leaves its time out, so that the same lines in the same batches are the same file.
     """
 
-    def __init__(self, raw: IO[bytes], compress: bool) -> None:
+    def __init__(self, raw: IO[bytes], name: str, compress: bool) -> None:
         self.raw = raw
+        self.name = name
         self.compress = compress
 
     @classmethod
@@ -146,21 +164,25 @@ class Sink:
     def opened(cls, name: str, append: bool = False, size: int | None = None) -> Iterator[Sink]:
         """``size`` is what the file had when all was well; what a run that was killed wrote after that goes."""
         if name == "-":
-            yield cls(sys.stdout.buffer, compress=False)
+            yield cls(sys.stdout.buffer, "standard output", compress=False)
             return
-        with Path(name).open("ab" if append else "wb") as raw:
+        with writing(name):
+            raw = Path(name).open("ab" if append else "wb")  # noqa: SIM115 - closed below
             if size is not None:
                 raw.truncate(size)
-            yield cls(raw, name.endswith(".gz"))
+        with raw:
+            yield cls(raw, name, name.endswith(".gz"))
 
     def write(self, lines: Iterable[bytes]) -> int | None:
         """The size of the file with them; None of a pipe."""
         batch = b"".join(lines)
-        self.raw.write(gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
-        self.raw.flush()
+        with writing(self.name):
+            self.raw.write(gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
+            self.raw.flush()
         return self.raw.tell() if self.raw.seekable() else None
 
     def sync(self) -> None:
         """Returns when what was written would outlive a crash of the machine; a pipe gives no such promise."""
         if self.raw.seekable():
-            os.fsync(self.raw.fileno())
+            with writing(self.name):
+                os.fsync(self.raw.fileno())

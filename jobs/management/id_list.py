@@ -11,12 +11,12 @@ from collections.abc import Generator, Iterator
 from datetime import datetime
 from pathlib import Path
 
-from django.core.management.base import CommandError
 from django.db.models import QuerySet
 from django.utils import timezone
 from ulid import ULID
 
 from jobs.ingest import record_reader
+from jobs.management.errors import FileError, reading
 from jobs.management.files import Sink
 from jobs.models import Job
 from jobs.ulid import parse_ulid
@@ -50,7 +50,12 @@ def read_list(name: str, tenant: str | None) -> Generator[ULID, None, str]:
     """The ids of a list, then when it was begun. What :func:`check_list` raises, it raises when it comes to it."""
     last, number, end = ULID.from_int(0), 0, ""
     try:
-        with gzip.open(name, "rt") if name.endswith(".gz") else Path(name).open() as lines:
+        with (
+            reading(f"the list of jobs {name}"),
+            gzip.open(name, "rt", encoding="utf-8-sig")
+            if name.endswith(".gz")
+            else Path(name).open(encoding="utf-8-sig") as lines,
+        ):
             for line in lines:
                 if end or line.startswith("{"):
                     end += line
@@ -61,14 +66,12 @@ def read_list(name: str, tenant: str | None) -> Generator[ULID, None, str]:
                 yield public_id
                 last, number = public_id, number + 1
         whose = json.loads(end or "{}")
-    except (OSError, EOFError, ValueError) as error:
-        raise CommandError(f"{name} is no list of jobs: {error}") from error
+    except ValueError as error:
+        raise FileError(f"{name} is not a list of jobs that export_jobs --ids wrote: {error}") from error
     if whose.get("jobs") != number:
-        raise CommandError(f"{name} is not whole. Make it again, with export_jobs --ids.")
+        raise FileError(f"{name} is incomplete. Write it again with export_jobs --ids.")
     if whose["tenant"] != tenant:
-        raise CommandError(
-            f"{name} lists the jobs of {whose['tenant'] or 'all tenants'}: --tenant has to say the same."
-        )
+        raise FileError(f"{name} lists the jobs of {whose['tenant'] or 'all tenants'}: --tenant has to say the same.")
     return str(whose["at"])
 
 

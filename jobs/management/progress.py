@@ -14,6 +14,11 @@ LINE_SECONDS = 5.0
 WIDTH = 30
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 job, 2 jobs, 1,000 jobs."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class LogLines(OutputWrapper):
     """Standard error off a terminal: whatever is written is a line of JSON, with the members of the gateway's log."""
 
@@ -22,7 +27,7 @@ class LogLines(OutputWrapper):
         self.command = command
 
     def write(self, msg: str = "", style_func: Any = None, ending: str | None = None) -> None:  # type: ignore[override]
-        self.log("info", msg)
+        self.log("INFO", msg)
 
     def log(self, level: str, message: str, **more: object) -> None:
         message = message.encode(errors="replace").decode()  # it may tell of a name that is no text
@@ -57,7 +62,7 @@ class Progress:
             self.out.write(self.bar(note, share, left), ending="")
             self.out.flush()
         else:
-            self.log.log("info", note, share=None if share is None else round(share, 4), seconds_left=left)
+            self.log.log("INFO", note, share=None if share is None else round(share, 4), seconds_left=left)
 
     def seconds_left(self, now: float, done: float) -> int | None:
         """None while it cannot be told."""

@@ -10,17 +10,17 @@ from itertools import islice
 from typing import Any
 
 import orjson
-from botocore.exceptions import BotoCoreError, ClientError
 from django.core.management.base import CommandError, CommandParser
 
 from jobs.artifacts.objects import ObjectMetadata, StoredObject
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest.artifacts import ArtifactRow, fill, rows_after, rows_between, rows_with_keys
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
+from jobs.management.batches import BatchCommand, IncompleteRun, Run
+from jobs.management.errors import DATABASE_ERRORS, STORE_ERRORS, FileError, database_failed, reason
+from jobs.management.progress import counted
 from tenants.models import Tenant
 
 REQUESTS_AT_ONCE = 8  # to the artifact store
-STORE_ERRORS = (OSError, BotoCoreError, ClientError)
 
 
 @dataclass
@@ -76,14 +76,20 @@ class Command(BatchCommand):
                 finished = self.walk(prefix, options["batch"], run)
         except DATABASE_ERRORS as error:
             raise self.incomplete_run(database_failed(error), options) from error
+        except BrokenPipeError:
+            raise
+        except FileError as error:
+            raise self.incomplete_run(str(error), options) from error
         except STORE_ERRORS as error:
-            raise self.incomplete_run(f"The artifact store failed: {error}", options) from error
+            raise self.incomplete_run(f"The artifact store failed: {reason(error)}", options) from error
         self.stderr.write(f"{'Dry run, nothing written: ' if self.is_dry else ''}{totals}")
         if not finished:
             raise self.incomplete_run("Stopped", options)
         checkpoint.remove()
         if bad := totals.missing + totals.wrong_tenant + totals.unreadable:
-            raise CommandError(f"{bad:,} artifacts have no object that is theirs and can be read.")
+            raise CommandError(
+                f"{counted(bad, 'artifact')} without an object that belongs to the tenant and can be read."
+            )
 
     def incomplete_run(self, why: str, options: dict[str, Any]) -> IncompleteRun:
         return IncompleteRun(
@@ -147,7 +153,7 @@ class Command(BatchCommand):
             if isinstance(described, FileNotFoundError):
                 self.tell_each("missing", stale[key])
             elif isinstance(described, Exception):
-                self.tell_each("unreadable", stale[key], why=str(described))
+                self.tell_each("unreadable", stale[key], why=reason(described))
             else:
                 filled |= {row.pk: described for row in stale[key]}
         if filled:

@@ -12,7 +12,9 @@ from ulid import ULID
 from jobs.ingest import counts
 from jobs.ingest.recompute_status import Difference, recompute_status
 from jobs.management.arguments import ulid
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
+from jobs.management.batches import BatchCommand, IncompleteRun, Run
+from jobs.management.errors import DATABASE_ERRORS, FileError, database_failed
+from jobs.management.progress import counted
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
@@ -46,15 +48,20 @@ class Command(BatchCommand):
             with self.running(options, checkpoint, jobs.count()) as run:
                 different = self.recompute(jobs, options["batch"], dry_run, run)
         except DATABASE_ERRORS as error:
-            raise IncompleteRun(
-                database_failed(error), self.resume_command(options, at=[("--after", self.last)])
-            ) from error
+            raise self.incomplete_run(database_failed(error), options) from error
+        except FileError as error:
+            raise self.incomplete_run(str(error), options) from error
         if run.stop.requested:
-            raise IncompleteRun("Stopped", self.resume_command(options, at=[("--after", self.last)]))
+            raise self.incomplete_run("Stopped", options)
         drifted = sum([self.count(each, dry_run) for each in ([tenant] if tenant else Tenant.objects.all())])
         checkpoint.remove()
         if dry_run and (different or drifted):
-            raise CommandError(f"{different:,} jobs and the counts of {drifted:,} tenants differ.")
+            raise CommandError(
+                f"{counted(different, 'job')} and the counts of {counted(drifted, 'tenant')} differ from the events."
+            )
+
+    def incomplete_run(self, why: str, options: dict[str, Any]) -> IncompleteRun:
+        return IncompleteRun(why, self.resume_command(options, at=[("--after", self.last)]))
 
     def recompute(self, jobs: QuerySet[Job], batch: int, dry_run: bool, run: Run) -> int:
         """How many jobs differed."""
@@ -68,11 +75,11 @@ class Command(BatchCommand):
             for difference in done.differences:
                 self.stdout.write(summary(difference))
             if not run.checkpoint_batch(
-                checked, f"{checked:,} jobs checked, {different:,} differ", {"after": str(done.last)}
+                checked, f"{counted(checked, 'job')} checked, {different:,} differ", {"after": str(done.last)}
             ):
                 break
         run.progress.clear()
-        self.stdout.write(f"{checked:,} jobs checked, {different:,} {'differ' if dry_run else 'repaired'}")
+        self.stdout.write(f"{counted(checked, 'job')} checked, {different:,} {'differ' if dry_run else 'repaired'}")
         for name, number in columns.most_common():
             self.stdout.write(f"  {number:,} × {name}")
         return different

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
-from jobs.artifacts.s3 import StoreRefused
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import erasure
 from jobs.management.arguments import at_least
 from jobs.management.batches import IncompleteRun, StoppableCommand
-from jobs.management.progress import Progress
+from jobs.management.errors import STORE_ERRORS, database_failed, reason
+from jobs.management.progress import Progress, counted
 from jobs.management.stopping import Stop, command_line, stoppable
 from jobs.models import Artifact, Job, JobEvent
 from tenants.models import Tenant, check_storage_prefix
@@ -62,13 +61,18 @@ class Command(StoppableCommand):
             try:
                 done = self.erase_jobs(tenant, batch, stop)
                 removed = self.erase_objects(store, tenant.storage_prefix, stop) if store and not stop.requested else 0
-            except (DatabaseError, OSError, BotoCoreError, ClientError, StoreRefused) as error:
-                raise IncompleteRun(f"{error}\nTenant {slug} is closed", resume_command) from error
+            except DatabaseError as error:
+                raise IncompleteRun(
+                    f"{database_failed(error)}\nTenant {slug} is deactivated", resume_command
+                ) from error
+            except STORE_ERRORS as error:
+                why = f"The artifact store failed: {reason(error)}\nTenant {slug} is deactivated"
+                raise IncompleteRun(why, resume_command) from error
         if stop.requested:
-            raise IncompleteRun(f"Stopped; tenant {slug} is closed", resume_command)
+            raise IncompleteRun(f"Stopped. Tenant {slug} is deactivated", resume_command)
         tokens = erasure.erase_tenant(tenant)
-        files = f", {removed:,} objects" if store else ""
-        self.stdout.write(f"Tenant {slug} is gone: {summary(done)}, {tokens:,} tokens{files}")
+        files = f", {counted(removed, 'object')}" if store else ""
+        self.stdout.write(f"Tenant {slug} is removed: {summary(done)}, {counted(tokens, 'token')}{files}")
         if not store:
             self.stdout.write(f"Its files under {tenant.storage_prefix or 'its keys'} are still in the artifact store.")
 
@@ -85,14 +89,17 @@ class Command(StoppableCommand):
 
     def inventory(self, tenant: Tenant, store: ArtifactStore | None) -> str:
         rows = [model.objects.for_tenant(tenant).count() for model in (Job, JobEvent, Artifact)]
-        found = f"{summary(erasure.Erased(*rows))}, {tenant.tokens.count():,} tokens"
-        return f"{found}, {sum(map(len, store.below(tenant.storage_prefix))):,} objects" if store else found
+        found = f"{summary(erasure.Erased(*rows))}, {counted(tenant.tokens.count(), 'token')}"
+        if store is None:
+            return found
+        return f"{found}, {counted(sum(map(len, store.below(tenant.storage_prefix))), 'object')}"
 
     def is_confirmed(self, tenant: Tenant, store: ArtifactStore | None) -> bool:
         self.stderr.write(f"This removes tenant {tenant} for good: {self.inventory(tenant, store)}.")
         try:
             return input(f"Type {tenant} to go on: ").strip() == tenant.slug
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
+            self.stderr.write("")  # ends the line of the prompt
             return False
 
     def erase_jobs(self, tenant: Tenant, batch: int, stop: Stop) -> erasure.Erased:
@@ -113,7 +120,7 @@ class Command(StoppableCommand):
         for some in store.below(prefix):
             store.remove(some)
             removed += len(some)
-            progress.show(removed, f"{removed:,} objects")
+            progress.show(removed, counted(removed, "object"))
             if stop.requested:
                 break
         progress.clear()
@@ -121,4 +128,5 @@ class Command(StoppableCommand):
 
 
 def summary(erased: erasure.Erased) -> str:
-    return f"{erased.jobs:,} jobs, {erased.events:,} events, {erased.artifacts:,} artifacts"
+    numbers = {"job": erased.jobs, "event": erased.events, "artifact": erased.artifacts}
+    return ", ".join(counted(number, noun) for noun, number in numbers.items())

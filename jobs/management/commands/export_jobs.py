@@ -13,9 +13,11 @@ from jobs.ingest import record_reader
 from jobs.ingest.change_cursor import ChangeCursor
 from jobs.ingest.interchange import dump
 from jobs.management.arguments import ulid
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
+from jobs.management.batches import BatchCommand, IncompleteRun, Run
+from jobs.management.errors import DATABASE_ERRORS, FileError, database_failed
 from jobs.management.files import Sink
 from jobs.management.id_list import write_list
+from jobs.management.progress import counted
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 
@@ -65,7 +67,7 @@ class Command(BatchCommand):
         if self.after is not None:
             jobs = jobs.filter(public_id__gt=self.after)
         if options["dry_run"]:
-            self.stderr.write(f"Dry run, nothing written: {jobs.count():,} jobs")
+            self.stderr.write(f"Dry run, nothing written: {counted(jobs.count(), 'job')}")
             return
         own = file, ("--since", since), ("--ids", options["ids"]), ("--begun", self.begun)
         try:
@@ -77,9 +79,9 @@ class Command(BatchCommand):
         except BrokenPipeError:
             # Python writes what is left to standard output when it ends, and would fail again.
             sys.stdout = None
-            raise CommandError("Whoever read the output has gone.") from None
-        except OSError as error:
-            raise CommandError(f"{file}: {error}") from error
+            raise CommandError("The program that read the output has ended.") from None
+        except FileError as error:
+            raise IncompleteRun(str(error), self.resume(options, file, own)) from error
         except DATABASE_ERRORS as error:
             raise IncompleteRun(database_failed(error), self.resume(options, file, own)) from error
         if not finished:
@@ -87,8 +89,11 @@ class Command(BatchCommand):
         if options["ids"]:
             # After the copy: what is not listed has gone, or never was; and a job that came meanwhile is no harm.
             everyone = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
-            number = write_list(options["ids"], everyone, tenant.slug if tenant else None)
-            self.stderr.write(f"{number:,} jobs listed in {options['ids']}")
+            try:
+                number = write_list(options["ids"], everyone, tenant.slug if tenant else None)
+            except FileError as error:
+                raise IncompleteRun(str(error), self.resume(options, file, own)) from error
+            self.stderr.write(f"{counted(number, 'job')} listed in {options['ids']}")
         checkpoint.remove()
 
     def resume(self, options: dict[str, Any], file: str, own: tuple[object, ...]) -> str:
@@ -104,10 +109,10 @@ class Command(BatchCommand):
             written += len(records)
             self.after = records[-1].public_id
             state = {"after": str(self.after), "begun": self.begun, "size": size}
-            if not run.checkpoint_batch(written, f"{written:,} jobs", state):
+            if not run.checkpoint_batch(written, counted(written, "job"), state):
                 return False
         run.progress.clear()
-        self.stderr.write(f"{written:,} jobs exported")
+        self.stderr.write(f"{counted(written, 'job')} exported")
         if self.begun:
             self.say(f"What changes from now on: --since {self.begun}", since=self.begun)
         return True

@@ -9,27 +9,26 @@ from functools import partial
 from typing import Any
 
 import orjson
-from botocore.exceptions import BotoCoreError, ClientError
 from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 from ulid import ULID
 
-from jobs.artifacts.s3 import StoreRefused
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import removal
 from jobs.ingest.artifacts import referenced_keys
 from jobs.ingest.removal import RemovedJob
 from jobs.management.arguments import duration, duration_text
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
+from jobs.management.batches import BatchCommand, IncompleteRun, Run
+from jobs.management.errors import DATABASE_ERRORS, STORE_ERRORS, FileError, database_failed, reason
 from jobs.management.files import Sink
 from jobs.management.id_list import absent, check_list, read_list
+from jobs.management.progress import counted
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
 
-STORE_ERRORS = (OSError, BotoCoreError, ClientError, StoreRefused)
 OBJECTS_AT_ONCE = 1000  # as many as S3 takes in one request
 
 Tenants = dict[int, Tenant]
@@ -46,8 +45,10 @@ class Totals:
     objects: int = 0
 
     def __str__(self) -> str:
-        objects = f", {self.objects:,} objects" if self.objects else ""
-        return f"{self.jobs:,} jobs, {self.events:,} events, {self.artifacts:,} artifacts{objects}"
+        numbers = {"job": self.jobs, "event": self.events, "artifact": self.artifacts}
+        if self.objects:
+            numbers["object"] = self.objects
+        return ", ".join(counted(number, noun) for noun, number in numbers.items())
 
 
 class Command(BatchCommand):
@@ -104,7 +105,7 @@ class Command(BatchCommand):
         batches = partial(self.batches, jobs, options["batch"], state, absent_from, options["tenant"])
         number = sum(len(ids) for ids, _ in batches()) if absent_from else jobs.count()
         if options["dry_run"]:
-            self.stderr.write(f"Dry run, nothing removed: {number:,} jobs")
+            self.stderr.write(f"Dry run, nothing removed: {counted(number, 'job')}")
             return
         own = [(f"--{name.replace('_', '-')}", options[name]) for name in ("keep_failures", "objects", "record")]
         age = older_than and duration_text(older_than)
@@ -115,10 +116,11 @@ class Command(BatchCommand):
                 self.running(options, checkpoint, self.totals.jobs + number) as run,
             ):
                 finished = self.prune(jobs, batches(), record, run)
-        except DATABASE_ERRORS as error:
-            raise IncompleteRun(database_failed(error), resume_command) from error
-        except STORE_ERRORS as error:
-            raise IncompleteRun(f"{error}\nThe record names the objects that are left", resume_command) from error
+        except BrokenPipeError:
+            raise
+        except (*DATABASE_ERRORS, FileError, *STORE_ERRORS) as error:
+            self.stderr.write(f"{self.totals} removed")
+            raise IncompleteRun(failure_text(error), resume_command) from error
         self.stderr.write(f"{self.totals} removed")
         if not finished:
             raise IncompleteRun("Stopped", resume_command)
@@ -183,3 +185,11 @@ class Command(BatchCommand):
             some = free[start : start + OBJECTS_AT_ONCE]
             store.remove_keys(some)
             self.totals.objects += len(some)
+
+
+def failure_text(error: Exception) -> str:
+    if isinstance(error, FileError):
+        return str(error)
+    if isinstance(error, DATABASE_ERRORS):
+        return database_failed(error)
+    return f"The artifact store failed: {reason(error)}. The record names the objects that are left"
