@@ -1,8 +1,8 @@
-"""The one rule of status: a job's events in, its status and outcome out.
+"""Computes ("folds") a job's status and outcome from its events.
 
-Ingest stores the status that this module folds; the fleet dialect shows the outcome. Plain data in, plain data out: no
-database, no clock. Internal events count wherever something is folded and are quoted nowhere but in ``result``: their
-messages, errors and data stay inside, and an agent that only internal events name is counted but never named.
+Ingest stores the status; the fleet dialect shows the outcome. The functions are pure: no database, no clock. Internal
+events count in every computation, but only ``result`` shows their data. Their messages and errors are never shown, and
+an agent that only internal events name is counted and not named.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
-GATEWAY = "_api"  # the gateway's own source name: it makes a job an operation, and is no agent
+GATEWAY = "_api"  # the source name of the gateway itself: a job with it is an operation, but it is no agent
 
 SUBMITTED, ACKNOWLEDGED, STARTED, FAILED, COMPLETED = range(5)
 AGENT_RANKS = {
@@ -25,7 +25,7 @@ AGENT_RANKS = {
     "completed": COMPLETED,
     "skipped": COMPLETED,  # the agent had nothing to change
 }
-# Rank and what it makes of the job. Any other event (a note, ``retried``) changes no status.
+# Rank and status of the job. Any other event (a note, ``retried``) changes no status.
 WORKFLOW_RANKS = {
     "queued": (0, "NOT_STARTED"),
     "stage": (1, "IN_PROGRESS"),
@@ -39,7 +39,7 @@ _seq, _created_at = attrgetter("seq"), attrgetter("created_at")
 
 
 class FoldEvent(NamedTuple):
-    """One event of a job, as much of it as an outcome needs."""
+    """The parts of an event that an outcome needs."""
 
     seq: int
     event_type: str
@@ -55,7 +55,7 @@ class FoldEvent(NamedTuple):
 
     @property
     def error(self) -> str | None:
-        """The error that the event carries, if it is text."""
+        """The event's error, if it is a non-empty string."""
         error = self.extra.get("error")
         return error if error and isinstance(error, str) else None
 
@@ -69,7 +69,7 @@ class FoldEvent(NamedTuple):
 
 
 class TypeAndHost(Protocol):
-    """All that a status depends on: a FoldEvent has it, and so has a JobEvent."""
+    """The parts of an event that a status needs. FoldEvent and JobEvent have them."""
 
     @property
     def event_type(self) -> str: ...
@@ -136,7 +136,7 @@ def is_unknown_agent_event(event: TypeAndHost) -> bool:
 
 @dataclass(slots=True)
 class Agent:
-    """One host's share of an operation job; ``state`` is its event of highest rank, of equals the latest."""
+    """One agent of an operation. ``state`` is its event of highest rank; of equal ranks, the latest."""
 
     rank: int
     state: FoldEvent
@@ -166,7 +166,7 @@ class Agent:
 
     @property
     def duration(self) -> timedelta:
-        """From the first start to the last end; zero while either is missing."""
+        """From the first start to the last end. Zero if one of them is missing."""
         if self.started_at is None or self.last_end is None:
             return timedelta()
         return self.last_end.created_at - self.started_at
@@ -174,11 +174,11 @@ class Agent:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a job's events say.
+    """The outcome of a job.
 
-    ``status`` is the stored spelling. ``agents`` are those that may be named, in order of appearance, whatever their
-    number; ``is_broadcast`` says whether there is more than one, named or not. ``result`` is an operation's: a workflow
-    job's are its final artifacts, which are no events. ``timeline`` are the public events by time, then ``seq``.
+    ``status`` is the stored value. ``agents`` are those that may be named, in order of appearance. ``is_broadcast`` is
+    true if the job has more than one agent, named or not. ``result`` is for operations only: the result of a workflow
+    job is its final artifacts. ``timeline`` has the public events by time, then ``seq``.
     """
 
     status: str
@@ -194,18 +194,18 @@ class Outcome:
 
 
 def fold_status(events: Iterable[TypeAndHost]) -> str:
-    """The stored status that ``events``, in any order, amount to; ``NOT_STARTED`` for none."""
+    """The stored status of a job with ``events``, in any order. ``NOT_STARTED`` without events."""
     events = list(events)
     return count_agents(events).status if is_operation(events) else _workflow_status(events)
 
 
 def is_operation(events: Iterable[TypeAndHost]) -> bool:
-    """Whether the events name a host, the gateway's own ``_api`` included."""
+    """Whether an event names a host. ``_api``, the gateway itself, counts too."""
     return any(event.hostname for event in events)
 
 
 def decides_status(events: Iterable[TypeAndHost]) -> bool:
-    """Whether the events leave no other status to be given: one of them ends the job, or ends it for an agent."""
+    """Whether the events decide the status, because one of them ends the job or an agent's part of it."""
     events = list(events)
     if is_operation(events):
         return any((agent_rank(event) or 0) >= FAILED for event in events)
@@ -213,15 +213,15 @@ def decides_status(events: Iterable[TypeAndHost]) -> bool:
 
 
 def fold(events: Sequence[FoldEvent], stored_status: str | None = None) -> Outcome:
-    """The outcome of the job whose events these are: all of them, by ``seq``.
+    """The outcome of a job with ``events``: all of them, by ``seq``.
 
-    ``stored_status`` stands in for the folded one, for jobs that came without their events.
+    ``stored_status`` is used instead of the computed status. Jobs may have been loaded without their events.
     """
     operation = is_operation(events)
     outcome = Outcome(
         status=stored_status or "",
         is_operation=operation,
-        # The sort is stable and the events come by seq, so that seq settles equal times.
+        # The sort is stable and the events are ordered by seq, so that seq breaks ties.
         timeline=sorted([event for event in events if event.visibility == "public"], key=_created_at),
         updated_at=events[-1].created_at if events else None,
         agents={},

@@ -248,7 +248,7 @@ def at_a_terminal(store: Any, *command: object, typed: bytes) -> tuple[int | Non
         preexec_fn=become_foreground,
     )
     shown = b""
-    while b"to go on: " not in shown and process.poll() is None:
+    while b"to continue: " not in shown and process.poll() is None:
         shown += os.read(screen, 10_000)
     status = None
     for _ in range(10):

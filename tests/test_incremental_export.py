@@ -136,7 +136,7 @@ class TestSince:
         with pytest.raises(ValueError, match="too old"):
             now._replace(transaction=now.transaction + 2**30).since(str(now))
         for bad in ("", "2026-04-15", "1...", f"{now}x", f"2{str(now)[1:]}"):
-            with pytest.raises(CommandError, match="The cursor is no cursor of export_jobs"):
+            with pytest.raises(CommandError, match="The cursor is not a cursor of export_jobs"):
                 export(path, since=bad)
 
     def test_numbers_that_have_come_round_are_compared_as_such(self, acme, job_of):

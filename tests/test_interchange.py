@@ -227,6 +227,13 @@ def test_anything_else_is_no_instant(text):
 # --- Bounds and spellings -----------------------------------------------------------------------------------------
 
 
+def load(record: dict[str, Any]) -> bulk.BatchResult:
+    """Loads the record from a line, as a file has it."""
+    [batch] = bulk.load([json.dumps(record).encode()])
+    assert batch.rejections == []
+    return batch
+
+
 def with_event(**members: Any) -> dict[str, Any]:
     event = {"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z"} | members
     return EXAMPLE | {"status": None, "events": [event]}
@@ -284,16 +291,16 @@ def test_a_job_does_not_grow_beyond_its_bounds_in_several_records(acme, more, re
 
 @pytest.mark.parametrize("name", ["events", "artifacts"])
 def test_null_for_a_list_of_a_job_is_the_empty_list(acme, name):
-    bulk.load_record(EXAMPLE | {"status": None, "events": []} | {name: None})
+    load(EXAMPLE | {"status": None, "events": []} | {name: None})
     assert json.loads(exported())[name] == []
 
 
 def test_null_for_what_go_leaves_empty_in_events_and_artifacts_is_empty(acme):
-    bulk.load_record(with_event(extra=None, artifacts=[KEY | {"meta": None, "label": None}]))
+    load(with_event(extra=None, artifacts=[KEY | {"meta": None, "label": None}]))
     [event] = json.loads(exported())["events"]
     assert (event["extra"], event["artifacts"][0]["meta"]) == ({}, {})
-    bulk.load_record(with_event(extra={}, artifacts=[KEY | {"meta": {}}]))  # the same record
-    bulk.load_record(EXAMPLE | {"public_id": str(ULID()), "status": None, "events": [EVENTS[0] | {"artifacts": None}]})
+    assert load(with_event(extra={}, artifacts=[KEY | {"meta": {}}])).unchanged == 1
+    load(EXAMPLE | {"public_id": str(ULID()), "status": None, "events": [EVENTS[0] | {"artifacts": None}]})
 
 
 @pytest.mark.parametrize("seq", ["1.0", "1e0", "10E-1"])
@@ -308,7 +315,7 @@ def test_a_seq_that_is_spelled_as_a_float_is_the_integer(acme, seq):
         ("3.14159265358979323846", "3.141592653589793"),  # the nearest IEEE double
         ("5e-324", "5e-324"),  # the smallest one
         ("3E-324", "5e-324"),
-        ("1.7976931348623157e308", "1.7976931348623157e308"),
+        ("1.7976931348623157e308", "1.7976931348623157e+308"),
         ("0e-400", "0"),
         ("0.000e-999", "0"),
         ("1e-100", "1e-100"),
@@ -319,13 +326,13 @@ def test_a_seq_that_is_spelled_as_a_float_is_the_integer(acme, seq):
 def test_numbers_are_kept_as_the_nearest_double(acme, spelled, kept):
     line = json.dumps(EXAMPLE | {"request": {"a": "number"}}).replace('"number"', spelled).encode()
     assert interchange.parse(line).request == f'{{"a":{kept}}}'
-    assert list(bulk.load([line]))[0].loaded == 1
+    assert [batch.loaded for batch in bulk.load([line])] == [1]
     assert json.loads(exported())["request"] == {"a": json.loads(kept)}
 
 
 def test_a_number_that_a_double_would_make_0_is_named():
     line = json.dumps(EXAMPLE | {"request": {"a": "number"}}).replace('"number"', "-1e-400").encode()
-    with pytest.raises(Rejected, match="^-1e-400 is too small for a double$"):
+    with pytest.raises(Rejected, match=r"^-1e-400 is too small for a double$"):
         interchange.parse(line)
 
 

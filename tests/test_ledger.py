@@ -165,7 +165,7 @@ for _ in range(64):
         ({"created_at": datetime(2026, 1, 1)}, "created_at: datetime.datetime(2026, 1, 1, 0, 0) is not an RFC 3339"),  # noqa: DTZ001
         ({"artifacts": [RENDER | {"kind": ""}]}, "artifacts[0].kind: 0 characters; 1 to 100 are allowed"),
         ({"artifacts": [RENDER | {"role": "last"}]}, 'artifacts[0].role: "last" is none of intermediate, final'),
-        ({"artifacts": [RENDER | {"size": 1}]}, 'artifacts[0]."size": no member of that name is known'),
+        ({"artifacts": [RENDER | {"size": 1}]}, 'artifacts[0]."size": unknown member'),
         ({"artifacts": [RENDER | {"storage_key": "tenants/globex/a.png"}]}, "lies outside the tenant's storage prefix"),
         ({"artifacts": [RENDER | {"storage_key": "tenants/acme/../a.png"}]}, "as a segment"),
         ({"artifacts": [RENDER | {"storage_key": ""}]}, "is empty"),

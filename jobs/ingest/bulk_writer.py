@@ -1,7 +1,7 @@
-"""What a batch changed, written in a few set-based statements.
+"""Writes the changes of a batch in a few set-based statements.
 
-The rows go into a temporary table first, on PostgreSQL by COPY: COPY into the tables themselves is closed where row
-security is on, and knows no ON CONFLICT.
+The rows go into a temporary table first, on PostgreSQL by COPY. COPY cannot write to a table with row security, and has
+no ON CONFLICT.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _plain_event_values = attrgetter(*PLAIN_EVENT_MEMBERS)
 
 
 class ConcurrentInsert(Exception):
-    """Another writer added a job that the batch took for new."""
+    """Another writer added a job that is new in the batch."""
 
 
 class Change(NamedTuple):
@@ -56,17 +56,17 @@ class Change(NamedTuple):
 
     @property
     def artifacts(self) -> tuple[ArtifactLine, ...]:
-        """The new ones that no event recorded."""
+        """The new ones without an event."""
         return self.after.artifacts[self.first_position :]
 
     @property
     def first_position(self) -> int:
-        """Of the new ones that no event recorded."""
+        """The position of the first new artifact without an event."""
         return len(self.before.artifacts) if self.before else 0
 
     @property
     def growth(self) -> int:
-        """By how much the job's version grows: as much as the ledger's calls for the same would make it."""
+        """The increase of the job's version: the same as by calls of the ledger."""
         return len(self.events) + len(self.artifacts)
 
     @property
@@ -76,10 +76,7 @@ class Change(NamedTuple):
 
 
 def write(changes: Sequence[Change]) -> None:
-    """Writes a batch, ascending by the jobs' ids, and the counts last.
-
-    Raises ConcurrentInsert where another writer was first.
-    """
+    """Writes a batch in ascending order of the jobs' ids, and the counts last. Raises ConcurrentInsert."""
     instant = _instants()
     new = [_job_row(change, 1 + change.growth, instant) for change in changes if change.before is None]
     grown = [_job_row(change, change.growth, instant) for change in changes if change.before is not None]
@@ -101,7 +98,7 @@ def write(changes: Sequence[Change]) -> None:
 def _through_temporary_table(
     cursor: Any, model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]], statement: str
 ) -> int:
-    """Puts ``rows`` into a temporary table and runs ``statement`` from there; the number of rows it touched."""
+    """Puts ``rows`` into a temporary table and runs ``statement`` on it. Returns the number of rows it changed."""
     if not rows:
         return 0
     names = {"table": model._meta.db_table, "columns": ", ".join(columns)}
@@ -133,16 +130,16 @@ def _job_row(change: Change, version: int, instant: Callable[[datetime], Any]) -
 
 
 def _new_event_ids(cursor: Any, changes: Sequence[Change]) -> Iterator[int]:
-    """Known beforehand, so that artifacts can name their event without reading it back."""
+    """Ids for the new events. They are assigned here, so that artifacts can refer to their event."""
     number = sum(len(change.events) for change in changes)
     if connection.vendor == "postgresql":
-        # One by one: another writer may take some in between.
+        # Not a range: another writer may take ids in between.
         cursor.execute(
             "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)",
             [JobEvent._meta.db_table, number],
         )
         return (row[0] for row in cursor.fetchall())
-    # SQLite has one writer at a time, and counts on from the highest id that was inserted.
+    # SQLite has one writer at a time, and continues after the highest id.
     cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [JobEvent._meta.db_table])
     last = cursor.fetchone()
     return count(last[0] + 1 if last else 1)
@@ -169,5 +166,5 @@ def _numbered(artifacts: Sequence[ArtifactLine], start: int = 0) -> list[tuple[A
 
 
 def _instants() -> Callable[[datetime], Any]:
-    """What makes of an instant what the database's driver wants; asking Django which that is takes a microsecond."""
+    """Converts times for the database driver. Looked up once for each batch: it costs a microsecond."""
     return connection.ops.adapt_datetimefield_value if connection.vendor == "sqlite" else lambda at: at

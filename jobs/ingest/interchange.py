@@ -1,7 +1,8 @@
-"""The interchange record: one job as one JSON object on one line, checked on the way in, the same out of every store.
+"""The interchange record: one job as one JSON object on one line. Reading checks it; every store writes it the same.
 
-A record that passes here holds nothing that SQLite or PostgreSQL would keep otherwise than it was given. JSON values
-(``request``, ``extra``, ``meta``) are carried as canonical text, so that equal values are equal strings.
+A record that passes these checks holds nothing that SQLite or PostgreSQL would change. JSON values (``request``,
+``extra``, ``meta``) are carried as canonical text, so that equal values are equal strings. Numbers are 64-bit integers
+or IEEE doubles: a number with more digits becomes the nearest double.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what 64 bits hold, signed or n
 EMPTY_OBJECT = "{}"
 
 Line = TypeVar("Line")
-# Python says what else is in the calendar; from 3.14 on it takes 24:00 for the next day's 00:00.
+# Python checks the calendar. From 3.14 on it reads 24:00 as 00:00 of the next day, which is refused here.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ](?!24)\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _seq = attrgetter("seq")
-# No datetime, dataclass or subclass is taken for the JSON value it resembles.
+# A datetime, a dataclass or a subclass is not converted to a JSON value.
 _CANONICAL = (
     orjson.OPT_SORT_KEYS
     | orjson.OPT_PASSTHROUGH_DATETIME
     | orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
-# What JSON text needs a closer look for: NUL, null (which is how NaN is written), whole and very large or small floats.
+# JSON text that needs the slow check: NUL, null (orjson writes NaN so), whole floats and floats with an exponent.
 _UNUSUAL = re.compile(rb"u0000|null|\d\.0(?!\d)|\de[-+\d]")
 _DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")  # 1.5E-400 looks like 0.0e-000
 
@@ -71,7 +72,7 @@ class Reason(StrEnum):
 
 
 class Rejected(ValueError):
-    """A record that is not taken. ``str()`` says what is wrong with it, ``reason`` which rule that breaks."""
+    """A record was rejected. ``str()`` is the detail, ``reason`` the rule that it breaks."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -82,7 +83,7 @@ class Rejected(ValueError):
         return Rejected(self.reason, f"{place}.{self}")
 
     def without_traceback(self) -> Rejected:
-        """The same without its traceback, which would keep all that was in sight alive."""
+        """The same without its traceback, which would keep the local variables in memory."""
         return Rejected(self.reason, str(self))
 
 
@@ -115,9 +116,9 @@ class EventLine(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A job with its events by ``seq``, and the artifacts that none of them recorded.
+    """A job with its events by ``seq``, and its artifacts without an event.
 
-    ``status`` is None while it is left to the events; a stored record always has one.
+    ``status`` is None if the events decide it. A stored record always has a status.
     """
 
     public_id: ULID
@@ -134,7 +135,7 @@ class Record(NamedTuple):
         return self.events[-1].seq if self.events else 0
 
     def all_artifacts(self) -> Iterator[ArtifactLine]:
-        """Those of the events by seq, then those that no event recorded."""
+        """Those of the events by seq, then those without an event."""
         return chain(chain.from_iterable(event.artifacts for event in self.events), self.artifacts)
 
 
@@ -144,12 +145,12 @@ JSON_MEMBERS = frozenset({"request", "extra", "meta"})  # carried as canonical t
 
 
 def parse(line: bytes) -> Record:
-    """The record that one line of NDJSON holds; raises Rejected."""
+    """The record of one line of NDJSON. Raises Rejected."""
     return record(_loads(line))
 
 
 def record(value: Any) -> Record:
-    """The record that a parsed JSON object (or a dict like it, times as datetimes allowed) holds; raises Rejected."""
+    """The record of a parsed JSON object, or of a dict like it, where times may be datetimes. Raises Rejected."""
     members = _members(value, _RECORD_REQUIRED, _RECORD_DEFAULTS)
     events = tuple(sorted(_sequence(members["events"], "events", event, MAX_EVENTS), key=_seq))
     for before, after in pairwise(events):
@@ -174,7 +175,7 @@ def record(value: Any) -> Record:
 
 
 def event(value: Any) -> EventLine:
-    """One event of a record; raises Rejected."""
+    """One event of a record. Raises Rejected."""
     members = _members(value, _EVENT_REQUIRED, _EVENT_DEFAULTS)
     seq = members["seq"]
     if type(seq) is float and seq.is_integer():  # some writers of JSON know no integers
@@ -196,7 +197,7 @@ def event(value: Any) -> EventLine:
 
 
 def artifact(value: Any) -> ArtifactLine:
-    """One artifact of a record; raises Rejected. Whether the key is the tenant's is for whoever knows the tenant."""
+    """One artifact of a record. Raises Rejected. The tenant's prefix is checked elsewhere, by ``merge.check_keys``."""
     members = _members(value, _ARTIFACT_REQUIRED, _ARTIFACT_DEFAULTS)
     # By position, in the order of ArtifactLine: keywords double the time that this takes.
     return ArtifactLine(
@@ -209,7 +210,7 @@ def artifact(value: Any) -> ArtifactLine:
 
 
 def dump(record: Record) -> bytes:
-    """The record as a line of NDJSON, newline included: every member said, names sorted, the same bytes everywhere."""
+    """The record as a line of NDJSON with its newline: all members, names sorted, the same bytes on every database."""
     return orjson.dumps(
         {
             "public_id": str(record.public_id),
@@ -249,10 +250,10 @@ def json_object(value: Any, name: str, max_bytes: int) -> str:
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of ``value``: names sorted, whole numbers of 64 bits written as integers.
+    """The canonical JSON text of ``value``: names sorted, whole numbers of 64 bits written as integers.
 
-    PostgreSQL keeps 1e2 as 100 and SQLite as it was sent, which is why the spelling is settled before either sees it.
-    Raises Rejected for what no store keeps faithfully.
+    PostgreSQL stores 1e2 as 100, SQLite as it was sent. So the spelling is fixed before either stores it.
+    Raises Rejected for a value that a store would change.
     """
     try:
         text = orjson.dumps(value, option=_CANONICAL)
@@ -265,14 +266,14 @@ def canonical(value: Any) -> str:
 
 
 def _is_unusual(text: bytes) -> bool:
-    """Whether JSON text needs a closer look; the pattern alone would do, and take as long as all the rest of it."""
+    """Whether JSON text needs the slow check. The pattern alone is enough, but too slow for every text."""
     alike = text.translate(_DIGITS_ALIKE)
     is_suspect = b"0e" in alike or b"0.0" in alike or b"u0000" in text or b"null" in text
     return is_suspect and _UNUSUAL.search(text) is not None
 
 
 def instant(value: Any, name: str) -> datetime:
-    """An RFC 3339 instant (or an aware datetime) in UTC, cut to microseconds; raises Rejected."""
+    """An RFC 3339 time (or an aware datetime) in UTC, cut to microseconds. Raises Rejected."""
     try:
         if type(value) is str and _INSTANT.fullmatch(value):
             value = datetime.fromisoformat(value.upper())
@@ -283,7 +284,7 @@ def instant(value: Any, name: str) -> datetime:
     raise Rejected(Reason.MEMBER, f"{name}: {_shown(value)} is not an RFC 3339 instant such as 2026-04-15T12:00:00Z")
 
 
-# Once: Django makes these lists anew each time they are asked for.
+# Computed once: Django builds these lists at every access.
 _STATUSES, _VISIBILITIES, _ROLES = JobStatus.values, Visibility.values, Role.values
 
 _RECORD_REQUIRED = frozenset({"public_id", "tenant", "job_type", "created_at"})
@@ -305,11 +306,11 @@ def _members(value: Any, required: frozenset[str], defaults: dict[str, Any]) -> 
     if not isinstance(value, dict):
         raise Rejected(Reason.MEMBER, f"{_shown(value)} is not a JSON object")
     if not required <= value.keys():
-        raise Rejected(Reason.MEMBER, f"{min(required - value.keys())}: required, and missing")
+        raise Rejected(Reason.MEMBER, f"{min(required - value.keys())}: required, but missing")
     members = defaults | value
     if len(members) > len(required) + len(defaults):
         unknown = min(map(str, value.keys() - required - defaults.keys()))
-        raise Rejected(Reason.MEMBER, f"{_shown(unknown)}: no member of that name is known")
+        raise Rejected(Reason.MEMBER, f"{_shown(unknown)}: unknown member")
     return members
 
 
@@ -332,7 +333,7 @@ def _sequence(values: Any, name: str, read: Callable[[Any], Line], most: int | N
 def _choice(value: Any, name: str, choices: Sequence[str]) -> str:
     if type(value) is str and value in choices:
         return value
-    if isinstance(value, str) and value in choices:  # an enumeration's
+    if isinstance(value, str) and value in choices:  # a member of an enumeration
         return str(value)
     raise Rejected(Reason.MEMBER, f"{name}: {_shown(value)} is none of {', '.join(choices)}")
 
@@ -413,12 +414,12 @@ def _faithful(value: Any, depth: int) -> Any:
 
 
 def _loads(line: bytes) -> Any:
-    """The JSON value of ``line``, with orjson where that is provably exact, else with the slower standard library.
+    """The JSON value of ``line``: by orjson if its result is certainly exact, else by the slower standard library.
 
-    orjson lets the last of equal names win and turns integers beyond 64 bits into floats, both silently. A name that
-    was dropped took its colon along, so equal numbers of colons in and out mean that none was (unless one was written
-    as an escape); and no integer of fewer than 19 digits is too large. It also turns numbers that are too small for a
-    double into 0. Such a number has an exponent of three digits, or a long row of zeros.
+    orjson silently keeps the last of equal names, turns integers beyond 64 bits into floats, and numbers that are too
+    small for a double into 0. A dropped name takes its colon along, so equal numbers of colons in the input and the
+    output show that none was dropped (unless a colon is written as an escape). An integer that is too large has at
+    least 19 digits. A number that is too small has an exponent of three digits or a long row of zeros.
     """
     try:
         value = orjson.loads(line)
@@ -430,7 +431,7 @@ def _loads(line: bytes) -> Any:
             and b"0e-000" not in alike
         ):
             return value
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter where it is nested deeper than orjson writes
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the second if nested deeper than orjson writes
         pass
     return _loads_strictly(line)
 

@@ -1,13 +1,15 @@
-"""The way in for a studio backend that runs in the same process: open a job, append to its timeline, end it.
+"""The write API for a studio backend in the same process: open a job, append to its timeline, end it.
 
     job = ledger.open_job(tenant, "MODEL_GENERATOR", {"prompt": "studio, soft light"})
     ledger.append(job, "queued", "Queued")
     ledger.append(job, "stage", "Rendering", stage="render", extra={"step": 1})
     ledger.finish(job, "Done", artifacts=[{"storage_key": key, "kind": "on_model_render", "role": "final"}])
 
-Each call is a transaction of its own, or a part of the caller's: the job's row is locked, ``seq`` handed out, event and
-artifacts are inserted, status and counts follow, and readers see all of it or nothing. A mistake raises a LedgerError
-that names the rule, and writes nothing. Who changes several jobs in one transaction does it in :func:`together`.
+Each call is a transaction, or a part of the caller's transaction. It locks the job's row, assigns ``seq``, inserts the
+event and its artifacts, and updates status and counts. Readers see all of it or nothing. A refused change raises a
+LedgerError that names the rule, and writes nothing. To change several jobs in one transaction, use :func:`together`.
+
+Outside the server, use a connection pool with a long wait and with a size that fits the number of threads.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ Value = TypeVar("Value")
 
 
 class LedgerError(Exception):
-    """A change that was refused; nothing of it was written."""
+    """A change was refused. Nothing was written."""
 
 
 class ValueRefused(LedgerError):
-    """A value that the store would not keep faithfully, or a storage key that may not be the tenant's."""
+    """A value that the store would change or that is too large, or a storage key outside the tenant's prefix."""
 
 
 class JobNotFound(LedgerError):
@@ -54,15 +56,15 @@ class JobExists(LedgerError):
 
 
 class JobEnded(LedgerError):
-    """A workflow job that has ended takes internal notes and nothing else."""
+    """A workflow job that has ended accepts internal notes only."""
 
 
 class WrongEventType(LedgerError):
-    """An event type that jobs of this kind do not have."""
+    """An event type that this kind of job does not have."""
 
 
 class NotNamed(LedgerError):
-    """A job that :func:`together` was not told of, so that it was not locked in order."""
+    """A job that was not named in :func:`together`, so that it was not locked in order."""
 
 
 class NewArtifact(TypedDict):
@@ -76,7 +78,7 @@ class NewArtifact(TypedDict):
 
 
 class Details(TypedDict, total=False):
-    """What else an event may say. ``created_at`` is aware, and now unless it is given."""
+    """Optional members of an event. ``created_at`` is an aware datetime; the default is now."""
 
     stage: str | None
     visibility: str
@@ -94,7 +96,7 @@ def open_job(
     public_id: ULID | str | None = None,
     created_at: datetime | None = None,
 ) -> Job:
-    """A new job, not started and without events. ``public_id`` may be chosen, so that a retry opens it once."""
+    """Opens a job without events. Choose ``public_id`` to make a retry safe: the second call raises JobExists."""
     created_at = created_at or timezone.now()
     line = _checked(
         interchange.record,
@@ -121,7 +123,7 @@ def open_job(
         except IntegrityError as error:
             if not Job.all_tenants.filter(pk=job.pk).exists():
                 raise
-            raise JobExists(f"There is a job {job.pk} already.") from error
+            raise JobExists(f"Job {job.pk} exists already.") from error
         if (group := _group.get()) is not None:
             group[job.pk] = None
         else:
@@ -130,11 +132,11 @@ def open_job(
 
 
 def append(job: Job | ULID | str, event_type: str, message: str = "", **details: Unpack[Details]) -> JobEvent:
-    """The event that was appended to ``job``: a Job (which is not refreshed) or its public id.
+    """Appends an event to ``job``, a Job (which is not refreshed) or its public id, and returns the event.
 
     A workflow job's types are ``queued``, ``stage``, ``succeeded`` and ``failed``. An event that names its agent in
-    ``hostname`` is ``submitted``, ``acknowledged``, ``started``, ``failed`` or ``completed``, its outcome in ``extra``
-    (``data``, ``changed``, ``error``); ``retried`` comes from the gateway itself, ``_api``.
+    ``hostname`` is ``submitted``, ``acknowledged``, ``started``, ``failed``, ``completed`` or ``skipped``, with its
+    outcome in ``extra`` (``data``, ``changed``, ``error``). ``retried`` comes from the gateway itself, ``_api``.
     """
     with _changing(job) as row:
         members: dict[str, Any] = {"message": message, "created_at": timezone.now(), **details}
@@ -156,7 +158,7 @@ def append(job: Job | ULID | str, event_type: str, message: str = "", **details:
 
 
 def finish(job: Job | ULID | str, message: str = "", **details: Unpack[Details]) -> JobEvent:
-    """Ends a workflow job with ``succeeded``; its result are its artifacts whose role is ``final``."""
+    """Ends a workflow job with ``succeeded``. Its result is its artifacts with role ``final``."""
     return append(job, "succeeded", message, **details)
 
 
@@ -166,12 +168,12 @@ def fail(job: Job | ULID | str, message: str = "", **details: Unpack[Details]) -
 
 
 def note(job: Job | ULID | str, message: str, **details: Unpack[Details]) -> JobEvent:
-    """An internal remark, which never leaves the gateway; the one event that a job takes after its end."""
+    """Appends an internal note, which the API never shows. A job accepts notes after its end too."""
     return append(job, "stage", message, **details | {"visibility": Visibility.INTERNAL.value})
 
 
 def attach(job: Job | ULID | str, artifacts: Iterable[NewArtifact]) -> None:
-    """Records artifacts with no event; those with role ``final`` are part of the job's result."""
+    """Records artifacts without an event. Those with role ``final`` are part of the job's result."""
     with _changing(job) as row:
         lines = tuple(_checked(interchange.artifact, artifact) for artifact in artifacts)
         _check_artifacts(row, lines)
@@ -182,24 +184,24 @@ def attach(job: Job | ULID | str, artifacts: Iterable[NewArtifact]) -> None:
 
 @contextmanager
 def together(*jobs: Job | ULID | str) -> Iterator[None]:
-    """One transaction for changes of several jobs, all of them named here; jobs opened inside need no name.
+    """One transaction for changes of several jobs. Name all of them, except those that are opened inside.
 
-    Locked in ascending order of their ids, and with the counts written once at the end, such transactions cannot
-    deadlock with each other, nor with the bulk loader. (Two calls for two jobs in a bare ``atomic`` block can.)
+    The jobs are locked in ascending order of their ids, and the counts are written once at the end. So these
+    transactions cannot deadlock with each other or with the bulk loader. (Two calls in a plain ``atomic`` block can.)
     """
     with transaction.atomic():
         group: dict[ULID, str | None] = dict.fromkeys(sorted(_public_id(job) for job in jobs))
         locked = Job.all_tenants.select_for_update(no_key=True).filter(pk__in=group).order_by("pk")
         before = dict(locked.values_list("pk", "status"))
         if missing := group.keys() - before.keys():
-            raise JobNotFound(f"There is no job {min(missing)}.")
+            raise JobNotFound(f"No job has the id {min(missing)}.")
         group.update(before)
         outer = _group.set(group)
         try:
             yield
         finally:
             _group.reset(outer)
-        # What is there now, for the block may have rolled a part of itself back.
+        # Read again, because the block may have rolled back a part of its changes.
         moves: counts.Changes = Counter()
         for pk, tenant_id, status in Job.all_tenants.filter(pk__in=group).values_list("pk", "tenant_id", "status"):
             moves.update(counts.status_change(tenant_id, group[pk], status))
@@ -212,7 +214,7 @@ _group: ContextVar[dict[ULID, str | None] | None] = ContextVar("group", default=
 
 @contextmanager
 def _changing(job: Job | ULID | str) -> Iterator[Job]:
-    """The job's row, locked; saved when the block ends, and then counted."""
+    """The job's row, locked. It is saved at the end of the block, and the counts are updated."""
     public_id, group = _public_id(job), _group.get()
     with transaction.atomic():
         if group is not None and public_id not in group:
@@ -220,7 +222,7 @@ def _changing(job: Job | ULID | str) -> Iterator[Job]:
         locked = Job.all_tenants.select_related("tenant").select_for_update(of=("self",), no_key=True)
         row = locked.filter(pk=public_id).first()
         if row is None:
-            raise JobNotFound(f"There is no job {public_id}.")
+            raise JobNotFound(f"No job has the id {public_id}.")
         before = row.status
         yield row
         row.save(update_fields=_MOVED_BY_EVENTS)
@@ -239,7 +241,7 @@ def _public_id(job: Job | ULID | str) -> ULID:
     try:
         return parse_ulid(job)
     except ValueError as error:
-        raise JobNotFound(f"There is no such job: {error}.") from None
+        raise JobNotFound(f"No such job: {error}.") from None
 
 
 def _checked(read: Callable[[Any], Value], members: Mapping[str, Any]) -> Value:
@@ -282,15 +284,15 @@ def _check_type(line: EventLine) -> None:
     else:
         kind, known = "an agent", set(AGENT_RANKS)
     if line.event_type not in known:
-        raise WrongEventType(f"Events of {kind} are {', '.join(sorted(known))}; not {line.event_type!r}.")
+        raise WrongEventType(f"Events of {kind} are {', '.join(sorted(known))}; not “{line.event_type}”.")
 
 
 def _check_open(row: Job, line: EventLine) -> None:
     is_note = not line.hostname and line.event_type not in WORKFLOW_TERMINAL and line.visibility == Visibility.INTERNAL
     if row.is_operation and not line.hostname and not is_note:
-        raise WrongEventType(f"Job {row.pk} is an operation: its events name their agent, internal notes aside.")
+        raise WrongEventType(f"Job {row.pk} is an operation: its events name their agent, except internal notes.")
     if not row.is_operation and row.status in TERMINAL_STATUSES and not is_note:
-        raise JobEnded(f"Job {row.pk} has ended with {row.status}: it takes internal notes and nothing else.")
+        raise JobEnded(f"Job {row.pk} has ended with {row.status}: it accepts internal notes only.")
 
 
 def _fold(row: Job, line: EventLine) -> None:

@@ -1,4 +1,4 @@
-"""Jobs as the store has them, read back as the records that they came from."""
+"""Reads stored jobs as interchange records."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tenants.models import Tenant
 
 
 def records(jobs: QuerySet[Job]) -> Iterator[Record]:
-    """The records of ``jobs``, in their order; three statements, and all of them in memory at once.
+    """The records of ``jobs``, in the order of the queryset. Three statements; all records are in memory at once.
 
-    Consistent without a snapshot: a job's row is read first, and of its events only those up to the row's ``last_seq``,
-    which are there and never change. Locks the jobs where the queryset says so.
+    The result is consistent without a snapshot: a job's row is read first, then its events up to the row's
+    ``last_seq``, which exist by then and never change. The jobs are locked if the queryset locks them.
     """
     columns = "public_id", "tenant_id", "job_type", "status", "created_at", "last_seq"
     rows = list(
@@ -65,7 +65,7 @@ def ids(jobs: QuerySet[Job], size: int) -> Iterator[list[ULID]]:
 def batches(jobs: QuerySet[Job], size: int, rows: int = 20_000) -> Iterator[list[Record]]:
     """The records of all ``jobs``, ascending by id, in batches of ``size`` jobs at most.
 
-    A batch ends early once its jobs have ``rows`` events, so that long timelines do not add up in memory.
+    A batch ends early when its jobs have ``rows`` events, to bound the memory.
     """
     page = jobs = jobs.order_by("public_id")
     while True:
@@ -94,7 +94,7 @@ def _events(last_seqs: dict[ULID, int], artifacts: dict[int, list[ArtifactLine]]
 def _artifacts(
     jobs: dict[ULID, int],
 ) -> tuple[dict[int, list[ArtifactLine]], dict[ULID, list[ArtifactLine]]]:
-    """Those of events by the event's id, and those recorded with no event by the job's."""
+    """The artifacts of events, by event id, and those without an event, by job."""
     of_event: dict[int, list[ArtifactLine]] = defaultdict(list)
     of_job: dict[ULID, list[ArtifactLine]] = defaultdict(list)
     rows = Artifact.all_tenants.filter(job__in=jobs).order_by("position")

@@ -1,4 +1,4 @@
-"""Events and artifacts as rows, for writers that insert few at a time."""
+"""Inserts events and artifacts for writers with a few at a time."""
 
 from __future__ import annotations
 

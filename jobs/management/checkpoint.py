@@ -1,4 +1,4 @@
-"""Where a command was, in a small file that is replaced whole after each batch that is safe in the store."""
+"""The progress of a command, in a small file that is replaced after each committed batch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jobs.management.errors import reading, writing
 
 
 class Checkpoint:
-    """State of a run over ``subject``; without a ``name`` nothing is kept."""
+    """The saved state of a run over ``subject``. Without a ``name`` nothing is saved."""
 
     def __init__(self, name: str | None, subject: str) -> None:
         self.path = Path(name) if name else None
         self.subject = subject
 
     def read(self) -> dict[str, Any]:
-        """What was written last; {} before the first time."""
+        """The state that was written last; {} if there is none. Raises CommandError for another file or subject."""
         if self.path is None or not self.path.exists():
             return {}
         try:
@@ -29,7 +29,7 @@ class Checkpoint:
             state: dict[str, Any] = json.loads(text)
             subject = state.pop("of")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CommandError(f"{self.path} is no checkpoint. Name another file.") from error
+            raise CommandError(f"{self.path} is not a checkpoint. Name another file.") from error
         if subject != self.subject:
             raise CommandError(f"{self.path} is the checkpoint of {subject}. Name another file, or remove it.")
         return state

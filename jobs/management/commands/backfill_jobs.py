@@ -33,7 +33,7 @@ SHOWN_REJECTIONS = 20  # on standard error; --rejects keeps them all
 
 @dataclass
 class Totals:
-    """What became of the lines up to ``line`` of ``file``, and how long the files of --rejects were then."""
+    """The outcome of the lines up to ``line`` of ``file``, and the sizes of the --rejects files then, in bytes."""
 
     file: str = ""
     line: int = 0
@@ -68,7 +68,7 @@ class Totals:
 
 
 class Rejects:
-    """The bad lines as they were in the file, and beside them the number and reason of each."""
+    """Two files: the rejected lines as they were read, and the line number and reason of each."""
 
     def __init__(self, name: str, lines: IO[bytes], reasons: IO[bytes], compress: bool) -> None:
         self.name = name
@@ -85,7 +85,7 @@ class Rejects:
                 lines = stack.enter_context(Path(name).open(mode))
                 reasons = stack.enter_context(Path(f"{name}.reasons").open(mode))
             if totals.rejects_bytes is not None and totals.reasons_bytes is not None:
-                # What a run that was killed wrote after its last checkpoint comes again.
+                # A run that was killed may have written lines after its last checkpoint. They are read again.
                 lines.truncate(totals.rejects_bytes)
                 reasons.truncate(totals.reasons_bytes)
             yield cls(name, lines, reasons, name.endswith(".gz"))
@@ -110,12 +110,12 @@ def _place(line: int, file: str) -> str:
 
 class Command(BatchCommand):
     help = (
-        "Loads jobs from a file of interchange records, one JSON object a line. Loading a file again changes nothing, "
-        "so a run that was cut short may simply be run again."
+        "Loads jobs from a file of interchange records, one JSON object on each line. Loading a file again changes "
+        "nothing, so an incomplete run can be repeated."
     )
 
     example = "jobs.ndjson.gz --rejects bad.ndjson --checkpoint jobs.checkpoint"
-    exit_codes = "0: every record is in the store; 1: some were rejected, or the run was stopped"
+    exit_codes = "0: every record is in the store; 1: some were rejected, or the run is incomplete"
     batch_of, batch_size = "RECORDS", bulk.BATCH_RECORDS
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -123,25 +123,27 @@ class Command(BatchCommand):
         parser.add_argument(
             "file",
             metavar="FILE",
-            help="NDJSON; gzip where the name ends with .gz; - is standard input; s3://BUCKET/PREFIX is every object "
-            "under the prefix, in the order of their keys, reached with the settings of the artifact store.",
+            help="NDJSON file, read as gzip if its name ends with .gz. - reads standard input. s3://BUCKET/PREFIX "
+            "reads every object whose key begins with the prefix, in key order, with the artifact store's settings.",
         )
         parser.add_argument(
             "--rejects",
             metavar="FILE",
-            help="Keep the rejected lines in FILE, number and reason of each in FILE.reasons.",
+            help="Write rejected lines to FILE, and the line number and reason of each to FILE.reasons.",
         )
         parser.add_argument(
-            "--after-line", metavar="NUMBER", type=at_least(0), default=0, help="Begin after this line of the file."
+            "--after-line", metavar="NUMBER", type=at_least(0), default=0, help="Start after this line of the file."
         )
         parser.add_argument(
             "--from-object",
             metavar="KEY",
             default="",
-            help="Of a bucket, begin with this object.",
+            help="Start with this object of the bucket.",
         )
         parser.add_argument(
-            "--follow", action="store_true", help="Load what has come within a second, however few: for a lasting pipe."
+            "--follow",
+            action="store_true",
+            help="For a pipe that stays open: load each record within a second of its arrival.",
         )
 
     def handle(self, *, file: str, **options: Any) -> None:
@@ -167,7 +169,7 @@ class Command(BatchCommand):
             raise CommandError(f"{counted(number, 'record')} {'was' if number == 1 else 'were'} rejected.")
 
     def load(self, file: str, checkpoint: Checkpoint, totals: Totals, options: dict[str, Any]) -> bool:
-        """Whether everything was read to its end."""
+        """True if everything was read to its end."""
         keeping = Rejects.opened(options["rejects"], totals) if options["rejects"] else nullcontext()
         with stoppable() as stop:
             inputs = Inputs(file, stop, options["follow"])
@@ -198,7 +200,7 @@ class Command(BatchCommand):
                 run.progress.clear()
                 self.show(batch.rejections[: max(0, SHOWN_REJECTIONS - sum(totals.rejected.values()))], totals)
             totals.add(batch)
-            # What has been read when a stop is requested is loaded too: a pipe would not give it again.
+            # Lines that were read before the stop are loaded too: a pipe cannot be read again.
             run.checkpoint_batch(before + source.position, f"line {totals.place}: {totals}", asdict(totals))
 
     @staticmethod

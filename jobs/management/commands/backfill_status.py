@@ -22,16 +22,18 @@ from tenants.models import Tenant
 
 class Command(BatchCommand):
     help = (
-        "Folds the events of every job again and repairs the rows that differ, then the counts of each tenant. "
-        "A job whose status came without the events that explain it is left as it was given."
+        "Recomputes the status of every job from its events and repairs the rows that differ. Then does the same with "
+        "each tenant's job counts. A job that was loaded with a status but without its events keeps that status."
     )
 
     example = "--dry-run --tenant acme"
-    exit_codes = "0: nothing differs, or it has been repaired; 1: a dry run found something, or it was stopped"
+    exit_codes = (
+        "0: nothing differs, or everything was repaired; 1: a dry run found a difference, or the run is incomplete"
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--after", metavar="ULID", type=ulid, help="Begin after this job.")
+        parser.add_argument("--after", metavar="ULID", type=ulid, help="Start after this job.")
 
     def handle(self, *, after: ULID | None, dry_run: bool, **options: Any) -> None:
         options |= {"dry_run": dry_run}
@@ -64,7 +66,7 @@ class Command(BatchCommand):
         return IncompleteRun(why, self.resume_command(options, at=[("--after", self.last)]))
 
     def recompute(self, jobs: QuerySet[Job], batch: int, dry_run: bool, run: Run) -> int:
-        """How many jobs differed."""
+        """Returns the number of jobs that differed."""
         checked, columns, different = 0, Counter[str](), 0
         for done in recompute_status(jobs, batch, repair=not dry_run):
             checked += done.jobs
@@ -85,10 +87,10 @@ class Command(BatchCommand):
         return different
 
     def count(self, tenant: Tenant, dry_run: bool) -> bool:
-        """Whether the tenant's counts had drifted."""
+        """True if the tenant's counts were wrong."""
         drift = counts.drift(tenant.pk, repair=not dry_run)
         for status, (kept, true) in drift.items():
-            self.stdout.write(f"{tenant.slug}: {status} counted as {kept:,}, {true:,} in truth")
+            self.stdout.write(f"{tenant.slug}: {status} counted as {kept:,}, should be {true:,}")
         return bool(drift)
 
 

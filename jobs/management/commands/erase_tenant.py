@@ -21,34 +21,34 @@ from tenants.models import Tenant, check_storage_prefix
 
 class Command(StoppableCommand):
     help = (
-        "Removes a tenant with its jobs, events, artifacts' rows, counts and tokens, for good; with --objects also its "
-        "files in the artifact store. From the start on its credentials open nothing. A run that was cut short may "
-        "simply be run again."
+        "Removes a tenant for good, with its jobs, events, artifact rows, counts and tokens; with --objects also its "
+        "files in the artifact store. The tenant's credentials stop working at the start. An incomplete run can be "
+        "repeated."
     )
 
     example = "acme --objects --dry-run"
-    exit_codes = "0: nothing of the tenant is left; 1: it was stopped, or not allowed to begin"
+    exit_codes = "0: nothing of the tenant is left; 1: the run is incomplete, or was not confirmed"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("slug", metavar="SLUG", help="The tenant to remove.")
         parser.add_argument(
-            "--objects", action="store_true", help="Remove everything under the tenant's storage prefix too."
+            "--objects", action="store_true", help="Remove all objects under the tenant's storage prefix too."
         )
-        parser.add_argument("--dry-run", action="store_true", help="Count what would go and remove nothing.")
-        parser.add_argument("--yes", action="store_true", help="Do not ask.")
+        parser.add_argument("--dry-run", action="store_true", help="Count what would be removed and change nothing.")
+        parser.add_argument("--yes", action="store_true", help="Do not ask for confirmation.")
         parser.add_argument(
             "--batch",
             metavar="JOBS",
             type=at_least(1),
             default=500,
-            help="Jobs in one transaction; %(default)s unless given.",
+            help="Jobs in one transaction. Default: %(default)s.",
         )
 
     def handle(self, *, slug: str, objects: bool, dry_run: bool, yes: bool, batch: int, **options: Any) -> None:
         try:
             tenant = Tenant.objects.get(slug=slug)
         except Tenant.DoesNotExist as error:
-            raise CommandError(f"No tenant “{slug}”: nothing is left of it, or it never was.") from error
+            raise CommandError(f"No tenant “{slug}”. It was erased already, or never existed.") from error
         store = self.store_of(tenant) if objects else None
         if dry_run:
             self.stdout.write(f"Dry run, nothing removed: {self.inventory(tenant, store)}")
@@ -77,14 +77,14 @@ class Command(StoppableCommand):
             self.stdout.write(f"Its files under {tenant.storage_prefix or 'its keys'} are still in the artifact store.")
 
     def store_of(self, tenant: Tenant) -> ArtifactStore:
-        """Where the tenant's files are. Raises CommandError unless its prefix says which they are."""
+        """The store with the tenant's files. Raises CommandError if the tenant's prefix does not identify them."""
         if not tenant.storage_prefix:
-            raise CommandError(f"Tenant {tenant} has no storage prefix, so nothing says which objects are its own.")
+            raise CommandError(f"Tenant {tenant} has no storage prefix, so its objects cannot be identified.")
         try:
             check_storage_prefix(tenant.storage_prefix)
-            tenant.clean()  # of two overlapping prefixes, neither says it
+            tenant.clean()  # refuses a prefix that overlaps another
         except ValidationError as error:
-            raise CommandError(f"The objects cannot be told from others. {' '.join(error.messages)}") from error
+            raise CommandError(f"The objects of the tenant cannot be identified. {' '.join(error.messages)}") from error
         return artifact_store()
 
     def inventory(self, tenant: Tenant, store: ArtifactStore | None) -> str:
@@ -97,7 +97,7 @@ class Command(StoppableCommand):
     def is_confirmed(self, tenant: Tenant, store: ArtifactStore | None) -> bool:
         self.stderr.write(f"This removes tenant {tenant} for good: {self.inventory(tenant, store)}.")
         try:
-            return input(f"Type {tenant} to go on: ").strip() == tenant.slug
+            return input(f"Type {tenant} to continue: ").strip() == tenant.slug
         except (EOFError, KeyboardInterrupt):
             self.stderr.write("")  # ends the line of the prompt
             return False
