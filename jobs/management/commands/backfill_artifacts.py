@@ -45,7 +45,7 @@ class Totals:
 
 class Command(BatchCommand):
     help = (
-        "Compares the artifact store with the artifacts' rows, both in the order of their keys. Saves the size, content "
+        "Compares the artifact store with the artifacts' rows, both in key order. Saves the size, content "
         "type, checksum and dimensions of each artifact. Writes a line of JSON for each artifact whose object is "
         "missing, unreadable or under another tenant's prefix, and for each object that no artifact refers to. Deletes "
         "nothing. A file is read again only if the listing shows that it changed."
