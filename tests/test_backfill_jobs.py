@@ -349,7 +349,7 @@ def test_a_bad_record_is_rejected_whole_and_the_good_ones_beside_it_load(
     good = [JOB | {"public_id": str(ULID()), "tenant": "globex"} for _ in range(2)]
     rejects = tmp_path / "bad.ndjson"
     out = backfill(good[0], bad, good[1], rejects=str(rejects))
-    assert out == (f"loaded 2, unchanged 0, rejected 1\n  1 × {reason}\n1 records were rejected.\n")
+    assert out == (f"loaded 2, unchanged 0, rejected 1\n  1 × {reason}\n1 record was rejected.\n")
     assert rejects.read_bytes() == file.read_bytes().splitlines(keepends=True)[1]
     number, _, why = rejects.with_name("bad.ndjson.reasons").read_text().partition("\t")
     assert number == "2"
