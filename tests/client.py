@@ -9,17 +9,20 @@ import asyncio
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from time import perf_counter
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections, connections
 from django.http import HttpResponse
 from django.test import Client as DjangoClient
 
 from jobs.database import pipeline, readers
+from jobs.database.prepared import compile_queries
 
 BODY_PIECE_BYTES = 64 * 2**10
 
@@ -76,6 +79,8 @@ class ConnectionReaders(MutableMapping[str, Any]):
 
 def lend_connections() -> None:
     """From now on the API reads on Django's connections in this process."""
+    import_module(settings.ROOT_URLCONF)
+    compile_queries()
     readers.readers = ConnectionReaders()
 
 
@@ -193,10 +198,17 @@ def scope_of(environ: Mapping[str, Any]) -> dict[str, Any]:
         "raw_path": unquote_to_bytes(path),
         "query_string": str(environ["QUERY_STRING"]).encode("latin-1", "replace"),
         "root_path": "",
-        "headers": [(name.encode("latin-1"), str(value).encode("latin-1")) for name, value in headers],
+        "headers": [(name.encode("latin-1"), str(value).encode("latin-1", "replace")) for name, value in headers],
         "client": (environ.get("REMOTE_ADDR", ""), 40_000),
         "server": (environ["SERVER_NAME"], int(environ["SERVER_PORT"])),
     }
+
+
+def header_name(name: bytes) -> str:
+    """As the tests write it: ASGI has names in lower case."""
+    return {b"x-request-id": "X-Request-ID", b"etag": "ETag", b"www-authenticate": "WWW-Authenticate"}.get(
+        name, name.decode("latin-1").title()
+    )
 
 
 def response_of(messages: list[Any], scope: dict[str, Any]) -> HttpResponse:
@@ -205,10 +217,12 @@ def response_of(messages: list[Any], scope: dict[str, Any]) -> HttpResponse:
     del response.headers["Content-Type"]
     for name, value in start["headers"]:
         text = value.decode("latin-1")
-        if name == b"set-cookie":
+        if name.lower() == b"set-cookie":  # Django capitalizes it
             response.cookies.load(text)
         else:
-            response.headers[name.decode("latin-1").title()] = text
+            response.headers[header_name(name)] = text
+    if "Location" in response.headers:
+        response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as Django's redirects have it
     response.wsgi_request = scope["gateway"]["request"]  # type: ignore[attr-defined]
     return response
 

@@ -16,7 +16,7 @@ from jobs.models import Job
 from tenants.models import Tenant
 
 LIST = "/admin/jobs/job/"
-MOST_STATEMENTS = 10
+MAX_STATEMENTS = 10
 
 # Every filter alone and those that are used together, first and last pages, every step of the dates.
 PAGES = [
@@ -49,7 +49,7 @@ PAGES = [
 ]
 
 
-def cost(client, address):
+def measure(client, address):
     """The statements that a page made, and how long it took in milliseconds."""
     with CaptureQueriesContext(connection) as queries:
         start = time.perf_counter()
@@ -63,12 +63,12 @@ def cost(client, address):
 def test_the_list_makes_as_many_statements_for_fifty_jobs_as_for_one(support_client, acme, job_of, query):
     events = [{"seq": 1, "event_type": "succeeded", "message": "Done", "created_at": "2026-04-15T12:00:00Z"}]
     job_of(acme, events=events)
-    cost(support_client, LIST)  # what is asked once a process is not what a page costs
-    for_one, _ = cost(support_client, f"{LIST}{query}")
+    measure(support_client, LIST)  # what is asked once a process is not what a page costs
+    for_one, _ = measure(support_client, f"{LIST}{query}")
     for _ in range(49):
         job_of(acme, events=events)
-    for_fifty, _ = cost(support_client, f"{LIST}{query}")
-    assert len(for_fifty) == len(for_one) <= MOST_STATEMENTS
+    for_fifty, _ = measure(support_client, f"{LIST}{query}")
+    assert len(for_fifty) == len(for_one) <= MAX_STATEMENTS
 
 
 def test_the_page_of_a_job_makes_as_many_statements_for_many_events_as_for_one(support_client, acme, job_of):
@@ -83,7 +83,7 @@ def test_the_page_of_a_job_makes_as_many_statements_for_many_events_as_for_one(s
             for seq in range(1, count + 1)
         ]
         job = job_of(acme, events=events)
-        return len(cost(support_client, f"/admin/jobs/job/{job.public_id}/change/")[0])
+        return len(measure(support_client, f"/admin/jobs/job/{job.public_id}/change/")[0])
 
     statements(1)
     assert statements(50) == statements(1)
@@ -95,10 +95,10 @@ JOBS = 2_000_000
 DAYS = 60
 # Rows that the statements of one page of the list may read, filtered ones included: up to 1,001 for its total, 1,000
 # before its last page, an event for each, and where two filters share no index, those of the rarer one in between.
-MOST_ROWS = 25_000
+MAX_ROWS = 25_000
 # The home page reads the failures of a day and the jobs in progress, a tenant's page what its chart counts; twice where
 # PostgreSQL goes by bitmap.
-MOST_ROWS_OF_CHARTS = 200_000
+MAX_CHART_ROWS = 200_000
 FILL = f"""
     INSERT INTO jobs_job (public_id, tenant_id, job_type, status, created_at, updated_at, last_seq, last_public_seq,
                           version, is_operation)
@@ -173,17 +173,17 @@ def test_no_page_counts_or_scans_two_million_jobs(support_client, two_million_jo
     lists = [address.format(**at) for address in PAGES]
     others = ["/admin/", f"{LIST}{job.public_id}/change/", f"{LIST}{job.public_id}/timeline/"]
     others += [f"/admin/tenants/tenant/{big.pk}/change/", "/admin/tenants/tenant/", "/admin/jobs/auditentry/"]
-    cost(support_client, LIST)
-    too_much, told = {}, []
+    measure(support_client, LIST)
+    too_much, report = {}, []
     for address in [*lists, *others]:
-        statements, taken = cost(support_client, address)
+        statements, taken = measure(support_client, address)
         reads = [rows_read(sql) for sql in statements if re.match(r"\s*SELECT", sql)]
         rows = sum(rows for rows, _ in reads)
-        told.append(f"{address[:96]:<96} {len(statements):>2} statements {taken:>7.1f} ms {rows:>7,} rows read")
+        report.append(f"{address[:96]:<96} {len(statements):>2} statements {taken:>7.1f} ms {rows:>7,} rows read")
         scanned = set().union(*(scanned for _, scanned in reads)) & {"jobs_job", "jobs_jobevent", "jobs_artifact"}
-        limit = MOST_ROWS if address in lists else MOST_ROWS_OF_CHARTS
-        if rows > limit or scanned or (address in lists and len(statements) > MOST_STATEMENTS):
+        limit = MAX_ROWS if address in lists else MAX_CHART_ROWS
+        if rows > limit or scanned or (address in lists and len(statements) > MAX_STATEMENTS):
             too_much[address] = (len(statements), rows, scanned)
     with capsys.disabled():
-        sys.stdout.write("\n".join(["", *told, ""]))
+        sys.stdout.write("\n".join(["", *report, ""]))
     assert too_much == {}

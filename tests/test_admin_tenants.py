@@ -15,10 +15,10 @@ from tenants import tokens
 from tenants.models import ApiToken, Tenant
 from tests.client import Client
 
-NO_TIME = {"label": "storefront", "expires_at": ""}
+TOKEN_FORM = {"label": "storefront", "expires_at": ""}
 
 
-def audited():
+def audit_entries():
     return list(
         AuditEntry.objects.order_by("pk").values_list("actor__username", "action", "tenant_slug", "subject", "ticket")
     )
@@ -49,14 +49,14 @@ def test_the_page_of_a_tenant_shows_its_jobs_by_status_and_by_day(support_client
     bars = response.context["days"]["bars"]
     assert len(bars) == 14
     assert bars[-1].title.endswith(": 3 jobs, 1 failed")
-    assert (bars[-1].height, bars[-1].bad_height) == (120, 40)
+    assert (bars[-1].height, bars[-1].failed_height) == (120, 40)
     assert {bar.height for bar in bars[:-1]} == {0}
     listed = support_client.get(bars[-1].link).context["cl"].result_list
     assert len(listed) == 3
 
 
 def test_a_day_with_more_jobs_than_are_counted_says_more_than(support_client, acme, tenant_page, monkeypatch):
-    monkeypatch.setattr("jobs.admin.charts.MOST_COUNTED", 2)
+    monkeypatch.setattr("jobs.admin.charts.MAX_COUNTED", 2)
     for _ in range(4):
         ledger.open_job(acme, "MODEL_GENERATOR")
     bars = support_client.get(tenant_page).context["days"]["bars"]
@@ -84,7 +84,7 @@ def test_a_token_pasted_whole_is_found_by_its_prefix(support_client, acme, acme_
 
 
 def test_issuing_shows_the_secret_once_and_it_opens_the_api(admin_client, acme, tenant_page):
-    response = admin_client.post(f"/admin/tenants/tenant/{acme.pk}/issue-token/", NO_TIME)
+    response = admin_client.post(f"/admin/tenants/tenant/{acme.pk}/issue-token/", TOKEN_FORM)
     token = response.context["token"]
     assert tokens.TOKEN.fullmatch(token)
     assert token in response.content.decode()
@@ -93,7 +93,7 @@ def test_issuing_shows_the_secret_once_and_it_opens_the_api(admin_client, acme, 
     secret = token.split("_", 2)[2]
     for address in (tenant_page, "/admin/tenants/apitoken/", "/admin/jobs/auditentry/", "/admin/"):
         assert secret not in admin_client.get(address).content.decode()
-    assert audited() == [("admin", AuditAction.TOKEN_ISSUED, "acme", token.split("_")[1], "")]
+    assert audit_entries() == [("admin", AuditAction.TOKEN_ISSUED, "acme", token.split("_")[1], "")]
 
 
 def test_a_token_can_be_issued_to_expire_but_not_in_the_past(admin_client, acme):
@@ -118,14 +118,14 @@ def test_revoking_asks_first_then_the_api_refuses_the_token(support_client, acme
     assert "is revoked: the API refuses it from now on." in response.content.decode()
     assert api_status(acme_token) == 401
     assert f'href="{address}"' not in response.content.decode()
-    assert audited() == [("sam", AuditAction.TOKEN_REVOKED, "acme", token.prefix, "")]
+    assert audit_entries() == [("sam", AuditAction.TOKEN_REVOKED, "acme", token.prefix, "")]
 
 
 def test_revoking_twice_changes_and_records_nothing(support_client, acme_token):
     token = ApiToken.objects.get()
     for _ in range(2):
         support_client.post(f"/admin/tenants/apitoken/{token.pk}/revoke/")
-    assert len(audited()) == 1
+    assert len(audit_entries()) == 1
 
 
 def test_a_superuser_switches_a_tenant_off_and_its_tokens_stop(admin_client, acme, acme_token, tenant_page):
@@ -133,7 +133,7 @@ def test_a_superuser_switches_a_tenant_off_and_its_tokens_stop(admin_client, acm
     acme.refresh_from_db()
     assert not acme.is_active
     assert api_status(acme_token) == 401
-    assert audited() == [("admin", AuditAction.TENANT_CHANGED, "acme", "", "")]
+    assert audit_entries() == [("admin", AuditAction.TENANT_CHANGED, "acme", "", "")]
 
 
 def test_a_tenants_slug_and_folder_stay_as_they_are(admin_client, acme, tenant_page):
@@ -152,7 +152,7 @@ def test_a_new_tenant_gets_a_folder_of_its_own_unless_one_is_named(admin_client)
         "initech": "tenants/initech/",
         "hooli": "old/hooli/",
     }
-    assert [entry[1:3] for entry in audited()] == [
+    assert [entry[1:3] for entry in audit_entries()] == [
         (AuditAction.TENANT_ADDED, "initech"),
         (AuditAction.TENANT_ADDED, "hooli"),
     ]

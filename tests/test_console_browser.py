@@ -28,8 +28,8 @@ SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "var" / "screenshots"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 # On a machine that does something else too, a page takes its time.
-PATIENCE_MS = 60_000
-expect.set_options(timeout=PATIENCE_MS)
+TIMEOUT_MS = 60_000
+expect.set_options(timeout=TIMEOUT_MS)
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; apt-get install chromium"),
@@ -52,18 +52,18 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def complaints() -> list[str]:
+def browser_errors() -> list[str]:
     """What the browser had to say against a page: errors of scripts, refused by policy, not found."""
     return []
 
 
 @pytest.fixture
-def context(browser: Browser, live_server, complaints: list[str]) -> Iterator[BrowserContext]:
+def context(browser: Browser, live_server, browser_errors: list[str]) -> Iterator[BrowserContext]:
     context = browser.new_context(base_url=live_server.url, viewport={"width": 1280, "height": 900})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(PATIENCE_MS)
-    context.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.set_default_timeout(TIMEOUT_MS)
+    context.on("console", lambda said: browser_errors.append(said.text) if said.type in ("error", "warning") else None)
+    context.on("weberror", lambda error: browser_errors.append(str(error.error)))
     yield context
     context.close()
 
@@ -71,10 +71,10 @@ def context(browser: Browser, live_server, complaints: list[str]) -> Iterator[Br
 @pytest.fixture
 def page(context: BrowserContext, sam) -> Page:
     """A page of Sam's, of the support group, who has signed in by hand."""
-    return signed_in(context, "sam")
+    return log_in(context, "sam")
 
 
-def signed_in(context: BrowserContext, name: str) -> Page:
+def log_in(context: BrowserContext, name: str) -> Page:
     page = context.new_page()
     page.goto("/admin/")
     page.get_by_label("Username").fill(name)
@@ -100,10 +100,10 @@ def failed_job(tenant: Tenant) -> Job:
     return failed.filter(pk__in=Artifact.all_tenants.values("job")).newest_first()[0]
 
 
-def loaded(page: Page) -> list[int]:
+def artifact_image_widths(page: Page) -> list[int]:
     """The widths in pixels of the pictures on a page, each scrolled to and waited for: 0 for one without bytes."""
     widths = []
-    for image in page.locator(".picture img").all():
+    for image in page.locator(".artifact img").all():
         image.scroll_into_view_if_needed()
         widths.append(
             image.evaluate(
@@ -114,7 +114,7 @@ def loaded(page: Page) -> list[int]:
     return widths
 
 
-def test_support_finds_a_failed_job_by_its_pasted_id_and_reads_why(page, demo, complaints):
+def test_support_finds_a_failed_job_by_its_pasted_id_and_reads_why(page, demo, browser_errors):
     job = failed_job(demo)
     reason = job.events.get(event_type="failed").message
     page.keyboard.press("/")
@@ -122,16 +122,16 @@ def test_support_finds_a_failed_job_by_its_pasted_id_and_reads_why(page, demo, c
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=job.job_type)).to_be_visible()
     expect(page.get_by_role("region", name="Why it failed")).to_contain_text(reason)
-    pictures = loaded(page)
+    pictures = artifact_image_widths(page)
     assert len(pictures) >= 1
     assert min(pictures) > 100
     assert list(AuditEntry.objects.values_list("actor__username", "action", "subject")) == [
         ("sam", AuditAction.JOB_VIEWED, str(job.public_id))
     ]
-    assert complaints == []
+    assert browser_errors == []
 
 
-def test_a_picture_opens_in_full_size(page, demo, complaints):
+def test_a_picture_opens_in_full_size(page, demo, browser_errors):
     job = Job.all_tenants.filter(tenant=demo, status=JobStatus.SUCCESS, is_workflow=True)[0]
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
     with page.expect_popup() as opened:
@@ -147,11 +147,11 @@ def test_a_picture_that_the_store_lost_says_so_in_its_place(page, demo, s3_store
     job = failed_job(demo)
     s3_store.delete(job.artifacts.first().storage_key)
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
-    page.locator(".pictures").first.scroll_into_view_if_needed()
+    page.locator(".artifacts").first.scroll_into_view_if_needed()
     expect(page.get_by_text("The store did not give this picture.").first).to_be_visible()
 
 
-def test_a_token_that_support_revokes_is_refused_by_the_api(page, demo, complaints):
+def test_a_token_that_support_revokes_is_refused_by_the_api(page, demo, browser_errors):
     token = tokens.issue(demo, label="left behind")
     headers = {"Authorization": f"Bearer {token}"}
     assert page.request.get("/v1/jobs", headers=headers).status == 200
@@ -162,11 +162,11 @@ def test_a_token_that_support_revokes_is_refused_by_the_api(page, demo, complain
     page.get_by_role("button", name="Yes, revoke it").click()
     expect(page.get_by_text("the API refuses it from now on")).to_be_visible()
     assert page.request.get("/v1/jobs", headers=headers).status == 401
-    assert complaints == []
+    assert browser_errors == []
 
 
-def test_a_superuser_issues_a_token_that_works_and_copies_it(context, admin_user, demo, complaints):
-    page = signed_in(context, "admin")
+def test_a_superuser_issues_a_token_that_works_and_copies_it(context, admin_user, demo, browser_errors):
+    page = log_in(context, "admin")
     page.goto(f"/admin/tenants/tenant/{demo.pk}/change/")
     page.get_by_role("link", name="Issue a token").click()
     page.get_by_label("Label").fill("storefront")
@@ -175,10 +175,10 @@ def test_a_superuser_issues_a_token_that_works_and_copies_it(context, admin_user
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     token = page.evaluate("navigator.clipboard.readText()")
     assert page.request.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).status == 200
-    assert complaints == []
+    assert browser_errors == []
 
 
-def test_an_open_page_follows_its_job_without_a_reload(page, demo, settings, complaints):
+def test_an_open_page_follows_its_job_without_a_reload(page, demo, settings, browser_errors):
     settings.CONSOLE_REFRESH_SECONDS = 0.1
     job = ledger.open_job(demo, "MODEL_GENERATOR", request={"prompt": "studio"})
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
@@ -186,12 +186,12 @@ def test_an_open_page_follows_its_job_without_a_reload(page, demo, settings, com
     page.get_by_text("GET /v1/jobs/").first.click()
     ledger.append(job, "stage", "Rendering the picture", stage="render")
     expect(page.get_by_text("Rendering the picture").first).to_be_visible()
-    assert page.locator("#answer-1").get_attribute("open") is not None  # what was open stays open
+    assert page.locator("#tenant-response-1").get_attribute("open") is not None  # what was open stays open
     ledger.finish(job, "Here it is")
     expect(page.locator(".facts .badge")).to_have_text("Success")
     expect(page.locator("[data-live]")).to_have_count(0)
     assert page.evaluate("window.isTheSamePage")
-    assert complaints == []
+    assert browser_errors == []
 
 
 def test_ids_and_the_curl_command_are_copied(page, demo):
@@ -234,14 +234,14 @@ def test_everything_of_a_job_is_reached_by_keyboard(page, demo):
 
 def test_no_page_is_wider_than_a_phone(context, sam, admin_user, demo):
     tokens.issue(demo)
-    page = signed_in(context, "admin")
+    page = log_in(context, "admin")
     page.set_viewport_size({"width": 390, "height": 844})
-    for address in addresses(demo).values():
+    for address in page_urls(demo).values():
         page.goto(address)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, address
 
 
-def addresses(tenant: Tenant) -> dict[str, str]:
+def page_urls(tenant: Tenant) -> dict[str, str]:
     operation = Job.all_tenants.filter(tenant=tenant, status=JobStatus.PARTIAL_FAILURE)[0]
     done = Job.all_tenants.filter(tenant=tenant, status=JobStatus.SUCCESS, is_workflow=True)[0]
     token = ApiToken.objects.filter(tenant=tenant)[0]
@@ -274,30 +274,30 @@ HEIGHTS = {"job-failed": 1500, "job-done": 1300, "job-agents": 1500}
     ],
     ids=["light", "dark", "narrow"],
 )
-def test_screenshots_of_each_page_are_kept(context, sam, admin_user, demo, complaints, width, scheme, names):
+def test_screenshots_of_each_page_are_kept(context, sam, admin_user, demo, browser_errors, width, scheme, names):
     for label in ("storefront", "back office"):
         tokens.issue(demo, label=label)
-    page = signed_in(context, "admin")
+    page = log_in(context, "admin")
     page.emulate_media(color_scheme=scheme)
     suffix = {"light": "", "dark": "-dark"}[scheme] if width == 1280 else "-narrow"
     page.get_by_label("Ticket").fill("SUP-2207")
     page.get_by_role("button", name="Set").click()
-    for name, address in sorted(addresses(demo).items(), key=lambda item: item[0] in ("home", "audit")):
+    for name, address in sorted(page_urls(demo).items(), key=lambda item: item[0] in ("home", "audit")):
         if names is None or name in names or name == "job-failed":
             page.set_viewport_size({"width": width, "height": HEIGHTS.get(name, 900) if width == 1280 else 1200})
             page.goto(address)
-            loaded(page)
+            artifact_image_widths(page)
             page.evaluate("scrollTo(0, 0)")
-            keep(page.screenshot(), f"console-{name}{suffix}.png")
+            save_screenshot(page.screenshot(), f"console-{name}{suffix}.png")
     if names is None:
         page.get_by_role("button", name="Log out").click()
         page.goto("/admin/login/")
         page.set_viewport_size({"width": 1280, "height": 700})
-        keep(page.screenshot(), "console-sign-in.png")
-    assert complaints == []
+        save_screenshot(page.screenshot(), "console-sign-in.png")
+    assert browser_errors == []
 
 
-def keep(png: bytes, name: str) -> None:
+def save_screenshot(png: bytes, name: str) -> None:
     """Written with 256 colours: a third of the size, and no difference to the eye."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(

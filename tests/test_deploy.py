@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from django.core.management import get_commands
+
+from tests.servers import answers, free_ports, wait_until
+from tests.test_checks import manage
+
+pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -73,6 +82,32 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
         check=False,
     )
     assert [line for line in done.stderr.splitlines() if "jobs-gateway.service" in line] == []
+
+
+@pytest.mark.sqlite
+def test_another_asgi_server_needs_migrate_alone_to_be_ready(tmp_path):
+    data = tmp_path / "data"
+    done = manage("migrate", "--verbosity", "0", DATA_DIR=str(data))
+    assert (done.returncode, done.stderr) == (0, "")
+    (port,) = free_ports(1)
+    command = [Path(sys.executable).with_name("granian"), "--interface", "asgi", "--port", str(port)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "jobs_gateway.asgi:application"],
+            cwd=ROOT,
+            env=os.environ | {"DATA_DIR": str(data), "DATABASE_URL": f"sqlite:///{data}/gateway.sqlite3"},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/livez"), process, tmp_path / "log")
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz").text == "database: ok\nmigrations: ok\nartifacts: ok\n"
+        (data / "artifacts").rmdir()  # as a disk that is not mounted any more
+        time.sleep(1.1)  # an answer is reused for a second
+        assert "artifacts: failed (FileNotFoundError)\n" in httpx.get(f"http://127.0.0.1:{port}/readyz").text
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 def test_the_guide_names_commands_settings_and_files_that_exist():

@@ -22,6 +22,7 @@ import pytest
 from django.core.management import get_commands
 
 from jobs.ingest import interchange
+from jobs_gateway.environment import parse_file
 from tests.test_serve import serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -203,6 +204,11 @@ def test_every_setting_is_listed_and_every_listed_one_is_read():
     read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source)) - {"ENV_FILE"}
     listed = re.findall(r"^\| `([A-Z0-9_]+)` \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(read)
+
+
+def test_the_settings_file_that_is_shown_can_be_read():
+    [shown] = re.findall(r"cat > \.env <<'END'\n(.*?)END\n", (ROOT / "docs" / "settings.md").read_text(), re.DOTALL)
+    assert parse_file(shown.encode(), ".env")["DATABASE_URL"].startswith("postgres://")
 
 
 def test_every_metric_is_listed():

@@ -18,14 +18,14 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from jobs.admin.identity import whole_id
-from jobs.admin.listing import ChoiceFilter, LookOnly
-from jobs.admin.words import moment
+from jobs.admin.changelist import ChoiceFilter, ReadOnlyAdmin
+from jobs.admin.formatting import format_timestamp
+from jobs.admin.lookup import parse_job_id
 from jobs.models import AuditAction, AuditEntry, Job
 from tenants.models import Tenant
 
 
-def record(request: HttpRequest, action: AuditAction, tenant: Tenant, subject: str = "") -> None:
+def record_audit_entry(request: HttpRequest, action: AuditAction, tenant: Tenant, subject: str = "") -> None:
     """Writes that the signed-in user did ``action``, for the ticket they named, if any."""
     AuditEntry.objects.create(
         actor=cast(User, request.user),  # admin views let nobody else in
@@ -46,7 +46,7 @@ def has_viewed(request: HttpRequest, job: Job) -> bool:
     ).exists()
 
 
-def lately_viewed(user: User) -> list[AuditEntry]:
+def recently_viewed(user: User) -> list[AuditEntry]:
     """The jobs this user looked at last, the latest first, each once; one statement over a bounded number of rows."""
     views = AuditEntry.objects.filter(actor=user, action=AuditAction.JOB_VIEWED).order_by("-at", "-id")
     return list({entry.subject: entry for entry in reversed(list(views[:40]))}.values())[::-1][:8]
@@ -63,24 +63,24 @@ class ActionFilter(ChoiceFilter):
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(LookOnly):
+class AuditEntryAdmin(ReadOnlyAdmin):
     date_hierarchy = "at"
     ordering = ("-at", "-id")
-    list_display = ("when", "actor", "what", "tenant_slug", "subject_link", "ticket")
+    list_display = ("time", "actor", "action_label", "tenant_slug", "subject_link", "ticket")
     list_display_links = None
     list_filter = (ActionFilter,)
     filter_parameters = frozenset({"action"})
     list_select_related = ("actor",)
     search_fields = ("subject",)
     search_help_text = "A whole job id, token prefix, ticket, tenant slug or user name."
-    fields = ("when", "actor", "action", "tenant_slug", "subject", "ticket")
+    fields = ("time", "actor", "action", "tenant_slug", "subject", "ticket")
 
     @admin.display(description="when")
-    def when(self, entry: AuditEntry) -> SafeString:
-        return moment(entry.at)
+    def time(self, entry: AuditEntry) -> SafeString:
+        return format_timestamp(entry.at)
 
     @admin.display(description="action")
-    def what(self, entry: AuditEntry) -> str:
+    def action_label(self, entry: AuditEntry) -> str:
         return entry.get_action_display()
 
     @admin.display(description="job or token")
@@ -95,7 +95,7 @@ class AuditEntryAdmin(LookOnly):
         term = search_term.strip()
         if not term:
             return queryset, False
-        job_id = whole_id(term)
+        job_id = parse_job_id(term)
         # By id, so that each of the four is an equality on an index of this table.
         actors = list(User.objects.filter(username=term).values_list("pk", flat=True))
         named = Q(subject=str(job_id) if job_id else term) | Q(ticket=term) | Q(tenant_slug=term)

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from django.db.models import IntegerField, QuerySet, Subquery
 from django.utils import timezone
 
-from jobs.admin.attention import job_list
+from jobs.admin.dashboard import job_list_url
 from jobs.models import Job, JobCounts, JobStatus
 from tenants.models import Tenant
 
 DAYS = 14
 # Jobs of one day that are counted; a day with more says so. 14 days of it are some milliseconds on the index.
-MOST_COUNTED = 5_000
+MAX_COUNTED = 5_000
 # The drawing's units: a day is one column.
 COLUMN, BAR, HEIGHT = 40, 28, 120
 
@@ -35,12 +35,12 @@ class Bar(NamedTuple):
     x: int
     y: int
     height: int
-    bad_y: int
-    bad_height: int
+    failed_y: int
+    failed_height: int
     link: str
 
 
-def by_status(tenant: Tenant) -> dict[str, Any]:
+def job_counts_by_status(tenant: Tenant) -> dict[str, Any]:
     """Exact: the ledger keeps these counts. One statement."""
     counts = JobCounts.all_tenants.filter(pk=tenant.pk).first() or JobCounts(pk=tenant.pk)
     numbers = {status: getattr(counts, status.value.lower()) for status in JobStatus}
@@ -50,38 +50,39 @@ def by_status(tenant: Tenant) -> dict[str, Any]:
             "status": status,
             "jobs": jobs,
             "share": round(1000 * jobs / total) if total else 0,
-            "link": job_list(tenant=tenant.slug, status=status.value),
+            "link": job_list_url(tenant=tenant.slug, status=status.value),
         }
         for status, jobs in numbers.items()
     ]
     return {"rows": rows, "total": total}
 
 
-def by_day(tenant: Tenant) -> dict[str, Any]:
+def job_counts_by_day(tenant: Tenant) -> dict[str, Any]:
     """The jobs created on each of the last 14 days (UTC), and how many of them failed. One statement.
 
-    Up to ``MOST_COUNTED`` a day and kind are counted, each a walk over as many entries of an index.
+    Up to ``MAX_COUNTED`` a day and kind are counted, each a walk over as many entries of an index.
     """
     today = timezone.now().date()
-    days = [today - timedelta(days=ago) for ago in range(DAYS - 1, -1, -1)]
+    days = [today - timedelta(days=days_ago) for days_ago in range(DAYS - 1, -1, -1)]
     counts: dict[str, Any] = {}
     for number, day in enumerate(days):
         start = timezone.make_aware(datetime.combine(day, time()))
         jobs = Job.all_tenants.filter(
             tenant=tenant.pk, created_at__gte=start, created_at__lt=start + timedelta(days=1)
         ).newest_first()
-        counts[f"all_{number}"] = CountUpToLimit(jobs[: MOST_COUNTED + 1])
+        counts[f"all_{number}"] = CountUpToLimit(jobs[: MAX_COUNTED + 1])
         for status in (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE):
-            failed = jobs.filter(status=status)[: MOST_COUNTED + 1]
+            failed = jobs.filter(status=status)[: MAX_COUNTED + 1]
             counts[f"{status}_{number}"] = CountUpToLimit(failed)
     counted = Tenant.objects.filter(pk=tenant.pk).annotate(**counts).values(*counts).get()
-    alls = [counted[f"all_{number}"] for number in range(DAYS)]
-    faileds = [
-        min(counted[f"FAILURE_{number}"] + counted[f"PARTIAL_FAILURE_{number}"], alls[number]) for number in range(DAYS)
+    created_counts = [counted[f"all_{number}"] for number in range(DAYS)]
+    failed_counts = [
+        min(counted[f"FAILURE_{number}"] + counted[f"PARTIAL_FAILURE_{number}"], created_counts[number])
+        for number in range(DAYS)
     ]
-    most = max(alls) or 1
+    most = max(created_counts) or 1
     bars = []
-    for number, (day, jobs, failed) in enumerate(zip(days, alls, faileds, strict=True)):
+    for number, (day, jobs, failed) in enumerate(zip(days, created_counts, failed_counts, strict=True)):
         height, bad = round(HEIGHT * jobs / most), round(HEIGHT * failed / most)
         bars.append(
             Bar(
@@ -90,9 +91,9 @@ def by_day(tenant: Tenant) -> dict[str, Any]:
                 x=number * COLUMN + (COLUMN - BAR) // 2,
                 y=HEIGHT - height,
                 height=height,
-                bad_y=HEIGHT - bad,
-                bad_height=bad,
-                link=job_list(
+                failed_y=HEIGHT - bad,
+                failed_height=bad,
+                link=job_list_url(
                     tenant=tenant.slug,
                     created_at__year=str(day.year),
                     created_at__month=str(day.month),
@@ -100,8 +101,14 @@ def by_day(tenant: Tenant) -> dict[str, Any]:
                 ),
             )
         )
-    return {"bars": bars, "bar_width": BAR, "width": DAYS * COLUMN, "height": HEIGHT, "most": _counted(max(alls))}
+    return {
+        "bars": bars,
+        "bar_width": BAR,
+        "width": DAYS * COLUMN,
+        "height": HEIGHT,
+        "most": _counted(max(created_counts)),
+    }
 
 
 def _counted(number: int) -> str:
-    return f"more than {MOST_COUNTED:,}" if number > MOST_COUNTED else f"{number:,}"
+    return f"more than {MAX_COUNTED:,}" if number > MAX_COUNTED else f"{number:,}"

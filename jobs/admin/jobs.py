@@ -25,17 +25,17 @@ from django.utils.text import Truncator
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from jobs.admin import attention
-from jobs.admin.answers import as_tenant, caller_of
-from jobs.admin.audit import has_viewed, record
-from jobs.admin.identity import tenant_ids, whole_id
-from jobs.admin.listing import ChoiceFilter, ConsoleList, LookOnly
-from jobs.admin.timeline import JobView
-from jobs.admin.words import ago, badge, breakable, lasted
-from jobs.api.tenant_renderer import Boundary
+from jobs.admin import dashboard
+from jobs.admin.audit import has_viewed, record_audit_entry
+from jobs.admin.changelist import ChoiceFilter, ConsoleChangeList, ReadOnlyAdmin
+from jobs.admin.formatting import format_duration, format_time_ago, status_badge, word_breaks
+from jobs.admin.job_detail import JobDetail
+from jobs.admin.lookup import find_tenant_ids, parse_job_id
+from jobs.admin.tenant_view import caller_for, get_as_tenant
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
 
-ENDED = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
+FINAL_STATUSES = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
 
 
 class TenantFilter(admin.ListFilter):
@@ -63,7 +63,7 @@ class TenantFilter(admin.ListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
         # By id, so that the indexes that begin with the tenant serve.
-        return queryset.filter(tenant__in=tenant_ids(self.slug)) if self.slug else queryset
+        return queryset.filter(tenant__in=find_tenant_ids(self.slug)) if self.slug else queryset
 
 
 class StatusFilter(ChoiceFilter):
@@ -98,27 +98,27 @@ class AttentionFilter(ChoiceFilter):
     parameter_name = "attention"
     options = [("failed", "Failed in the last 24 hours"), ("stuck", "Stuck in progress")]
 
-    def chosen(self, queryset: Any, value: str) -> JobQuerySet:
-        return attention.failed_lately(queryset) if value == "failed" else attention.stuck(queryset)
+    def filter_by_value(self, queryset: Any, value: str) -> JobQuerySet:
+        return dashboard.recently_failed(queryset) if value == "failed" else dashboard.stuck(queryset)
 
 
-class JobList(ConsoleList):
+class JobChangeList(ConsoleChangeList):
     """A page of jobs, each with what its last event said."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.result_list = list(self.result_list)
         for job in self.result_list:
-            if job.said:
-                text = Boundary(request, caller_of(job.tenant)).text
-                job.said = {name: text(value or "") for name, value in job.said.items()}
+            if job.last_event_data:
+                text = TenantRenderer(request, caller_for(job.tenant)).redact_text
+                job.last_event_data = {name: text(value or "") for name, value in job.last_event_data.items()}
 
 
 @admin.register(Job)
-class JobAdmin(LookOnly):
+class JobAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     ordering = ("-created_at", "-public_id")
-    list_display = ("state", "public_id", "tenant_link", "kind", "age", "duration", "last_event")
+    list_display = ("job_status", "public_id", "tenant_link", "job_type_name", "created", "duration", "last_event")
     list_display_links = ("public_id",)
     list_filter = (TenantFilter, AttentionFilter, StatusFilter, TypeFilter)
     filter_parameters = frozenset({"tenant", "attention", "status", "job_type"})
@@ -127,12 +127,14 @@ class JobAdmin(LookOnly):
     search_help_text = "A whole job id (ULID or UUID), a tenant's slug or its shop domain."
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return JobList
+        return JobChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         last = JobEvent.all_tenants.filter(job=OuterRef("pk"), seq=OuterRef("last_seq"))
-        said = JSONObject(event_type="event_type", stage="stage", message="message", hostname="hostname")
-        return Job.all_tenants.defer("request").annotate(said=Subquery(last.values(said=said)))
+        last_event_data = JSONObject(event_type="event_type", stage="stage", message="message", hostname="hostname")
+        return Job.all_tenants.defer("request").annotate(
+            last_event_data=Subquery(last.values(last_event_data=last_event_data))
+        )
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
@@ -140,20 +142,20 @@ class JobAdmin(LookOnly):
         term = search_term.strip()
         if not term:
             return queryset, False
-        if job_id := whole_id(term):
+        if job_id := parse_job_id(term):
             return queryset.filter(pk=job_id), False
-        return queryset.filter(tenant__in=tenant_ids(term)), False
+        return queryset.filter(tenant__in=find_tenant_ids(term)), False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """The list; a search for the id of a job goes straight to its page."""
-        job_id = whole_id(request.GET.get("q", "").strip())
+        job_id = parse_job_id(request.GET.get("q", "").strip())
         if job_id and self.has_view_permission(request) and Job.all_tenants.filter(pk=job_id).exists():
             return HttpResponseRedirect(reverse("admin:jobs_job_change", args=[job_id]))
         return super().changelist_view(request, extra_context)
 
     @admin.display(description="status")
-    def state(self, job: Job) -> SafeString:
-        return badge(job.status)
+    def job_status(self, job: Job) -> SafeString:
+        return status_badge(job.status)
 
     @admin.display(description="tenant")
     def tenant_link(self, job: Job) -> SafeString:
@@ -162,24 +164,24 @@ class JobAdmin(LookOnly):
         )
 
     @admin.display(description="type")
-    def kind(self, job: Job) -> SafeString:
-        return breakable(job.job_type)
+    def job_type_name(self, job: Job) -> SafeString:
+        return word_breaks(job.job_type)
 
     @admin.display(description="created")
-    def age(self, job: Job) -> SafeString:
-        return ago(job.created_at)
+    def created(self, job: Job) -> SafeString:
+        return format_time_ago(job.created_at)
 
     @admin.display(description="duration")
     def duration(self, job: Job) -> str:
-        return lasted(took(job)) if job.status != JobStatus.NOT_STARTED else "–"
+        return format_duration(elapsed(job)) if job.status != JobStatus.NOT_STARTED else "–"
 
     @admin.display(description="last event")
     def last_event(self, job: Job) -> SafeString | str:
-        if not job.said:  # type: ignore[attr-defined]
+        data = job.last_event_data  # type: ignore[attr-defined]
+        if not data:
             return "–"
-        said = job.said  # type: ignore[attr-defined]
-        detail = " · ".join(filter(None, (said["hostname"], said["stage"], Truncator(said["message"]).chars(90))))
-        return format_html('<span class="event-type">{}</span> {}', said["event_type"], detail)
+        detail = " · ".join(filter(None, (data["hostname"], data["stage"], Truncator(data["message"]).chars(90))))
+        return format_html('<span class="event-type">{}</span> {}', data["event_type"], detail)
 
     def get_urls(self) -> list[URLPattern]:
         timeline = path(
@@ -197,9 +199,9 @@ class JobAdmin(LookOnly):
         if job is None:
             messages.warning(request, f"There is no job {object_id}.")
             return HttpResponseRedirect(reverse("admin:jobs_job_changelist"))
-        record(request, AuditAction.JOB_VIEWED, job.tenant, str(job.public_id))
+        record_audit_entry(request, AuditAction.JOB_VIEWED, job.tenant, str(job.public_id))
         address = reverse("admin:jobs_job_change", args=[job.public_id])
-        older, newer = neighbours(job)
+        older, newer = adjacent_jobs(job)
         live = self._live_context(request, job)
         context = {
             **self.admin_site.each_context(request),
@@ -210,49 +212,49 @@ class JobAdmin(LookOnly):
             "older": older,
             "newer": newer,
             "address": request.build_absolute_uri(address),
-            "curl": curl(live["view"].boundary.base_url, f"/v1/jobs/{job.public_id}"),
+            "curl": curl_command(live["detail"].renderer.base_url, f"/v1/jobs/{job.public_id}"),
             "refresh_seconds": settings.CONSOLE_REFRESH_SECONDS,
         }
-        return TemplateResponse(request, "admin/jobs/job/page.html", context)
+        return TemplateResponse(request, "admin/jobs/job/change_form.html", context)
 
     @method_decorator(never_cache)
     @method_decorator(require_safe)
     def timeline_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """What changes on an open page while its job goes on; 204 when nothing did since ``version``.
 
-        Only for who opened the page: what is read here is not on record, the page was.
+        Only for who opened the page: what is read here is not on record_audit_entry, the page was.
         """
         job = self._job(request, object_id)
         if job is None or not has_viewed(request, job):
             return HttpResponse(status=404)
-        if request.GET.get("version") == JobView(job, request).version:
+        if request.GET.get("version") == JobDetail(job, request).version:
             return HttpResponse(status=204)
         return TemplateResponse(request, "admin/jobs/job/live.html", self._live_context(request, job))
 
     def _job(self, request: HttpRequest, object_id: str) -> Job | None:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        job_id = whole_id(unquote(object_id))
+        job_id = parse_job_id(unquote(object_id))
         return Job.all_tenants.select_related("tenant").filter(pk=job_id).first() if job_id else None
 
     def _live_context(self, request: HttpRequest, job: Job) -> dict[str, Any]:
         after_seq = request.GET.get("after_seq", "")
-        view = JobView(job, request, int(after_seq) if after_seq.isdecimal() else 0)
+        detail = JobDetail(job, request, int(after_seq) if after_seq.isdecimal() else 0)
         paths = (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events")
         return {
             "job": job,
-            "view": view,
-            "took": took(job),
-            "answers": [as_tenant(job.tenant, each, request) for each in paths],
+            "detail": detail,
+            "elapsed": elapsed(job),
+            "tenant_responses": [get_as_tenant(job.tenant, each, request) for each in paths],
         }
 
 
-def took(job: Job) -> timedelta:
+def elapsed(job: Job) -> timedelta:
     """From a job's creation to its last event once it has ended; till now before."""
-    return (job.updated_at if job.status in ENDED else timezone.now()) - job.created_at
+    return (job.updated_at if job.status in FINAL_STATUSES else timezone.now()) - job.created_at
 
 
-def neighbours(job: Job) -> tuple[Job | None, Job | None]:
+def adjacent_jobs(job: Job) -> tuple[Job | None, Job | None]:
     """The tenant's jobs right before and right after this one; a step on the index each."""
     jobs = Job.all_tenants.filter(tenant=job.tenant_id).only("public_id", "created_at")
     # The outer bound alone lets the index start at the job; the inner one settles ties.
@@ -263,6 +265,6 @@ def neighbours(job: Job) -> tuple[Job | None, Job | None]:
     return older, newer
 
 
-def curl(base_url: str, path: str) -> str:
+def curl_command(base_url: str, path: str) -> str:
     """A command that asks the API what the tenant asks; the token comes from the caller's own environment."""
     return f'curl -sS -H "Authorization: Bearer $JGW_TOKEN" {shlex.quote(base_url + path)}'

@@ -21,10 +21,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
 
-from jobs.admin.audit import record
-from jobs.admin.charts import by_day, by_status
-from jobs.admin.listing import ConsoleAdmin, LookOnly
-from jobs.admin.words import ago, moment
+from jobs.admin.audit import record_audit_entry
+from jobs.admin.changelist import ConsoleAdmin, ReadOnlyAdmin
+from jobs.admin.charts import job_counts_by_day, job_counts_by_status
+from jobs.admin.formatting import format_time_ago, format_timestamp
 from jobs.models import AuditAction
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
@@ -34,7 +34,7 @@ def is_superuser(request: HttpRequest) -> bool:
     return bool(request.user.is_active and request.user.is_superuser)
 
 
-def token_state(token: ApiToken) -> str:
+def token_status(token: ApiToken) -> str:
     """active, expired or revoked."""
     if token.revoked_at is not None:
         return "revoked"
@@ -86,7 +86,6 @@ class TenantAdmin(ConsoleAdmin):
     list_display = ("slug", "name", "shop_domain", "is_active", "created")
     search_fields = ("slug", "shop_domain", "name")
     search_help_text = "Part of a slug, a shop domain or a name."
-    change_form_template = "admin/tenants/tenant/page.html"
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return is_superuser(request)
@@ -99,7 +98,7 @@ class TenantAdmin(ConsoleAdmin):
 
     @admin.display(description="created")
     def created(self, tenant: Tenant) -> SafeString:
-        return ago(tenant.created_at)
+        return format_time_ago(tenant.created_at)
 
     def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> Any:
         if obj is None:
@@ -112,7 +111,7 @@ class TenantAdmin(ConsoleAdmin):
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        record(request, AuditAction.TENANT_CHANGED if change else AuditAction.TENANT_ADDED, obj)
+        record_audit_entry(request, AuditAction.TENANT_CHANGED if change else AuditAction.TENANT_ADDED, obj)
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -123,9 +122,9 @@ class TenantAdmin(ConsoleAdmin):
                 "title": tenant.name or tenant.slug,
                 "subtitle": None,
                 "tenant": tenant,
-                "statuses": by_status(tenant),
-                "days": by_day(tenant),
-                "tokens": [(token, token_state(token)) for token in tenant.tokens.all()],
+                "statuses": job_counts_by_status(tenant),
+                "days": job_counts_by_day(tenant),
+                "tokens": [(token, token_status(token)) for token in tenant.tokens.all()],
                 "may_revoke": request.user.has_perm("tenants.revoke_apitoken"),
                 "may_issue": is_superuser(request),
                 **(extra_context or {}),
@@ -149,7 +148,7 @@ class TenantAdmin(ConsoleAdmin):
         if request.method == "POST" and form.is_valid():
             with transaction.atomic():
                 token = tokens.issue(tenant, form.cleaned_data["label"], form.cleaned_data["expires_at"])
-                record(request, AuditAction.TOKEN_ISSUED, tenant, token.split("_")[1])
+                record_audit_entry(request, AuditAction.TOKEN_ISSUED, tenant, token.split("_")[1])
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
@@ -162,16 +161,15 @@ class TenantAdmin(ConsoleAdmin):
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(LookOnly):
+class ApiTokenAdmin(ReadOnlyAdmin):
     """Tokens are issued on their tenant's page, and revoked here."""
 
     ordering = ("-created_at", "-pk")
-    list_display = ("shown", "tenant", "label", "state", "created", "used", "expires")
+    list_display = ("masked_token", "tenant", "label", "status", "created", "last_used", "expires")
     list_select_related = ("tenant",)
     search_fields = ("prefix",)
     search_help_text = "A whole token prefix, or a tenant's slug."
-    fields = ("tenant", "shown", "label", "state", "created", "used", "expires", "revoked")
-    change_form_template = "admin/tenants/apitoken/page.html"
+    fields = ("tenant", "masked_token", "label", "status", "created", "last_used", "expires", "revoked")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiToken]:
         return super().get_queryset(request).defer("token_hash")
@@ -187,29 +185,31 @@ class ApiTokenAdmin(LookOnly):
         return queryset.filter(prefix=prefix) | queryset.filter(tenant__slug=term), False
 
     @admin.display(description="token")
-    def shown(self, token: ApiToken) -> str:
+    def masked_token(self, token: ApiToken) -> str:
         return str(token)
 
     @admin.display(description="state")
-    def state(self, token: ApiToken) -> SafeString:
-        state = token_state(token)
-        return format_html('<span class="badge badge-{}">{}</span>', "good" if state == "active" else "waiting", state)
+    def status(self, token: ApiToken) -> SafeString:
+        status = token_status(token)
+        return format_html(
+            '<span class="badge badge-{}">{}</span>', "good" if status == "active" else "waiting", status
+        )
 
     @admin.display(description="created")
     def created(self, token: ApiToken) -> SafeString:
-        return ago(token.created_at)
+        return format_time_ago(token.created_at)
 
     @admin.display(description="last used")
-    def used(self, token: ApiToken) -> SafeString | str:
-        return ago(token.last_used_at) if token.last_used_at else "never"
+    def last_used(self, token: ApiToken) -> SafeString | str:
+        return format_time_ago(token.last_used_at) if token.last_used_at else "never"
 
     @admin.display(description="expires")
     def expires(self, token: ApiToken) -> SafeString | str:
-        return moment(token.expires_at) if token.expires_at else "never"
+        return format_timestamp(token.expires_at) if token.expires_at else "never"
 
     @admin.display(description="revoked")
     def revoked(self, token: ApiToken) -> SafeString | str:
-        return moment(token.revoked_at) if token.revoked_at else "–"
+        return format_timestamp(token.revoked_at) if token.revoked_at else "–"
 
     def get_urls(self) -> list[URLPattern]:
         revoke = path(
@@ -221,7 +221,7 @@ class ApiTokenAdmin(LookOnly):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         token = self.get_object(request, unquote(object_id))
-        may_revoke = token is not None and token_state(token) != "revoked"
+        may_revoke = token is not None and token_status(token) != "revoked"
         extra_context = {
             "may_revoke": may_revoke and request.user.has_perm("tenants.revoke_apitoken"),
             **(extra_context or {}),
@@ -237,7 +237,7 @@ class ApiTokenAdmin(LookOnly):
         if request.method == "POST":
             with transaction.atomic():
                 if tokens.revoke(token.prefix):
-                    record(request, AuditAction.TOKEN_REVOKED, token.tenant, token.prefix)
+                    record_audit_entry(request, AuditAction.TOKEN_REVOKED, token.tenant, token.prefix)
                     messages.success(request, f"{token} is revoked: the API refuses it from now on.")
                 else:
                     messages.info(request, f"{token} had been revoked before.")
@@ -247,6 +247,6 @@ class ApiTokenAdmin(LookOnly):
             "opts": self.opts,
             "title": f"Revoke {token}?",
             "token": token,
-            "state": token_state(token),
+            "status": token_status(token),
         }
         return TemplateResponse(request, "admin/tenants/apitoken/revoke.html", context)

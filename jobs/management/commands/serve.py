@@ -19,6 +19,7 @@ from django.db import connections
 
 from jobs.demo.access import demo_access
 from jobs.models import Job, JobType
+from jobs_gateway.settings import env
 
 
 def server_command(host: str, port: int, workers: int) -> list[str]:
@@ -73,8 +74,6 @@ class Command(BaseCommand):
                 for counters in settings.METRICS_DIR.glob("*.db"):
                     counters.unlink()  # of processes before this start; Prometheus expects a counter to begin at 0
         call_command("migrate", interactive=False, verbosity=0)
-        if folder := settings.STORAGES["artifacts"]["OPTIONS"].get("location"):
-            Path(folder).mkdir(parents=True, exist_ok=True)  # one that is missing later is a disk that is not mounted
         self.collect_static()
         if demo:
             if not Job.all_tenants.exists():
@@ -126,4 +125,6 @@ class Command(BaseCommand):
         self.stdout.write(f"Serving on {base_url()} (Ctrl-C stops it).\n")
         self.stdout.flush()
         command = server_command(address, settings.PORT, settings.WEB_WORKERS)
+        for name in env.from_file:  # the server reads the file itself, at each reload, and its environment wins
+            os.environ.pop(name, None)
         os.execv(sys.executable, command)  # noqa: S606 - no shell is meant

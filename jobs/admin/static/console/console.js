@@ -30,7 +30,7 @@ document.addEventListener("click", async (event) => {
 document.addEventListener(
   "error",
   (event) => {
-    if (!event.target.matches?.(".picture img")) return;
+    if (!event.target.matches?.(".artifact img")) return;
     const missing = Object.assign(document.createElement("span"), { className: "file missing" });
     missing.textContent = "The store did not give this picture.";
     event.target.replaceWith(missing);
@@ -99,7 +99,7 @@ function follow(live) {
       if (!known.has(each.id)) each.classList.add("is-new");
     }
     live.replaceChildren(fresh.content.firstElementChild);
-    const news = live.querySelector(".timeline > li.is-new:last-child .line");
+    const news = live.querySelector(".timeline > li.is-new:last-child .event-line");
     if (news) status().textContent = news.textContent.replace(/\s+/g, " ").trim();
   }
 

@@ -10,7 +10,7 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from tenants.throttling import count_failure
 
 
-class SignIn(AdminAuthenticationForm):
+class LoginForm(AdminAuthenticationForm):
     def clean(self) -> dict[str, Any]:
         """Raises RateLimited, whatever the password: it is checked only within the limit."""
         if self.request is not None:

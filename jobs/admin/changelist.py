@@ -20,11 +20,11 @@ from django.utils.text import capfirst
 
 # Rows a list counts and pages through; beyond them there is an estimate, and the way on is a filter or a date. OFFSET
 # and counting are linear, so this is what keeps both under a few milliseconds at any size of the table.
-MOST_COUNTED = 1_000
+MAX_COUNTED = 1_000
 
 
 class EstimatingPaginator(Paginator):
-    """Counts up to ``MOST_COUNTED`` rows; beyond that, says what PostgreSQL's planner estimates, as an estimate.
+    """Counts up to ``MAX_COUNTED`` rows; beyond that, says what PostgreSQL's planner estimates, as an estimate.
 
     One statement, and one more (an EXPLAIN, which runs nothing) where there are more rows than it counts.
     """
@@ -33,16 +33,16 @@ class EstimatingPaginator(Paginator):
 
     @cached_property
     def counted(self) -> int:
-        """The number of rows, or one more than ``MOST_COUNTED``. Ordered, so that it walks the index of the page."""
-        return self.object_list.values("pk")[: MOST_COUNTED + 1].count()
+        """The number of rows, or one more than ``MAX_COUNTED``. Ordered, so that it walks the index of the page."""
+        return self.object_list.values("pk")[: MAX_COUNTED + 1].count()
 
     @property
     def has_more(self) -> bool:
-        return self.counted > MOST_COUNTED
+        return self.counted > MAX_COUNTED
 
     @cached_property
     def count(self) -> int:
-        return min(self.counted, MOST_COUNTED)
+        return min(self.counted, MAX_COUNTED)
 
     @cached_property
     def total(self) -> str:
@@ -50,7 +50,7 @@ class EstimatingPaginator(Paginator):
         if not self.has_more:
             return f"{self.counted:,}"
         if connections[self.object_list.db].vendor != "postgresql":
-            return f"more than {MOST_COUNTED:,}"
+            return f"more than {MAX_COUNTED:,}"
         plan = json.loads(self.object_list.order_by().values("pk").explain(format="json"))
         return f"about {round_to_two_digits(max(plan[0]['Plan']['Plan Rows'], self.counted)):,} (estimate)"
 
@@ -60,7 +60,7 @@ def round_to_two_digits(number: float) -> int:
     return int(float(f"{number:.1e}"))
 
 
-class ConsoleList(ChangeList):
+class ConsoleChangeList(ChangeList):
     """In the one order that has an index: Django would take another from the address, linked or not."""
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
@@ -94,7 +94,7 @@ class ConsoleAdmin(admin.ModelAdmin):
         )
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return ConsoleList
+        return ConsoleChangeList
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist = super().get_changelist_instance(request)
@@ -102,7 +102,7 @@ class ConsoleAdmin(admin.ModelAdmin):
         return changelist
 
 
-class LookOnly(ConsoleAdmin):
+class ReadOnlyAdmin(ConsoleAdmin):
     """Nobody adds, changes or deletes these here, superusers included."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -127,11 +127,11 @@ class ChoiceFilter(admin.SimpleListFilter):
         value = self.value()
         if value is None:
             return queryset
-        return self.chosen(queryset, value) if value in dict(self.options) else queryset.none()
+        return self.filter_by_value(queryset, value) if value in dict(self.options) else queryset.none()
 
-    def chosen(self, queryset: Any, value: str) -> QuerySet[Any]:
-        chosen: QuerySet[Any] = queryset.filter(**{str(self.parameter_name): value})
-        return chosen
+    def filter_by_value(self, queryset: Any, value: str) -> QuerySet[Any]:
+        filtered: QuerySet[Any] = queryset.filter(**{str(self.parameter_name): value})
+        return filtered
 
 
 def date_links(changelist: ChangeList) -> dict[str, Any]:

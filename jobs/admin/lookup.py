@@ -11,7 +11,7 @@ from jobs.ulid import parse_ulid
 from tenants.models import Tenant
 
 
-def whole_id(text: str) -> ULID | None:
+def parse_job_id(text: str) -> ULID | None:
     """The job id that ``text`` is: a ULID as on ``/v1``, or a UUID as on ``/job``; None for anything else."""
     try:
         return parse_ulid(text)
@@ -23,7 +23,7 @@ def whole_id(text: str) -> ULID | None:
         return None
 
 
-def tenant_ids(text: str) -> list[int]:
+def find_tenant_ids(text: str) -> list[int]:
     """The tenants with this slug or this shop domain, which may be pasted as an address: one statement."""
     if "\0" in text:  # PostgreSQL has no such text
         return []

@@ -9,14 +9,14 @@ from asgiref.sync import async_to_sync
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from jobs.admin.json_view import folded
+from jobs.admin.json_html import render_json
 from jobs.api.request import GatewayRequest
 from jobs.api.views import serve_api_request
 from tenants.callers import Caller
 from tenants.models import Tenant
 
 
-class Answer(NamedTuple):
+class TenantResponse(NamedTuple):
     path: str
     status: int
     etag: str
@@ -24,12 +24,12 @@ class Answer(NamedTuple):
     text: str
 
 
-def caller_of(tenant: Tenant) -> Caller:
+def caller_for(tenant: Tenant) -> Caller:
     """The caller that the API would make of a credential of ``tenant``."""
     return Caller(tenant.pk, tenant.slug, tenant.storage_prefix, None)
 
 
-def as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> Answer:
+def get_as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> TenantResponse:
     """What ``GET path`` answers ``tenant`` right now, at the address that ``request`` came to.
 
     The console knows no view of the API, only addresses: they are asked in this process as the server would ask, for
@@ -45,8 +45,10 @@ def as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> Answer:
         "gateway": {"request_id": getattr(request, "scope", {}).get("gateway", {}).get("request_id")},
     }
     inner = GatewayRequest(scope)
-    inner.user = caller_of(tenant)  # type: ignore[assignment]
+    inner.user = caller_for(tenant)  # type: ignore[assignment]
     response = async_to_sync(serve_api_request)(inner)
     body = json.loads(response.body)
     text = json.dumps(body, indent=2, ensure_ascii=False)
-    return Answer(path, response.status, response.headers.get("ETag", ""), folded(body, open_levels=3), text)
+    return TenantResponse(
+        path, response.status, response.headers.get("ETag", ""), render_json(body, open_levels=3), text
+    )

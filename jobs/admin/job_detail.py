@@ -13,10 +13,10 @@ from django.utils.functional import cached_property
 from django.utils.safestring import SafeString
 
 from jobs import fold
-from jobs.admin.answers import caller_of
-from jobs.admin.json_view import folded
-from jobs.admin.words import lasted
-from jobs.api.tenant_renderer import Boundary
+from jobs.admin.formatting import format_duration
+from jobs.admin.json_html import render_json
+from jobs.admin.tenant_view import caller_for
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import Artifact, Job, JobEvent, JobStatus, Role, Visibility
 
 # Events on one page of the timeline.
@@ -35,7 +35,7 @@ _TONES = {
 
 
 @dataclass(slots=True)
-class Picture:
+class DisplayedArtifact:
     """One artifact with its link, or the reason why it has none."""
 
     kind: str
@@ -56,7 +56,7 @@ class Picture:
 
 
 @dataclass(slots=True)
-class Line:
+class TimelineEvent:
     """One event of the timeline. ``gap`` is the time since the event before it."""
 
     seq: int
@@ -71,15 +71,15 @@ class Line:
     at: datetime
     gap: timedelta | None
     is_new_day: bool
-    pictures: Sequence[Picture]
+    artifacts: Sequence[DisplayedArtifact]
 
     @property
     def gap_text(self) -> str:
-        return "" if self.gap is None else f"+{lasted(self.gap)}"
+        return "" if self.gap is None else f"+{format_duration(self.gap)}"
 
 
 @dataclass(slots=True)
-class Mark:
+class AgentMark:
     """One event in an agent's lane; ``x`` and ``width`` are in thousandths of the job's length."""
 
     event_type: str
@@ -90,7 +90,7 @@ class Mark:
 
 
 @dataclass(slots=True)
-class Lane:
+class AgentTimeline:
     """What one agent did: its state, how long it ran, its error, and its events to scale."""
 
     hostname: str
@@ -98,16 +98,16 @@ class Lane:
     tone: str
     duration: str
     error: str
-    marks: list[Mark]
+    marks: list[AgentMark]
 
 
-class JobView:
+class JobDetail:
     """Everything the page of ``job`` shows of its events and artifacts: three statements, whatever their number."""
 
     def __init__(self, job: Job, request: HttpRequest, after_seq: int = 0) -> None:
         self.job = job
         self.after_seq = after_seq
-        self.boundary = Boundary(request, caller_of(job.tenant))
+        self.renderer = TenantRenderer(request, caller_for(job.tenant))
 
     @property
     def version(self) -> str:
@@ -120,18 +120,18 @@ class JobView:
 
     @cached_property
     def request(self) -> SafeString | None:
-        return None if self.job.request is None else folded(self.boundary.value(self.job.request))
+        return None if self.job.request is None else render_json(self.renderer.redact_value(self.job.request))
 
     @cached_property
     def _events(self) -> list[JobEvent]:
         return list(JobEvent.all_tenants.filter(job=self.job).order_by("seq"))
 
     @cached_property
-    def _artifacts(self) -> list[Artifact]:
+    def _artifact_rows(self) -> list[Artifact]:
         return list(Artifact.all_tenants.filter(job=self.job).order_by("event__seq", "position"))
 
     @cached_property
-    def _page(self) -> list[JobEvent]:
+    def _page_events(self) -> list[JobEvent]:
         return [event for event in self._events if event.seq > self.after_seq][:PAGE_EVENTS]
 
     @property
@@ -141,38 +141,42 @@ class JobView:
     @property
     def next_after_seq(self) -> int | None:
         """Where the next page of the timeline starts; None on the last."""
-        return self._page[-1].seq if self._page and self._page[-1] is not self._events[-1] else None
+        return (
+            self._page_events[-1].seq if self._page_events and self._page_events[-1] is not self._events[-1] else None
+        )
 
     @cached_property
-    def pictures(self) -> list[Picture]:
+    def artifacts(self) -> list[DisplayedArtifact]:
         """Final ones first; among them, in the order in which they were recorded."""
-        ordered = sorted(self._artifacts, key=lambda artifact: artifact.role != Role.FINAL)
-        return [self._picture(artifact) for artifact in ordered]
+        ordered = sorted(self._artifact_rows, key=lambda artifact: artifact.role != Role.FINAL)
+        return [self._displayed(artifact) for artifact in ordered]
 
     @cached_property
-    def lines(self) -> list[Line]:
-        pictures: dict[int | None, list[Picture]] = {}
-        for artifact in self._artifacts:
-            pictures.setdefault(artifact.event_id, []).append(self._picture(artifact))
-        lines, before = [], None
-        for event in self._page:
-            lines.append(self._line(event, before, pictures.get(event.pk, [])))
+    def timeline(self) -> list[TimelineEvent]:
+        artifacts: dict[int | None, list[DisplayedArtifact]] = {}
+        for artifact in self._artifact_rows:
+            artifacts.setdefault(artifact.event_id, []).append(self._displayed(artifact))
+        timeline, before = [], None
+        for event in self._page_events:
+            timeline.append(self._timeline_event(event, before, artifacts.get(event.pk, [])))
             before = event.created_at
-        return lines
+        return timeline
 
     @cached_property
-    def why(self) -> Line | None:
+    def failure(self) -> TimelineEvent | None:
         """The last failing event of a job that failed: what support came to read."""
         if self.job.status not in (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE):
             return None
         failed = [event for event in self._events if event.event_type == "failed"]
-        return self._line(failed[-1]) if failed else None
+        return self._timeline_event(failed[-1]) if failed else None
 
-    def _line(self, event: JobEvent, before: datetime | None = None, pictures: Sequence[Picture] = ()) -> Line:
-        text, extra = self.boundary.text, dict(event.extra)
+    def _timeline_event(
+        self, event: JobEvent, before: datetime | None = None, artifacts: Sequence[DisplayedArtifact] = ()
+    ) -> TimelineEvent:
+        text, extra = self.renderer.redact_text, dict(event.extra)
         # An error is shown as what it is; one that is no text stays with the rest.
         error = extra.pop("error") if isinstance(extra.get("error"), str) else ""
-        return Line(
+        return TimelineEvent(
             seq=event.seq,
             event_type=event.event_type,
             tone=_TONES.get(event.event_type, "note"),
@@ -181,15 +185,15 @@ class JobView:
             message=text(event.message),
             hostname=text(event.hostname or ""),
             error=text(error),
-            extra=folded(self.boundary.value(extra), open_levels=1) if extra else None,
+            extra=render_json(self.renderer.redact_value(extra), open_levels=1) if extra else None,
             at=event.created_at,
             gap=event.created_at - before if before else None,
             is_new_day=before is None or event.created_at.date() != before.date(),
-            pictures=pictures,
+            artifacts=artifacts,
         )
 
     @cached_property
-    def lanes(self) -> list[Lane]:
+    def agents(self) -> list[AgentTimeline]:
         """One for each agent of an operation job, internal events included: the console hides nothing from support."""
         if not self.job.is_operation:
             return []
@@ -211,42 +215,42 @@ class JobView:
         start = min(event.created_at for event in events)
         length = max(max(event.created_at for event in events) - start, timedelta(milliseconds=1))
         return [
-            Lane(
-                hostname=self.boundary.text(hostname),
+            AgentTimeline(
+                hostname=self.renderer.redact_text(hostname),
                 status=agent.status,
                 tone=_TONES[agent.status],
-                duration=lasted(agent.duration) if agent.last_end else "",
-                error=self.boundary.text(agent.error or ""),
-                marks=_marks(by_host[hostname], start, length),
+                duration=format_duration(agent.duration) if agent.last_end else "",
+                error=self.renderer.redact_text(agent.error or ""),
+                marks=_agent_marks(by_host[hostname], start, length),
             )
             for hostname, agent in fold.fold(events, self.job.status).agents.items()
         ]
 
-    def _picture(self, artifact: Artifact) -> Picture:
+    def _displayed(self, artifact: Artifact) -> DisplayedArtifact:
         try:
-            link, problem = self.boundary.links.url(artifact.storage_key), ""
+            link, problem = self.renderer.presigned_url(artifact.storage_key), ""
         except ValueError:
-            link, problem = "", "This artifact's key cannot be signed."
+            link, problem = "", "This artifact's key lies outside the tenant's storage prefix, or cannot be signed."
         # A key without an ending may well be a picture; the page says so where it is none.
         media_type = mimetypes.guess_type(artifact.storage_key)[0] or "image/*"
-        return Picture(
-            kind=self.boundary.text(artifact.kind),
+        return DisplayedArtifact(
+            kind=self.renderer.redact_text(artifact.kind),
             role=artifact.role,
-            label=self.boundary.text(artifact.label or ""),
-            meta=folded(self.boundary.value(artifact.meta), open_levels=1) if artifact.meta else None,
+            label=self.renderer.redact_text(artifact.label or ""),
+            meta=render_json(self.renderer.redact_value(artifact.meta), open_levels=1) if artifact.meta else None,
             link=link,
             problem=problem,
             is_image=media_type.startswith("image/"),
         )
 
 
-def _marks(events: list[fold.FoldEvent], start: datetime, length: timedelta) -> list[Mark]:
+def _agent_marks(events: list[fold.FoldEvent], start: datetime, length: timedelta) -> list[AgentMark]:
     def scaled(at: datetime) -> int:
         return round(1000 * ((at - start) / length))
 
     ends = [scaled(event.created_at) for event in events[1:]] + [scaled(events[-1].created_at)]
     return [
-        Mark(
+        AgentMark(
             event_type=event.event_type,
             tone=_TONES.get(event.event_type, "note"),
             x=(x := scaled(event.created_at)),

@@ -12,26 +12,26 @@ from django.utils.safestring import SafeString, mark_safe
 OPEN_LEVELS = 2
 
 
-def folded(value: Any, open_levels: int = OPEN_LEVELS) -> SafeString:
+def render_json(value: Any, open_levels: int = OPEN_LEVELS) -> SafeString:
     """``value``, any JSON value, with its objects and lists as ``<details>``, the outer levels open."""
-    return mark_safe(f'<div class="json">{_drawn(value, open_levels)}</div>')  # noqa: S308 - _drawn escapes
+    return mark_safe(f'<div class="json">{_render(value, open_levels)}</div>')  # noqa: S308 - _render escapes
 
 
-def _drawn(value: Any, open_levels: int) -> str:
+def _render(value: Any, open_levels: int) -> str:
     if isinstance(value, dict) and value:
         members = "".join(
             f'<li><span class="json-name">{escape(json.dumps(name, ensure_ascii=False))}</span>: '
-            f"{_drawn(member, open_levels - 1)}</li>"
+            f"{_render(member, open_levels - 1)}</li>"
             for name, member in value.items()
         )
-        return _fold("{", "}", members, len(value), open_levels)
+        return _render_details("{", "}", members, len(value), open_levels)
     if isinstance(value, list) and value:
-        items = "".join(f"<li>{_drawn(item, open_levels - 1)}</li>" for item in value)
-        return _fold("[", "]", items, len(value), open_levels)
-    return f'<span class="json-{_kind(value)}">{escape(json.dumps(value, ensure_ascii=False))}</span>'
+        items = "".join(f"<li>{_render(item, open_levels - 1)}</li>" for item in value)
+        return _render_details("[", "]", items, len(value), open_levels)
+    return f'<span class="json-{_css_class(value)}">{escape(json.dumps(value, ensure_ascii=False))}</span>'
 
 
-def _fold(opening: str, closing: str, inner: str, count: int, open_levels: int) -> str:
+def _render_details(opening: str, closing: str, inner: str, count: int, open_levels: int) -> str:
     is_open = " open" if open_levels > 0 else ""
     return (
         f"<details{is_open}><summary>{opening}<span> {count} … {closing}</span></summary>"
@@ -39,7 +39,7 @@ def _fold(opening: str, closing: str, inner: str, count: int, open_levels: int) 
     )
 
 
-def _kind(value: Any) -> str:
+def _css_class(value: Any) -> str:
     if isinstance(value, str):
         return "text"
     if value is None or isinstance(value, bool):

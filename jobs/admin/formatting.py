@@ -21,22 +21,22 @@ _TONES = {
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-def badge(status: str) -> SafeString:
+def status_badge(status: str) -> SafeString:
     """A status in its colour; the words say it too."""
     known = JobStatus(status)
     return format_html('<span class="badge badge-{}">{}</span>', _TONES[known], known.label)
 
 
-def breakable(name: str) -> SafeString:
+def word_breaks(name: str) -> SafeString:
     """A name such as MODEL_GENERATOR that may wrap after each underscore or dot, and nowhere else."""
     return format_html_join("", "{}<wbr>", ((part,) for part in re.split(r"(?<=[_.])", name)))
 
 
-def lasted(elapsed: timedelta) -> str:
+def format_duration(elapsed: timedelta) -> str:
     """0 s, 250 ms, 3.5 s, 12 min 5 s, 3 h 20 min, 2 d 4 h: two units at most."""
     seconds = elapsed.total_seconds()
     if seconds < 0:
-        return f"−{lasted(-elapsed)}"
+        return f"−{format_duration(-elapsed)}"
     if seconds < 60:
         return f"{round(seconds * 1000)} ms" if 0 < seconds < 1 else f"{seconds:.3g} s"
     whole = round(seconds)
@@ -49,7 +49,7 @@ def lasted(elapsed: timedelta) -> str:
     return " ".join(parts)
 
 
-def moment(at: datetime, text: str | None = None) -> SafeString:
+def format_timestamp(at: datetime, text: str | None = None) -> SafeString:
     """A ``<time>`` that shows ``text``, or the time itself, and the exact time in UTC when it is pointed at."""
     exact = at.astimezone(UTC)
     return format_html(
@@ -60,17 +60,17 @@ def moment(at: datetime, text: str | None = None) -> SafeString:
     )
 
 
-def clock(at: datetime) -> SafeString:
+def format_time_of_day(at: datetime) -> SafeString:
     """The time of day to the millisecond."""
-    return moment(at, f"{at.astimezone(UTC):%H:%M:%S}.{at.microsecond // 1000:03}")
+    return format_timestamp(at, f"{at.astimezone(UTC):%H:%M:%S}.{at.microsecond // 1000:03}")
 
 
-def ago(at: datetime) -> SafeString:
+def format_time_ago(at: datetime) -> SafeString:
     elapsed = timezone.now() - at
-    return moment(at, "just now" if abs(elapsed) < timedelta(seconds=1) else f"{coarse(elapsed)} ago")
+    return format_timestamp(at, "just now" if abs(elapsed) < timedelta(seconds=1) else f"{largest_unit(elapsed)} ago")
 
 
-def coarse(elapsed: timedelta) -> str:
+def largest_unit(elapsed: timedelta) -> str:
     """The largest unit alone: 3 s, 12 min, 5 h, 40 d."""
     whole = max(0, round(elapsed.total_seconds()))
     size, unit = next(((size, unit) for size, unit in _UNITS if whole >= size), _UNITS[-1])

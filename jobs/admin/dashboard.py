@@ -14,24 +14,24 @@ from django.utils.http import urlencode
 from jobs.models import Job, JobQuerySet
 
 # Rows a table on the home page has; the list they link to has the rest.
-MOST_ROWS = 12
-LATELY = timedelta(hours=24)
+MAX_ROWS = 12
+RECENT = timedelta(hours=24)
 
 
-def failed_lately(jobs: JobQuerySet) -> JobQuerySet:
-    return jobs.failed_since(timezone.now() - LATELY)
+def recently_failed(jobs: JobQuerySet) -> JobQuerySet:
+    return jobs.failed_since(timezone.now() - RECENT)
 
 
 def stuck(jobs: JobQuerySet) -> JobQuerySet:
-    return jobs.silent_since(stuck_since())
+    return jobs.silent_since(stuck_cutoff())
 
 
-def stuck_since() -> datetime:
+def stuck_cutoff() -> datetime:
     """A job in progress that has not been heard of since then is stuck."""
     return timezone.now() - timedelta(seconds=settings.CONSOLE_STUCK_AFTER_SECONDS)
 
 
-def job_list(**filters: str) -> str:
+def job_list_url(**filters: str) -> str:
     """The address of the job list with these filters on."""
     return f"{reverse('admin:jobs_job_changelist')}?{urlencode(filters)}"
 
@@ -39,7 +39,7 @@ def job_list(**filters: str) -> str:
 def failures_by_tenant_and_type() -> dict[str, Any]:
     """The groups with the most failures first; one statement, over the failures of a day."""
     groups = list(
-        failed_lately(Job.all_tenants.all())
+        recently_failed(Job.all_tenants.all())
         .values("tenant__slug", "job_type")
         .annotate(jobs=Count("pk"))
         .order_by("-jobs", "tenant__slug", "job_type")
@@ -55,14 +55,14 @@ def failures_by_tenant_and_type() -> dict[str, Any]:
                 # The bar, in hundredths of the longest, and what is left beside it.
                 "share": (share := max(1, round(100 * jobs / most))),
                 "rest": 100 - share,
-                "link": job_list(attention="failed", tenant=slug, job_type=job_type),
+                "link": job_list_url(attention="failed", tenant=slug, job_type=job_type),
             }
-            for slug, job_type, jobs in groups[:MOST_ROWS]
+            for slug, job_type, jobs in groups[:MAX_ROWS]
         ],
         "total": sum(jobs for *_, jobs in groups),
         "tenants": len({slug for slug, *_ in groups}),
-        "left_out": max(0, len(groups) - MOST_ROWS),
-        "link": job_list(attention="failed"),
+        "left_out": max(0, len(groups) - MAX_ROWS),
+        "link": job_list_url(attention="failed"),
     }
 
 
@@ -77,12 +77,12 @@ def stuck_by_tenant() -> dict[str, Any]:
     )
     return {
         "rows": [
-            {"tenant": slug, "jobs": jobs, "oldest": oldest, "link": job_list(attention="stuck", tenant=slug)}
-            for slug, jobs, oldest in groups[:MOST_ROWS]
+            {"tenant": slug, "jobs": jobs, "oldest": oldest, "link": job_list_url(attention="stuck", tenant=slug)}
+            for slug, jobs, oldest in groups[:MAX_ROWS]
         ],
         "total": sum(jobs for _, jobs, _ in groups),
-        "left_out": max(0, len(groups) - MOST_ROWS),
-        "since": stuck_since(),
+        "left_out": max(0, len(groups) - MAX_ROWS),
+        "since": stuck_cutoff(),
         "after": timedelta(seconds=settings.CONSOLE_STUCK_AFTER_SECONDS),
-        "link": job_list(attention="stuck"),
+        "link": job_list_url(attention="stuck"),
     }
