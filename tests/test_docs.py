@@ -25,6 +25,8 @@ from jobs.ingest import interchange
 from jobs_gateway.environment import parse_file
 from tests.test_serve import serving
 
+pytestmark = pytest.mark.sqlite  # the demo's database, which the blocks are about
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,7 +136,6 @@ def command_of(block: Block, file: Path) -> str:
     return f"python3 {file.name}"
 
 
-@pytest.mark.sqlite
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_every_block_runs_as_pasted_and_prints_what_the_page_shows(page, demo):
@@ -177,7 +178,6 @@ def test_every_block_runs_as_pasted_and_prints_what_the_page_shows(page, demo):
             assert_shown(block, (folder / f"block{number}.out").read_text().replace(base_url, SHOWN_URL))
 
 
-@pytest.mark.sqlite
 def test_make_run_prints_what_the_readme_shows(demo):
     _, printed, base_url = demo
     [block] = [block for block in blocks_of(README) if block.code.startswith("make run")]
