@@ -215,12 +215,12 @@ def parse_server_url(name: str, url: str, schemes: Sequence[str], form: str) -> 
     """
     match = re.fullmatch(r"([A-Za-z]+)://([^/?#]*)([^?#]*)(.*)", url, re.DOTALL)
     if match is None or match[1].lower() not in schemes:
-        raise ImproperlyConfigured(f"{name} is not written as it has to be. {form}")
+        raise ImproperlyConfigured(f"{name} is not a valid URL. {form}")
     scheme, authority, path, query = match.groups()
     userinfo, _, address = authority.rpartition("@")
     # The @ before the host is behind each unescaped character of a password.
     if "@" in userinfo + path + query or "#" in query:
-        raise ImproperlyConfigured(f"{name} can be read in two ways. {_ESCAPES}")
+        raise ImproperlyConfigured(f"{name} is ambiguous. {_ESCAPES}")
     user, _, password = userinfo.partition(":")
     places = [re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([0-9]*))?", each) for each in address.split(",")]
     if not all(place and (not place[3] or 0 < int(place[3][:6]) < 65536) for place in places):

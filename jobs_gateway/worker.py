@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,8 @@ STOPPING = "stopping"  # the file that says that no successor comes
 SUCCESSOR_SECONDS = 60.0
 # Time for the successor to open its socket, and for requests on connections that were accepted a moment ago to arrive.
 DRAIN_SECONDS = 0.5
+# The longest that a worker which accepts no more requests may take to answer those it has.
+STOP_SECONDS = 8.0
 
 
 def end_on_signals() -> None:
@@ -54,6 +57,10 @@ class Worker:
         while time.time() - told_at < SUCCESSOR_SECONDS and not self._has_successor(told_at):
             await asyncio.sleep(0.05)
         await asyncio.sleep(DRAIN_SECONDS)
+        # The server waits for open requests without end.
+        watchdog = threading.Timer(STOP_SECONDS, os._exit, [0])
+        watchdog.daemon = True
+        watchdog.start()
         os.kill(os.getpid(), signal.SIGINT)
 
     def _has_successor(self, told_at: float) -> bool:

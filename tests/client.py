@@ -6,8 +6,10 @@ The API's statements run on Django's connection of the thread that asks, so they
 from __future__ import annotations
 
 import asyncio
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib import import_module
 from time import perf_counter
@@ -23,6 +25,7 @@ from django.test import Client as DjangoClient
 
 from jobs.database import pipeline, readers
 from jobs.database.prepared import compile_queries
+from jobs_gateway.application import is_of_api
 
 BODY_PIECE_BYTES = 64 * 2**10
 
@@ -32,6 +35,12 @@ class ConnectionReader:
 
     def __init__(self, alias: str) -> None:
         self.connection: Any = connections[alias]
+
+    def connect(self) -> None:
+        """In the thread of the test; a test that may not use the database finds out when it reads."""
+        if self.connection.connection is None:
+            with suppress(RuntimeError):  # pytest-django's
+                self.connection.ensure_connection()
 
     async def open(self) -> None: ...
 
@@ -100,6 +109,24 @@ def run(function: Any, *args: Any) -> Any:
         return async_to_sync(function)(*args)
 
 
+_this_thread = threading.local()
+
+
+def run_here(function: Any, *args: Any) -> Any:
+    """As :func:`run`, on an event loop that the thread keeps: a new one for each request takes longer than the request.
+
+    For coroutines that use no thread.
+    """
+    loop = getattr(_this_thread, "loop", None)
+    if loop is None:
+        loop = _this_thread.loop = asyncio.new_event_loop()
+        weakref.finalize(threading.current_thread(), loop.close)
+    with lent_connections():
+        for reader in _of_this_caller.get().values():
+            reader.connect()
+        return loop.run_until_complete(function(*args))
+
+
 class Client(DjangoClient):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -117,10 +144,13 @@ class Handler:
         if self._application is None:
             self._application = make_application(self.enforce_csrf_checks)
         scope = scope_of(environ)
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        body = environ["wsgi.input"].read()
         messages: list[Any] = []
-        with django_connections_stay_open():
-            run(ask, self._application, scope, body, messages)
+        if is_of_api(scope["path"]):
+            run_here(ask, self._application, scope, body, messages)
+        else:
+            with django_connections_stay_open():
+                run(ask, self._application, scope, body, messages)
         return response_of(messages, scope)
 
 

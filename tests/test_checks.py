@@ -16,7 +16,7 @@ from jobs_gateway.environment import UnknownName
 ROOT = Path(__file__).resolve().parent.parent
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "gateway.sqlite3", "OPTIONS": {}}
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "gateway", "OPTIONS": {"pool": {"max_size": 4}}}
-SMALL_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 2}}}
+SMALL_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 1}}}
 S3 = "jobs.artifacts.s3.SignedS3Storage"
 LOCAL = "jobs.artifacts.local.SignedFileSystemStorage"
 
@@ -67,6 +67,9 @@ WRONG = [
     ("jobs_gateway.W005", {"ALLOWED_HOSTS": ["*"]}),
     ("jobs_gateway.E008", {"ALLOWED_HOSTS": ["https://jobs.example.com"]}),
     ("jobs_gateway.E008", {"ALLOWED_HOSTS": ["[::1]", "jobs.example.com:8000"]}),
+    ("jobs_gateway.E010", {"CORS_ALLOWED_ORIGINS": ["https://shop.example.com/"]}),
+    ("jobs_gateway.E010", {"CORS_ALLOWED_ORIGINS": ["https://a.example", "shop.example.com"]}),
+    ("jobs_gateway.E010", {"CORS_ALLOWED_ORIGINS": ["https://Shop.example.com"]}),
     ("tenants.E005", {"DATABASE_REPLICA_MAX_LAG_SECONDS": 0}),
     ("tenants.W003", {"DATABASES": {"default": POSTGRESQL, "replica": POSTGRESQL}, "API_REPLICA": "replica"}),
     ("jobs.E003", {"STORAGES": artifacts(endpoint_url="s3.internal:8333")}),
@@ -76,6 +79,8 @@ WRONG = [
     ("jobs.E005", {"STORAGES": artifacts(bucket_name="s3://pictures")}),
     ("jobs.E005", {"STORAGES": artifacts(bucket_name="pictures/acme")}),
     ("jobs.E005", {"STORAGES": artifacts(region_name="")}),
+    ("jobs.E007", {"REST_FRAMEWORK": {"DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"]}}),
+    ("jobs.E007", {"REST_FRAMEWORK": {"DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.UserRateThrottle"]}}),
     ("jobs.E006", {"STORAGES": {"artifacts": {"BACKEND": LOCAL, "OPTIONS": {"location": __file__}}}}),
 ]
 
@@ -93,7 +98,7 @@ def manage(*arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,  # a bound for a machine with other things to do
     )
 
 
@@ -133,7 +138,7 @@ def test_nothing_is_said_about_the_settings_of_these_tests():
             "DATABASE_URL",
             "gateway.sqlite3",
             (
-                "DATABASE_URL is not written as it has to be. Write DATABASE_URL=postgres://user:password@host/name or "
+                "DATABASE_URL is not a valid URL. Write DATABASE_URL=postgres://user:password@host/name or "
                 "sqlite:////path/to/file."
             ),
         ),
@@ -141,7 +146,7 @@ def test_nothing_is_said_about_the_settings_of_these_tests():
             "DATABASE_API_URL",
             "postgres://gateway_api:12/34@db.internal/gateway",
             (
-                "DATABASE_API_URL can be read in two ways. "
+                "DATABASE_API_URL is ambiguous. "
                 "In a user name or password, write % as %25, @ as %40, / as %2F, ? as %3F and # as %23."
             ),
         ),
@@ -149,7 +154,7 @@ def test_nothing_is_said_about_the_settings_of_these_tests():
             "CACHE_URL",
             "redi://cache.internal",
             (
-                "CACHE_URL is not written as it has to be. Write CACHE_URL=redis://user:password@host:6379/0 or "
+                "CACHE_URL is not a valid URL. Write CACHE_URL=redis://user:password@host:6379/0 or "
                 "valkey://host:6379/0, or leave it out."
             ),
         ),

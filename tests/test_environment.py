@@ -319,17 +319,17 @@ def test_every_other_character_of_a_password_is_taken_as_it_is(character):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("", f"DATABASE_API_URL is not written as it has to be. {POSTGRESQL}"),
-        (f"gateway:{SECRET}@db/gateway", f"DATABASE_API_URL is not written as it has to be. {POSTGRESQL}"),
-        (f"mysql://gateway:{SECRET}@db/gateway", f"DATABASE_API_URL is not written as it has to be. {POSTGRESQL}"),
-        (f"postgres:gateway:{SECRET}@db", f"DATABASE_API_URL is not written as it has to be. {POSTGRESQL}"),
+        ("", f"DATABASE_API_URL is not a valid URL. {POSTGRESQL}"),
+        (f"gateway:{SECRET}@db/gateway", f"DATABASE_API_URL is not a valid URL. {POSTGRESQL}"),
+        (f"mysql://gateway:{SECRET}@db/gateway", f"DATABASE_API_URL is not a valid URL. {POSTGRESQL}"),
+        (f"postgres:gateway:{SECRET}@db", f"DATABASE_API_URL is not a valid URL. {POSTGRESQL}"),
         (f"postgres://gateway:{SECRET}/db", f"DATABASE_API_URL has no valid host and port. {POSTGRESQL} {ESCAPES}"),
         ("postgres://db:0/gateway", f"DATABASE_API_URL has no valid host and port. {POSTGRESQL} {ESCAPES}"),
         ("postgres://db:65536/gateway", f"DATABASE_API_URL has no valid host and port. {POSTGRESQL} {ESCAPES}"),
         ("postgres://[::1/gateway", f"DATABASE_API_URL has no valid host and port. {POSTGRESQL} {ESCAPES}"),
         ("postgres://u:%00@db/gateway", f"DATABASE_API_URL has a % that is no escape of a character. {ESCAPES}"),
         ("postgres://u:%FF@db/gateway", f"DATABASE_API_URL has a % that is no escape of a character. {ESCAPES}"),
-        ("postgres://db/gateway#x", f"DATABASE_API_URL can be read in two ways. {ESCAPES}"),
+        ("postgres://db/gateway#x", f"DATABASE_API_URL is ambiguous. {ESCAPES}"),
         (
             "postgres://db/gateway?sslmode",
             f"After the ?, DATABASE_API_URL must have name=value, each name once. {ESCAPES}",
