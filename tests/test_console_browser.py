@@ -1,6 +1,6 @@
 """The console in a real browser, as support uses it; its screenshots are kept.
 
-They go to ``var/screenshots``, or where SCREENSHOTS says: ``make screenshots`` renews those that the README shows.
+They go to ``var/screenshots``, or where SCREENSHOTS says: ``make screenshots`` renews those in ``docs/screenshots``.
 """
 
 from __future__ import annotations

@@ -29,6 +29,6 @@ def remove_index(apps, schema_editor):
 
 class Migration(migrations.Migration):
     atomic = False
-    dependencies = [("jobs", "0007_artifacts_by_key")]
+    dependencies = [("jobs", "0009_events_of_agents")]
 
     operations = [migrations.RunPython(add_index, remove_index)]
