@@ -1,4 +1,4 @@
-"""What the console's templates say beyond Django's own tags."""
+"""Template tags and filters of the console."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the home page asks about: jobs that failed lately, and jobs that are stuck."""
+"""The home page: jobs that failed in the last 24 hours, and jobs that are stuck."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.utils.http import urlencode
 
 from jobs.models import Job, JobQuerySet
 
-# Rows a table on the home page has; the list they link to has the rest.
+# Rows of a table on the home page. The job list that each table links to shows the rest.
 MAX_ROWS = 12
 RECENT = timedelta(hours=24)
 
@@ -27,17 +27,17 @@ def stuck(jobs: JobQuerySet) -> JobQuerySet:
 
 
 def stuck_cutoff() -> datetime:
-    """A job in progress that has not been heard of since then is stuck."""
+    """A job in progress is stuck if its last event is older than this."""
     return timezone.now() - timedelta(seconds=settings.CONSOLE_STUCK_AFTER_SECONDS)
 
 
 def job_list_url(**filters: str) -> str:
-    """The address of the job list with these filters on."""
+    """The URL of the job list with these filters."""
     return f"{reverse('admin:jobs_job_changelist')}?{urlencode(filters)}"
 
 
 def failures_by_tenant_and_type() -> dict[str, Any]:
-    """The groups with the most failures first; one statement, over the failures of a day."""
+    """Failures of the last 24 hours by tenant and type, most failures first. One statement; it reads those failures."""
     groups = list(
         recently_failed(Job.all_tenants.all())
         .values("tenant__slug", "job_type")
@@ -52,7 +52,7 @@ def failures_by_tenant_and_type() -> dict[str, Any]:
                 "tenant": slug,
                 "job_type": job_type,
                 "jobs": jobs,
-                # The bar, in hundredths of the longest, and what is left beside it.
+                # The length of the bar, in percent of the longest one, and the space left of it.
                 "share": (share := max(1, round(100 * jobs / most))),
                 "rest": 100 - share,
                 "link": job_list_url(attention="failed", tenant=slug, job_type=job_type),
@@ -67,7 +67,7 @@ def failures_by_tenant_and_type() -> dict[str, Any]:
 
 
 def stuck_by_tenant() -> dict[str, Any]:
-    """The tenants with the most stuck jobs first; one statement, over the jobs in progress."""
+    """Stuck jobs by tenant, most stuck jobs first. One statement; it reads the jobs in progress."""
     groups = list(
         stuck(Job.all_tenants.all())
         .values("tenant__slug")

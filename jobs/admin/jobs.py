@@ -1,4 +1,4 @@
-"""Jobs: their list, and the page of one. Nothing here changes a job."""
+"""The list of jobs and the page of a job. Both are read-only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FINAL_STATUSES = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILUR
 
 
 class TenantFilter(admin.ListFilter):
-    """A slug typed into a box that suggests tenants as one types; never a list of them all."""
+    """A text field for a tenant's slug, with suggestions. A list of all tenants could be too long."""
 
     title = "tenant"
     parameter_name = "tenant"
@@ -62,7 +62,7 @@ class TenantFilter(admin.ListFilter):
         yield {"slug": self.slug, "others": others, "without": without}
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
-        # By id, so that the indexes that begin with the tenant serve.
+        # By id, so that the indexes that begin with the tenant can be used.
         return queryset.filter(tenant__in=find_tenant_ids(self.slug)) if self.slug else queryset
 
 
@@ -73,7 +73,7 @@ class StatusFilter(ChoiceFilter):
 
 
 class TypeFilter(ChoiceFilter):
-    """The workflow types; an address may name any other type too, as the home page does."""
+    """Shows the workflow types. A link can name any other type too: the home page has such links."""
 
     title = "type"
     parameter_name = "job_type"
@@ -88,7 +88,7 @@ class TypeFilter(ChoiceFilter):
         if value is None:
             return queryset
         if value in JobType.values:
-            # Said twice, for the indexes of one tenant's workflow types are made for workflow types only.
+            # Redundant, but the partial indexes on (tenant, job_type) have this condition.
             return queryset.filter(job_type=value, is_workflow=True)
         return queryset.none() if "\0" in value else queryset.filter(job_type=value)
 
@@ -103,7 +103,7 @@ class AttentionFilter(ChoiceFilter):
 
 
 class JobChangeList(ConsoleChangeList):
-    """A page of jobs, each with what its last event said."""
+    """A page of jobs, each with its last event, redacted as the API redacts it."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -124,7 +124,7 @@ class JobAdmin(ReadOnlyAdmin):
     filter_parameters = frozenset({"tenant", "attention", "status", "job_type"})
     list_select_related = ("tenant",)
     search_fields = ("public_id",)
-    search_help_text = "A whole job id (ULID or UUID), a tenant's slug or its shop domain."
+    search_help_text = "Search by job id (ULID or UUID), tenant slug or shop domain (whole values only)."
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return JobChangeList
@@ -147,7 +147,7 @@ class JobAdmin(ReadOnlyAdmin):
         return queryset.filter(tenant__in=find_tenant_ids(term)), False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The list; a search for the id of a job goes straight to its page."""
+        """The list. A search for the id of a job redirects to the page of that job."""
         job_id = parse_job_id(request.GET.get("q", "").strip())
         if job_id and self.has_view_permission(request) and Job.all_tenants.filter(pk=job_id).exists():
             return HttpResponseRedirect(reverse("admin:jobs_job_change", args=[job_id]))
@@ -194,7 +194,7 @@ class JobAdmin(ReadOnlyAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The page of a job. Whoever opens it leaves an audit entry."""
+        """The page of a job. Each view of it writes an audit entry."""
         job = self._job(request, object_id)
         if job is None:
             messages.warning(request, f"There is no job {object_id}.")
@@ -220,9 +220,9 @@ class JobAdmin(ReadOnlyAdmin):
     @method_decorator(never_cache)
     @method_decorator(require_safe)
     def timeline_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """What changes on an open page while its job goes on; 204 when nothing did since ``version``.
+        """The part of a job's page that changes while the job runs; 204 if it is still at ``version``.
 
-        Only for who opened the page: what is read here is not on record_audit_entry, the page was.
+        It writes no audit entry, so it is 404 for users who have not opened the page in the last 24 hours.
         """
         job = self._job(request, object_id)
         if job is None or not has_viewed(request, job):
@@ -250,14 +250,14 @@ class JobAdmin(ReadOnlyAdmin):
 
 
 def elapsed(job: Job) -> timedelta:
-    """From a job's creation to its last event once it has ended; till now before."""
+    """The time from a job's creation to its last event, or to now while it has not ended."""
     return (job.updated_at if job.status in FINAL_STATUSES else timezone.now()) - job.created_at
 
 
 def adjacent_jobs(job: Job) -> tuple[Job | None, Job | None]:
-    """The tenant's jobs right before and right after this one; a step on the index each."""
+    """The tenant's next older and next newer job. Each reads one row through an index."""
     jobs = Job.all_tenants.filter(tenant=job.tenant_id).only("public_id", "created_at")
-    # The outer bound alone lets the index start at the job; the inner one settles ties.
+    # The condition on created_at alone starts the index scan at this job; the other one orders jobs of the same time.
     before = Q(created_at__lt=job.created_at) | Q(public_id__lt=job.public_id)
     after = Q(created_at__gt=job.created_at) | Q(public_id__gt=job.public_id)
     older = jobs.filter(before, created_at__lte=job.created_at).newest_first().first()
@@ -266,5 +266,5 @@ def adjacent_jobs(job: Job) -> tuple[Job | None, Job | None]:
 
 
 def curl_command(base_url: str, path: str) -> str:
-    """A command that asks the API what the tenant asks; the token comes from the caller's own environment."""
+    """A shell command for ``GET path`` as the tenant sends it. It reads the token from the environment: JGW_TOKEN."""
     return f'curl -sS -H "Authorization: Bearer $JGW_TOKEN" {shlex.quote(base_url + path)}'
