@@ -96,7 +96,7 @@ DAYS = 60
 # The most rows that the statements of one page of the list can read, including those that are filtered out: up to 1,001
 # for its total, 1,000 before its last page, one event for each, and all of the rarer filter if two share no index.
 MAX_ROWS = 25_000
-# The home page reads the failures of a day and the jobs in progress. A tenant's page reads the jobs that its chart counts.
+# The home page reads the failures of a day and the jobs in progress. A tenant's page reads the jobs in its chart.
 # Bitmap scans read each row twice.
 MAX_CHART_ROWS = 200_000
 FILL = f"""
