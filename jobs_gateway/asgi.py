@@ -7,11 +7,12 @@ docs, landing page) run in threads, as Django's own ASGI handler does it, behind
 import gc
 import logging
 import os
-import signal
-import threading
 
 import django
 
+from jobs_gateway.worker import end_on_signals
+
+end_on_signals()
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "jobs_gateway.settings")
 logging.captureWarnings(True)  # into the log, in its format
 from django.conf import settings  # noqa: E402
@@ -30,9 +31,6 @@ application = composition.make_application()
 row_security.check_before_serving()
 if settings.METRICS_PORT:
     metrics.serve()
-if threading.current_thread() is threading.main_thread():
-    # The server's main process blocks these, so that a signal during the start waits until the worker can handle it.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 # What was loaded stays: the collector need not visit it again. A page of jobs makes thousands of objects that are gone
 # with its answer: collecting after 10,000 instead of 700 saves a twentieth of a request.
 gc.freeze()

@@ -90,7 +90,7 @@ def main() -> None:
     given = parser.parse_args()
     raise_open_files_limit()
     server = make_server(given.host, given.port, given.workers)
-    # Workers start with these blocked too, so that a signal during their start is handled once they can.
+    # Workers start with these blocked too, and unblock them themselves.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP | RELOAD)
     with tempfile.TemporaryDirectory(prefix="jobs-gateway-") as folder:
         os.environ[FOLDER_VARIABLE] = folder

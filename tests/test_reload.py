@@ -48,18 +48,6 @@ def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_
 
 
 @pytest.mark.django_db(transaction=True)
-def test_who_waits_for_a_worker_that_dies_is_answered_by_its_successor(db):
-    with serving(database_of_this_test()) as gateway, ThreadPoolExecutor(20) as asking:
-        (worker,) = map(int, gateway.workers())
-        os.kill(worker, signal.SIGSTOP)
-        asked = [asking.submit(gateway.get, "/livez") for _ in range(20)]
-        time.sleep(0.2)  # until all have connected
-        os.kill(worker, signal.SIGKILL)
-        answers = [each.result().status for each in asked]
-    assert answers == [200] * 20
-
-
-@pytest.mark.django_db(transaction=True)
 def test_who_has_just_connected_to_a_worker_that_is_told_to_stop_is_answered(db):
     request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     with serving(database_of_this_test()) as gateway, contextlib.ExitStack() as open_connections:

@@ -170,7 +170,11 @@ def hanging(server, gateway, token):
 
 def wait_until_both_answer(gateway, token):
     """A listing is the replica's, an unknown job the primary's; who is back is noticed within a second or two."""
-    settle(lambda: gateway.log.read_bytes().count(b"is left alone") == gateway.log.read_bytes().count(b"answers again"))
+    settle(
+        lambda: (
+            gateway.log.read_bytes().count(b"is not asked until") == gateway.log.read_bytes().count(b"answers again.")
+        )
+    )
     settle(lambda: gateway.get(f"/v1/jobs/{UNKNOWN}", token).status == 404)
 
 

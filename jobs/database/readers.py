@@ -91,6 +91,8 @@ class PostgreSQLReader:
             name=alias,
             open=False,
         )
+        # Reads wait here for a connection: a future each, where the pool itself starts a task and a timer.
+        self._places = asyncio.Semaphore(options["max_size"])
         self._paused_until = 0.0
         self._observe = SECONDS.labels(alias).observe
 
@@ -111,10 +113,16 @@ class PostgreSQLReader:
         """
         params = statement.bound(values)
         began = perf_counter()
+        async with self._places:
+            return await self._read(statement, params, values.get("tenant"), began)
+
+    async def _read(
+        self, statement: Statement, params: list[bytes | None], tenant: int | None, began: float
+    ) -> list[Row]:
         with self._wrap_errors:
             connection = await self._connection()
             try:
-                generator = pipeline.read(connection, statement, params, values.get("tenant"))
+                generator = pipeline.read(connection, statement, params, tenant)
                 return await wait_async(generator, connection.pgconn.socket, WAIT_INTERVAL_SECONDS)
             except BaseException:
                 # Unless the server itself answered with an error, its answer may still be on its way.
