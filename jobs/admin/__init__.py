@@ -1,4 +1,4 @@
-"""The support console: Django's admin for jobs, tenants, API tokens and audit entries.
+"""The support console: Django's admin for jobs, tenants, API tokens, audit entries and users.
 
 All models are registered here. The pages of tenants and tokens show jobs and write audit entries, and the app
 ``tenants`` must not import ``jobs``, so ``tenants`` has no ``admin.py``.
@@ -6,7 +6,7 @@ All models are registered here. The pages of tenants and tokens show jobs and wr
 
 from django.contrib import admin
 
-from jobs.admin import audit, jobs, tenants  # noqa: F401 - importing registers the models
+from jobs.admin import audit, jobs, tenants, users  # noqa: F401 - importing registers the models
 from jobs.admin.login import LoginForm
 
 admin.site.site_header = "Jobs Gateway"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,7 +12,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import JSONObject
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -35,6 +36,7 @@ from jobs.admin.tenant_view import caller_for, get_as_tenant
 from jobs.api.tenant_renderer import Boundary
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
 
+SEQ = re.compile(r"[0-9]{1,10}")  # the largest seq has 10 digits
 FINAL_STATUSES = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
 
 
@@ -238,8 +240,10 @@ class JobAdmin(ReadOnlyAdmin):
         return Job.all_tenants.select_related("tenant").filter(pk=job_id).first() if job_id else None
 
     def _live_context(self, request: HttpRequest, job: Job) -> dict[str, Any]:
-        after_seq = request.GET.get("after_seq", "")
-        detail = JobDetail(job, request, int(after_seq) if after_seq.isdecimal() else 0)
+        after_seq = request.GET.get("after_seq", "0")
+        if not SEQ.fullmatch(after_seq):
+            raise BadRequest("after_seq must be a number of at most 10 digits.")
+        detail = JobDetail(job, request, int(after_seq))
         paths = (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events")
         return {
             "job": job,
