@@ -99,6 +99,13 @@ class TenantAdmin(ConsoleAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Tenant], search_term: str
+    ) -> tuple[QuerySet[Tenant], bool]:
+        if "\0" in search_term:  # PostgreSQL cannot store NUL in text; autocomplete does not check for it
+            return queryset.none(), False
+        return super().get_search_results(request, queryset, search_term)
+
     @admin.display(description="created")
     def created(self, tenant: Tenant) -> SafeString:
         return format_time_ago(tenant.created_at)
