@@ -83,6 +83,34 @@ def test_a_search_for_anything_else_finds_no_jobs(support_client, acme, job_of, 
     assert "0 jobs" in visible_text(response.content.decode())
 
 
+def test_the_list_marks_an_internal_last_event(support_client, acme, job_of):
+    note = event(2, "note", 9, visibility="internal", message="Check the quota")
+    job_of(acme, events=[event(1, "stage", message="Rendering"), note])
+    assert "note internal Check the quota" in visible_text(support_client.get("/admin/jobs/job/").content.decode())
+    Job.all_tenants.get().events.filter(seq=2).update(visibility="public")
+    assert "note Check the quota" in visible_text(support_client.get("/admin/jobs/job/").content.decode())
+
+
+def test_the_list_shows_why_an_operation_failed(support_client, globex, job_of):
+    events = [
+        event(1, "failed", 1, hostname="gpu-03", message="Failed", extra={"error": "disk full"}),
+        event(2, "completed", 2, hostname="gpu-04", message="Completed"),
+    ]
+    job = job_of(globex, job_type="vm.start", events=events)
+    assert job.status == JobStatus.PARTIAL_FAILURE
+    page = support_client.get("/admin/jobs/job/").content.decode()
+    assert "failed gpu-03 · disk full" in visible_text(page)
+    assert 'title="gpu-03 · disk full"' in page
+
+
+@pytest.mark.parametrize("error", [None, {"code": 7}, 7, ""])
+def test_the_list_shows_the_message_of_a_failure_without_an_error_text(support_client, globex, job_of, error):
+    job_of(
+        globex, job_type="vm.start", events=[event(1, "failed", hostname="a", message="Gone", extra={"error": error})]
+    )
+    assert "failed a · Gone" in visible_text(support_client.get("/admin/jobs/job/").content.decode())
+
+
 def test_filters_can_be_combined(support_client, acme, globex, job_of):
     failed = job_of(acme, events=[event(1, "failed")])
     other_type = job_of(acme, job_type="BACKGROUND_GENERATOR", events=[event(1, "failed")])

@@ -13,7 +13,8 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, When
+from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import JSONObject
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -21,7 +22,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import Truncator
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -34,10 +35,14 @@ from jobs.admin.job_detail import JobDetail
 from jobs.admin.lookup import find_tenant_ids, parse_job_id
 from jobs.admin.tenant_view import caller_for, get_as_tenant
 from jobs.api.tenant_renderer import Boundary
-from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
+from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType, Visibility
 
 SEQ = re.compile(r"[0-9]{1,10}")  # the largest seq has 10 digits
-FINAL_STATUSES = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
+FAILED_STATUSES = (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
+FINAL_STATUSES = (JobStatus.SUCCESS, *FAILED_STATUSES)
+# Characters of an event's text in the list. The page of the job shows the whole text.
+MAX_TEXT = 500
+INTERNAL_BADGE = mark_safe('<span class="visibility visibility-internal">internal</span> ')
 
 
 class TenantFilter(admin.ListFilter):
@@ -113,7 +118,11 @@ class JobChangeList(ConsoleChangeList):
         for job in self.result_list:
             if job.last_event_data:
                 text = Boundary(request, caller_for(job.tenant)).text
-                job.last_event_data = {name: text(value or "") for name, value in job.last_event_data.items()}
+                data = job.last_event_data
+                # As on the job's page, only text is an error. SQLite reads null as the text "null".
+                if not isinstance(data["error"], str) or data["error"] == "null":
+                    data["error"] = ""
+                job.last_event_data = {name: text(value or "") for name, value in data.items()}
 
 
 @admin.register(Job)
@@ -132,11 +141,22 @@ class JobAdmin(ReadOnlyAdmin):
         return JobChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
-        last = JobEvent.all_tenants.filter(job=OuterRef("pk"), seq=OuterRef("last_seq"))
-        last_event_data = JSONObject(event_type="event_type", stage="stage", message="message", hostname="hostname")
-        return Job.all_tenants.defer("request").annotate(
-            last_event_data=Subquery(last.values(last_event_data=last_event_data))
+        events = JobEvent.all_tenants.filter(job=OuterRef("pk"))
+        failed = events.filter(event_type="failed").order_by("-seq")[:1]
+        data = JSONObject(
+            event_type="event_type",
+            visibility="visibility",
+            hostname="hostname",
+            stage="stage",
+            message="message",
+            error=KeyTransform("error", "extra"),
         )
+        # A partial failure can end with the event of an agent that completed: the reason is in an earlier event.
+        shown = Case(
+            When(status__in=FAILED_STATUSES, then=Subquery(failed.values(data=data))),
+            default=Subquery(events.filter(seq=OuterRef("last_seq")).values(data=data)),
+        )
+        return Job.all_tenants.defer("request").annotate(last_event_data=shown)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
@@ -179,11 +199,19 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="last event")
     def last_event(self, job: Job) -> SafeString | str:
+        """The last event of the job, or the last event ``failed`` if the job failed, in one line."""
         data = job.last_event_data  # type: ignore[attr-defined]
         if not data:
             return "–"
-        detail = " · ".join(filter(None, (data["hostname"], data["stage"], Truncator(data["message"]).chars(90))))
-        return format_html('<span class="event-type">{}</span> {}', data["event_type"], detail)
+        reason = data["error"] if data["event_type"] == "failed" else ""
+        text = " · ".join(filter(None, (data["hostname"], data["stage"], reason or data["message"])))
+        return format_html(
+            '<span class="one-line" tabindex="0" title="{}"><span class="event-type">{}</span> {}{}</span>',
+            text := Truncator(text).chars(MAX_TEXT),
+            data["event_type"],
+            INTERNAL_BADGE if data["visibility"] == Visibility.INTERNAL else "",
+            text,
+        )
 
     def get_urls(self) -> list[URLPattern]:
         timeline = path(
