@@ -252,6 +252,27 @@ def test_the_home_page_counts_failed_and_stuck_jobs_and_links_to_them(support_cl
     }
 
 
+def test_the_home_page_links_to_tenants(support_client, acme, globex, job_of):
+    def job(tenant, event_type, ago):
+        at = (timezone.now() - ago).isoformat()
+        job_of(tenant, created_at=at, events=[{"seq": 1, "event_type": event_type, "created_at": at}])
+
+    job(acme, "failed", timedelta(minutes=1))
+    job(globex, "stage", timedelta(days=1))
+    page = support_client.get("/admin/").content.decode()
+    for tenant in (acme, globex):
+        assert page.count(f'<a href="/admin/tenants/tenant/{tenant.pk}/change/">{tenant.slug}</a>') == 1
+
+
+def test_job_types_are_spelled_as_in_the_api(support_client, acme, job_of):
+    job_of(acme)
+    page = support_client.get("/admin/jobs/job/").content.decode()
+    assert "Model generator" not in page
+    assert '<a href="?job_type=MODEL_GENERATOR">MODEL_GENERATOR</a>' in re.sub(
+        r">\s+|\s+<", lambda m: m[0].strip(), page
+    )
+
+
 def test_the_home_page_shows_no_jobs_to_staff_without_permission(client, django_user_model, acme, job_of):
     job_of(acme, events=[event(1, "failed")])
     client.force_login(django_user_model.objects.create_user("new", is_staff=True))

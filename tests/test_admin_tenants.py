@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from jobs.ingest import ledger
-from jobs.models import AuditAction, AuditEntry
+from jobs.models import AuditAction, AuditEntry, JobCounts
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
 from tests.client import Client
@@ -71,6 +71,26 @@ def test_lists_of_tokens_show_neither_token_nor_hash(support_client, acme, acme_
         assert f"jgw_{prefix}_…" in page
         assert acme_token not in page
         assert hashlib.sha256(acme_token.encode()).hexdigest() not in page
+
+
+@pytest.mark.parametrize(
+    ("age", "text"),
+    [
+        (None, "never"),
+        (timedelta(minutes=1), "within the last hour"),
+        (timedelta(minutes=59), "within the last hour"),
+        (timedelta(minutes=61), "within the last 2 hours"),
+        (timedelta(days=3), "3 d ago"),
+    ],
+)
+def test_the_last_use_of_a_token_is_shown_to_the_hour(support_client, acme_token, tenant_page, age, text):
+    ApiToken.objects.update(last_used_at=None if age is None else timezone.now() - age)
+    for url in (
+        tenant_page,
+        "/admin/tenants/apitoken/",
+        f"/admin/tenants/apitoken/{ApiToken.objects.get().pk}/revoke/",
+    ):
+        assert text in support_client.get(url).content.decode(), url
 
 
 def test_the_list_of_tokens_cannot_be_filtered_by_hash(support_client, acme_token):
@@ -163,6 +183,20 @@ def test_support_sees_the_fields_of_a_tenant_read_only(support_client, tenant_pa
     assert "acme.myshopify.com" in page
     assert "issue-token" not in page
     assert not re.findall(r'<input[^>]*name="(?:name|shop_domain|is_active|_save)"', page)
+
+
+def test_support_sees_labels_without_help_texts(support_client, admin_client, tenant_page):
+    for client, has_help in ((support_client, False), (admin_client, True)):
+        page = client.get(tenant_page).content.decode()
+        assert "Is active" not in page
+        assert "Active" in page
+        assert ("Such as acme.myshopify.com" in page) == has_help
+    assert "Is active" not in support_client.get("/admin/tenants/tenant/").content.decode()
+
+
+def test_large_counts_are_shown_with_separators(support_client, acme, tenant_page):
+    JobCounts.all_tenants.update_or_create(tenant=acme, defaults={"success": 20_000})
+    assert ">20,000</a>" in support_client.get(tenant_page).content.decode()
 
 
 def test_a_tenant_or_token_that_does_not_exist_is_a_redirect_or_404(support_client):

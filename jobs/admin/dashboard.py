@@ -36,20 +36,26 @@ def job_list_url(**filters: str) -> str:
     return f"{reverse('admin:jobs_job_changelist')}?{urlencode(filters)}"
 
 
+def tenant_url(tenant_id: int) -> str:
+    """The URL of the page of a tenant."""
+    return reverse("admin:tenants_tenant_change", args=[tenant_id])
+
+
 def failures_by_tenant_and_type() -> dict[str, Any]:
     """Failures of the last 24 hours by tenant and type, most failures first. One statement; it reads those failures."""
     groups = list(
         recently_failed(Job.all_tenants.all())
-        .values("tenant__slug", "job_type")
+        .values("tenant", "tenant__slug", "job_type")
         .annotate(jobs=Count("pk"))
         .order_by("-jobs", "tenant__slug", "job_type")
-        .values_list("tenant__slug", "job_type", "jobs")
+        .values_list("tenant", "tenant__slug", "job_type", "jobs")
     )
-    most = groups[0][2] if groups else 0
+    most = groups[0][-1] if groups else 0
     return {
         "rows": [
             {
                 "tenant": slug,
+                "tenant_url": tenant_url(tenant_id),
                 "job_type": job_type,
                 "jobs": jobs,
                 # The length of the bar, in percent of the longest one, and the space left of it.
@@ -57,10 +63,9 @@ def failures_by_tenant_and_type() -> dict[str, Any]:
                 "rest": 100 - share,
                 "link": job_list_url(attention="failed", tenant=slug, job_type=job_type),
             }
-            for slug, job_type, jobs in groups[:MAX_ROWS]
+            for tenant_id, slug, job_type, jobs in groups[:MAX_ROWS]
         ],
         "total": sum(jobs for *_, jobs in groups),
-        "tenants": len({slug for slug, *_ in groups}),
         "left_out": max(0, len(groups) - MAX_ROWS),
         "link": job_list_url(attention="failed"),
     }
@@ -70,19 +75,24 @@ def stuck_by_tenant() -> dict[str, Any]:
     """Stuck jobs by tenant, most stuck jobs first. One statement; it reads the jobs in progress."""
     groups = list(
         stuck(Job.all_tenants.all())
-        .values("tenant__slug")
+        .values("tenant", "tenant__slug")
         .annotate(jobs=Count("pk"), oldest=Min("updated_at"))
         .order_by("-jobs", "tenant__slug")
-        .values_list("tenant__slug", "jobs", "oldest")
+        .values_list("tenant", "tenant__slug", "jobs", "oldest")
     )
     return {
         "rows": [
-            {"tenant": slug, "jobs": jobs, "oldest": oldest, "link": job_list_url(attention="stuck", tenant=slug)}
-            for slug, jobs, oldest in groups[:MAX_ROWS]
+            {
+                "tenant": slug,
+                "tenant_url": tenant_url(tenant_id),
+                "jobs": jobs,
+                "oldest": oldest,
+                "link": job_list_url(attention="stuck", tenant=slug),
+            }
+            for tenant_id, slug, jobs, oldest in groups[:MAX_ROWS]
         ],
-        "total": sum(jobs for _, jobs, _ in groups),
+        "total": sum(jobs for *_, jobs, _ in groups),
         "left_out": max(0, len(groups) - MAX_ROWS),
-        "since": stuck_cutoff(),
         "after": timedelta(seconds=settings.CONSOLE_STUCK_AFTER_SECONDS),
         "link": job_list_url(attention="stuck"),
     }

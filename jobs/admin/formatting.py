@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -68,6 +69,21 @@ def format_time_of_day(at: datetime) -> SafeString:
 def format_time_ago(at: datetime) -> SafeString:
     elapsed = timezone.now() - at
     return format_timestamp(at, "just now" if abs(elapsed) < timedelta(seconds=1) else f"{largest_unit(elapsed)} ago")
+
+
+def format_last_used(at: datetime | None) -> SafeString | str:
+    """When a token was last used, given its ``last_used_at``: that is recorded at most once an hour."""
+    if at is None:
+        return "never"
+    hours = math.ceil((timezone.now() - at) / timedelta(hours=1))
+    if hours > 24:
+        return format_time_ago(at)
+    return "within the last hour" if hours <= 1 else f"within the last {hours} hours"
+
+
+def format_number(number: int) -> str:
+    """20,000: with a comma between groups of three digits."""
+    return f"{number:,}"
 
 
 def largest_unit(elapsed: timedelta) -> str:

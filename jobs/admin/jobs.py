@@ -15,7 +15,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, When
 from django.db.models.fields.json import KeyTransform
-from django.db.models.functions import JSONObject
+from django.db.models.functions import Coalesce, JSONObject
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -84,7 +84,7 @@ class TypeFilter(ChoiceFilter):
 
     title = "type"
     parameter_name = "job_type"
-    options = [(value, value.replace("_", " ").capitalize()) for value in JobType.values]
+    options = [(value, value) for value in JobType.values]  # as the list, the API and the agents spell them
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         value = self.value()
@@ -152,9 +152,10 @@ class JobAdmin(ReadOnlyAdmin):
             error=KeyTransform("error", "extra"),
         )
         # A partial failure can end with the event of an agent that completed: the reason is in an earlier event.
+        last = Subquery(events.filter(seq=OuterRef("last_seq")).values(data=data))
         shown = Case(
-            When(status__in=FAILED_STATUSES, then=Subquery(failed.values(data=data))),
-            default=Subquery(events.filter(seq=OuterRef("last_seq")).values(data=data)),
+            When(status__in=FAILED_STATUSES, then=Coalesce(Subquery(failed.values(data=data)), last)),
+            default=last,
         )
         return Job.all_tenants.defer("request").annotate(last_event_data=shown)
 
@@ -181,9 +182,7 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="tenant")
     def tenant_link(self, job: Job) -> SafeString:
-        return format_html(
-            '<a href="{}">{}</a>', reverse("admin:tenants_tenant_change", args=[job.tenant_id]), job.tenant.slug
-        )
+        return format_html('<a href="{}">{}</a>', dashboard.tenant_url(job.tenant_id), job.tenant.slug)
 
     @admin.display(description="type")
     def job_type_name(self, job: Job) -> SafeString:

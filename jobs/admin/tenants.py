@@ -14,7 +14,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
@@ -24,7 +24,8 @@ from django.views.decorators.cache import never_cache
 from jobs.admin.audit import record_audit_entry
 from jobs.admin.changelist import ConsoleAdmin, ReadOnlyAdmin
 from jobs.admin.charts import job_counts_by_day, job_counts_by_status
-from jobs.admin.formatting import format_time_ago, format_timestamp
+from jobs.admin.dashboard import tenant_url
+from jobs.admin.formatting import format_last_used, format_time_ago, format_timestamp
 from jobs.models import AuditAction
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
@@ -50,6 +51,7 @@ class TenantForm(forms.ModelForm):
     class Meta:
         model = Tenant
         fields: ClassVar = ["slug", "name", "shop_domain", "storage_prefix", "is_active"]
+        labels: ClassVar = {"is_active": "Active"}
         # The model's help text contains “<slug>”, which the admin would render as an HTML tag.
         help_texts: ClassVar = {
             "storage_prefix": "The folder in the artifact store that has this tenant's artifacts. "
@@ -86,7 +88,7 @@ class TenantAdmin(ConsoleAdmin):
 
     form = TenantForm
     ordering = ("slug",)
-    list_display = ("slug", "name", "shop_domain", "is_active", "created")
+    list_display = ("slug", "name", "shop_domain", "active", "created")
     search_fields = ("slug", "shop_domain", "name")
     search_help_text = "Search by slug, shop domain or name, or a part of them."
 
@@ -109,6 +111,17 @@ class TenantAdmin(ConsoleAdmin):
     @admin.display(description="created")
     def created(self, tenant: Tenant) -> SafeString:
         return format_time_ago(tenant.created_at)
+
+    @admin.display(description="active", boolean=True)
+    def active(self, tenant: Tenant) -> bool:
+        return tenant.is_active
+
+    def get_form(
+        self, request: HttpRequest, obj: Tenant | None = None, change: bool = False, **kwargs: Any
+    ) -> type[forms.ModelForm]:
+        if not self.has_change_permission(request, obj):  # help texts are about entering values
+            kwargs["help_texts"] = dict.fromkeys(TenantForm.Meta.fields, "")
+        return super().get_form(request, obj, change, **kwargs)
 
     def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> Any:
         if obj is None:
@@ -175,7 +188,7 @@ class ApiTokenAdmin(ReadOnlyAdmin):
     """Read-only, but tokens can be revoked. They are issued on the page of their tenant."""
 
     ordering = ("-created_at", "-pk")
-    list_display = ("masked_token", "tenant", "label", "status", "created", "last_used", "expires")
+    list_display = ("masked_token", "tenant_link", "label", "status", "created", "last_used", "expires")
     list_select_related = ("tenant",)
     search_fields = ("prefix",)
     search_help_text = "Search by token prefix or tenant slug (whole values only)."
@@ -194,6 +207,10 @@ class ApiTokenAdmin(ReadOnlyAdmin):
         prefix = term.split("_")[1] if term.startswith("jgw_") else term
         return queryset.filter(prefix=prefix) | queryset.filter(tenant__slug=term), False
 
+    @admin.display(description="tenant")
+    def tenant_link(self, token: ApiToken) -> SafeString:
+        return format_html('<a href="{}">{}</a>', tenant_url(token.tenant_id), token.tenant.slug)
+
     @admin.display(description="token")
     def masked_token(self, token: ApiToken) -> str:
         return str(token)
@@ -211,7 +228,7 @@ class ApiTokenAdmin(ReadOnlyAdmin):
 
     @admin.display(description="last used")
     def last_used(self, token: ApiToken) -> SafeString | str:
-        return format_time_ago(token.last_used_at) if token.last_used_at else "never"
+        return format_last_used(token.last_used_at)
 
     @admin.display(description="expires")
     def expires(self, token: ApiToken) -> SafeString | str:
@@ -251,7 +268,7 @@ class ApiTokenAdmin(ReadOnlyAdmin):
                     messages.success(request, f"{token} was revoked. The API now rejects it.")
                 else:
                     messages.info(request, f"{token} was already revoked.")
-            return HttpResponseRedirect(reverse("admin:tenants_tenant_change", args=[token.tenant_id]))
+            return HttpResponseRedirect(tenant_url(token.tenant_id))
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
