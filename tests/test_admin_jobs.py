@@ -163,6 +163,22 @@ def test_a_link_cannot_change_the_order_of_the_list(support_client, acme, job_of
     )
 
 
+def test_stuck_jobs_are_listed_longest_silent_first(support_client, acme, job_of):
+    now = timezone.now()
+
+    def job(created_hours_ago, silent_hours):
+        created, last = (now - timedelta(hours=hours) for hours in (created_hours_ago, silent_hours))
+        stage = {"seq": 1, "event_type": "stage", "created_at": last.isoformat()}
+        return str(job_of(acme, created_at=created.isoformat(), events=[stage]).public_id)
+
+    ids = [job(9, 8), job(30, 7), job(7, 6)]
+    assert listed_ids(support_client, "?attention=stuck") == ids
+    page = visible_text(support_client.get("/admin/jobs/job/?attention=stuck").content.decode())
+    for text in ("Silent for", "8 h", "7 h", "6 h", "3 jobs"):
+        assert text in page
+    assert "Silent for" not in visible_text(support_client.get("/admin/jobs/job/").content.decode())
+
+
 def test_a_filter_with_a_nul_finds_nothing(support_client, acme, job_of):
     job_of(acme)
     assert listed_ids(support_client, "?job_type=%00") == []

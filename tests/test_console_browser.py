@@ -231,6 +231,23 @@ def test_all_controls_of_a_job_page_are_reachable_by_keyboard(page, demo):
     expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
+@pytest.mark.parametrize("width", [390, 800, 1100, 1280, 1920])
+def test_the_times_of_a_timeline_do_not_overlap_its_dots(page, acme, job_of, width):
+    times = ["2026-04-15T12:00:00Z", "2026-04-15T12:01:12.345Z", "2026-04-15T23:59:59.999Z", "2026-04-28T23:59:00Z"]
+    events = [{"seq": seq, "event_type": "stage", "created_at": at} for seq, at in enumerate(times, 1)]
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"/admin/jobs/job/{job_of(acme, events=events).public_id}/change/")
+    assert page.get_by_text("+11 h 58 min").is_visible()
+    overlaps = page.locator(".timeline > li").evaluate_all("""
+        rows => rows.flatMap(row => {
+          const left = row.getBoundingClientRect().left + parseFloat(getComputedStyle(row, "::after").left);
+          return [...row.querySelectorAll(".gap, time")].map(each => each.getBoundingClientRect())
+            .filter(box => box.width && box.left < left + 12 && box.right > left)
+            .map(box => [left, box.left, box.right]);
+        })""")
+    assert overlaps == []
+
+
 def test_no_page_is_wider_than_a_phone(context, sam, admin_user, demo):
     tokens.issue(demo)
     page = log_in(context, "admin")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from calendar import month_abbr, monthrange
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.contrib import admin
@@ -33,11 +33,12 @@ class EstimatingPaginator(Paginator):
     """
 
     object_list: QuerySet[Any]
+    count_ordering: Sequence[str]
 
     @cached_property
     def counted(self) -> int:
-        """The number of rows, at most ``MAX_COUNTED + 1``. Ordered, so that it uses the same index as the page."""
-        return self.object_list.values("pk")[: MAX_COUNTED + 1].count()
+        """The number of rows, at most ``MAX_COUNTED + 1``. In an order that has an index, so that it stops there."""
+        return self.object_list.order_by(*self.count_ordering).values("pk")[: MAX_COUNTED + 1].count()
 
     @property
     def has_more(self) -> bool:
@@ -95,6 +96,11 @@ class ConsoleAdmin(admin.ModelAdmin):
             and re.fullmatch(r"[12][0-9]{3}|[0-9]{1,2}", value) is not None
             and all(part in request.GET for part in parts[: parts.index(lookup)])
         )
+
+    def get_paginator(self, *args: Any, **kwargs: Any) -> EstimatingPaginator:
+        paginator = super().get_paginator(*args, **kwargs)
+        paginator.count_ordering = self.ordering
+        return paginator
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ConsoleChangeList

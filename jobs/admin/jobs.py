@@ -140,6 +140,15 @@ class JobAdmin(ReadOnlyAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return JobChangeList
 
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        # No index has this order, but stuck jobs are few: they are sorted in memory.
+        return ("updated_at", "public_id") if is_stuck_list(request) else self.ordering
+
+    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
+        if not is_stuck_list(request):
+            return self.list_display
+        return tuple("silent_for" if name == "duration" else name for name in self.list_display)
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         events = JobEvent.all_tenants.filter(job=OuterRef("pk"))
         failed = events.filter(event_type="failed").order_by("-seq")[:1]
@@ -195,6 +204,10 @@ class JobAdmin(ReadOnlyAdmin):
     @admin.display(description="duration")
     def duration(self, job: Job) -> str:
         return format_duration(elapsed(job)) if job.status != JobStatus.NOT_STARTED else "–"
+
+    @admin.display(description="silent for")
+    def silent_for(self, job: Job) -> str:
+        return format_duration(timezone.now() - job.updated_at)
 
     @admin.display(description="last event")
     def last_event(self, job: Job) -> SafeString | str:
@@ -278,6 +291,10 @@ class JobAdmin(ReadOnlyAdmin):
             "elapsed": elapsed(job),
             "tenant_responses": [get_as_tenant(job.tenant, each, request) for each in paths],
         }
+
+
+def is_stuck_list(request: HttpRequest) -> bool:
+    return request.GET.get(AttentionFilter.parameter_name) == "stuck"
 
 
 def elapsed(job: Job) -> timedelta:
