@@ -33,12 +33,13 @@ class EstimatingPaginator(Paginator):
     """
 
     object_list: QuerySet[Any]
-    count_ordering: Sequence[str]
+    count_ordering: Sequence[str] | None = None  # by default that of object_list
 
     @cached_property
     def counted(self) -> int:
         """The number of rows, at most ``MAX_COUNTED + 1``. In an order that has an index, so that it stops there."""
-        return self.object_list.order_by(*self.count_ordering).values("pk")[: MAX_COUNTED + 1].count()
+        rows = self.object_list.order_by(*self.count_ordering) if self.count_ordering else self.object_list
+        return rows.values("pk")[: MAX_COUNTED + 1].count()
 
     @property
     def has_more(self) -> bool:
@@ -99,7 +100,8 @@ class ConsoleAdmin(admin.ModelAdmin):
 
     def get_paginator(self, *args: Any, **kwargs: Any) -> EstimatingPaginator:
         paginator = super().get_paginator(*args, **kwargs)
-        paginator.count_ordering = self.ordering
+        if paginator.object_list.model is self.model:  # Django's history page has log entries here
+            paginator.count_ordering = self.ordering
         return paginator
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
