@@ -1,7 +1,9 @@
 """The routes of the API and of Django's pages; ``jobs_gateway.application.Router`` knows the others."""
 
 from django.contrib import admin
-from django.urls import URLPattern, URLResolver, include, path
+from django.http import Http404
+from django.urls import URLPattern, URLResolver, include, path, re_path
+from django.views import defaults
 
 from jobs_gateway.landing import LandingPage
 from jobs_gateway.openapi import openapi_document, redoc, swagger
@@ -13,6 +15,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", LandingPage.as_view(), name="landing"),
     path("docs", swagger, name="docs"),
     path("redoc", redoc, name="redoc"),
+    # Django's “view on site” is not used here, and some ids in its URL cause a server error.
+    re_path("^admin/r/", defaults.page_not_found, {"exception": Http404()}),
     path("admin/", admin.site.urls),
 ]
 # Of the pages; the API writes its errors itself.

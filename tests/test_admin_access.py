@@ -1,4 +1,4 @@
-"""Who may do what in the console: every route of it, as everybody."""
+"""Permissions of the console: every route, requested by every role."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVENTS = [
     {"seq": 2, "event_type": "failed", "message": "No", "created_at": "2026-04-15T12:00:09Z"},
 ]
 
-# method, address, and what it answers: someone signed out, a customer's login, staff of no group, support, a superuser
+# method, path, and the status for each of ROLES
 PERMISSIONS = [
     ("GET", "/admin/", 302, 302, 200, 200, 200),
     ("GET", "/admin/jobs/", 302, 302, 404, 200, 200),
@@ -70,7 +70,8 @@ PERMISSIONS = [
     ("GET", "/admin/auth/user/", 302, 302, 403, 403, 200),
     ("GET", "/admin/auth/group/", 302, 302, 403, 403, 200),
 ]
-ROLES = ("signed out", "customer", "staff", "support", "superuser")
+# A customer is not staff, and staff is in no group.
+ROLES = ("logged out", "customer", "staff", "support", "superuser")
 
 
 @pytest.fixture
@@ -93,19 +94,19 @@ def ids(acme, acme_token, job_of, support_client) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("who", ROLES)
-def test_every_route_answers_each_of_them_as_the_table_says(clients, ids, who):
+@pytest.mark.parametrize("role", ROLES)
+def test_every_route_has_the_status_of_the_table_for_each_role(clients, ids, role):
     expected, actual = {}, {}
     for method, address, *statuses in PERMISSIONS:
-        response = clients[who].generic(method, address.format(**ids))
-        expected[method, address] = statuses[ROLES.index(who)]
+        response = clients[role].generic(method, address.format(**ids))
+        expected[method, address] = statuses[ROLES.index(role)]
         actual[method, address] = response.status_code
-        if who in ("signed out", "customer"):
+        if role in ("logged out", "customer"):
             assert response.url.startswith("/admin/login/")
     assert actual == expected
 
 
-def test_the_table_leaves_no_route_of_the_console_out():
+def test_the_table_contains_every_route_of_the_console():
     def routes(patterns, prefix=""):
         for pattern in patterns:
             if isinstance(pattern, URLPattern):
@@ -120,15 +121,15 @@ def test_the_table_leaves_no_route_of_the_console_out():
     for _, address, *_ in PERMISSIONS:
         for placeholder, pattern in placeholders.items():
             address = address.replace(placeholder, pattern)  # noqa: PLW2901
-        for own in ("revoke", "issue-token"):
-            if own in address:
+        for view in ("revoke", "issue-token"):
+            if view in address:
                 address = address.replace("{tenant}", "<int:tenant_id>").replace("{token}", "<int:token_id>")  # noqa: PLW2901
         address = address.replace("{tenant}", "<path:object_id>").replace("{token}", "<path:object_id>")  # noqa: PLW2901
         listed_routes.add(address.removeprefix("/"))
     assert ours - listed_routes == set()
 
 
-def test_the_sweep_changes_no_job_event_or_artifact(clients, ids, acme):
+def test_no_route_changes_a_job_event_or_artifact(clients, ids, acme):
     def rows():
         return [list(model.all_tenants.order_by("pk").values_list()) for model in (Job, JobEvent, Artifact)]
 
@@ -139,7 +140,7 @@ def test_the_sweep_changes_no_job_event_or_artifact(clients, ids, acme):
     assert Tenant.objects.filter(pk=acme.pk).exists()
 
 
-def test_support_has_exactly_its_permissions_after_migrate(db):
+def test_migrations_give_the_support_group_exactly_its_permissions(db):
     granted = Group.objects.get(name="support").permissions.values_list("content_type__app_label", "codename")
     assert sorted(granted) == [
         ("jobs", "view_auditentry"),
@@ -150,7 +151,7 @@ def test_support_has_exactly_its_permissions_after_migrate(db):
     ]
 
 
-def test_a_change_permission_given_by_mistake_still_changes_nothing(support_client, acme, job_of):
+def test_a_user_with_all_permissions_who_is_no_superuser_cannot_change_anything(support_client, acme, job_of):
     from django.contrib.auth.models import Permission
 
     User.objects.get(username="sam").user_permissions.set(Permission.objects.all())
@@ -167,7 +168,7 @@ def test_a_change_permission_given_by_mistake_still_changes_nothing(support_clie
     assert support_client.post(f"/admin/tenants/tenant/{acme.pk}/change/", {"name": "Mine"}).status_code == 403
 
 
-def test_no_list_offers_an_action_such_as_deleting_what_was_ticked(admin_client, acme, acme_token, job_of):
+def test_no_list_has_bulk_actions(admin_client, acme, acme_token, job_of):
     job_of(acme, events=EVENTS)
     for model in (Job, AuditEntry, Tenant, ApiToken):
         assert admin.site.get_model_admin(model).actions is None
@@ -177,7 +178,7 @@ def test_no_list_offers_an_action_such_as_deleting_what_was_ticked(admin_client,
 
 @pytest.mark.parametrize("address", ["/admin/jobs/job/{}/change/", "/admin/jobs/job/{}/timeline/"])
 @pytest.mark.parametrize("job_id", ["01JADE5XAMPK9M0Q7RS3T4V5W6", "1", "%00", "nonsense"])
-def test_a_job_that_does_not_exist_is_said_so(support_client, address, job_id):
+def test_a_job_that_does_not_exist_is_a_redirect_or_404_without_an_audit_entry(support_client, address, job_id):
     response = support_client.get(address.format(job_id))
     assert response.status_code in (302, 404)
     assert AuditEntry.objects.count() == 0

@@ -1,4 +1,4 @@
-"""What the console's pages cost: statements whatever the number of rows, and no scan at 2,000,000 jobs."""
+"""The cost of the console's pages: a constant number of statements, and no table scan with 2,000,000 jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tenants.models import Tenant
 LIST = "/admin/jobs/job/"
 MAX_STATEMENTS = 10
 
-# Every filter alone and those that are used together, first and last pages, every step of the dates.
+# Every filter alone, filters that are often combined, first and last pages, every level of the dates.
 PAGES = [
     LIST,
     f"{LIST}?p=20",
@@ -50,7 +50,7 @@ PAGES = [
 
 
 def measure(client, address):
-    """The statements that a page made, and how long it took in milliseconds."""
+    """The SQL statements that a page ran, and its time in milliseconds."""
     with CaptureQueriesContext(connection) as queries:
         start = time.perf_counter()
         response = client.get(address)
@@ -60,10 +60,10 @@ def measure(client, address):
 
 
 @pytest.mark.parametrize("query", ["", "?tenant=acme&status=SUCCESS&job_type=MODEL_GENERATOR", "?q=acme"])
-def test_the_list_makes_as_many_statements_for_fifty_jobs_as_for_one(support_client, acme, job_of, query):
+def test_the_list_runs_as_many_statements_for_fifty_jobs_as_for_one(support_client, acme, job_of, query):
     events = [{"seq": 1, "event_type": "succeeded", "message": "Done", "created_at": "2026-04-15T12:00:00Z"}]
     job_of(acme, events=events)
-    measure(support_client, LIST)  # what is asked once a process is not what a page costs
+    measure(support_client, LIST)  # the first request of a process runs additional statements
     for_one, _ = measure(support_client, f"{LIST}{query}")
     for _ in range(49):
         job_of(acme, events=events)
@@ -71,7 +71,7 @@ def test_the_list_makes_as_many_statements_for_fifty_jobs_as_for_one(support_cli
     assert len(for_fifty) == len(for_one) <= MAX_STATEMENTS
 
 
-def test_the_page_of_a_job_makes_as_many_statements_for_many_events_as_for_one(support_client, acme, job_of):
+def test_the_page_of_a_job_runs_as_many_statements_for_fifty_events_as_for_one(support_client, acme, job_of):
     def statements(count):
         events = [
             {
@@ -93,11 +93,11 @@ def test_the_page_of_a_job_makes_as_many_statements_for_many_events_as_for_one(s
 
 JOBS = 2_000_000
 DAYS = 60
-# Rows that the statements of one page of the list may read, filtered ones included: up to 1,001 for its total, 1,000
-# before its last page, an event for each, and where two filters share no index, those of the rarer one in between.
+# The most rows that the statements of one page of the list can read, including those that are filtered out: up to 1,001
+# for its total, 1,000 before its last page, one event for each, and all of the rarer filter if two share no index.
 MAX_ROWS = 25_000
-# The home page reads the failures of a day and the jobs in progress, a tenant's page what its chart counts; twice where
-# PostgreSQL goes by bitmap.
+# The home page reads the failures of a day and the jobs in progress. A tenant's page reads the jobs in its chart.
+# Bitmap scans read each row twice.
 MAX_CHART_ROWS = 200_000
 FILL = f"""
     INSERT INTO jobs_job (public_id, tenant_id, job_type, status, created_at, updated_at, last_seq, last_public_seq,
@@ -147,7 +147,7 @@ def two_million_jobs(db):
 
 
 def rows_read(sql):
-    """The rows that a statement reads from tables and indexes, filtered ones included, and the tables it scans."""
+    """The number of rows that a statement reads, including those that are filtered out, and the tables it scans."""
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}")
         plan = cursor.fetchone()[0]

@@ -1,4 +1,4 @@
-"""The console's list of jobs and the page of one: what support sees, and what nobody may."""
+"""The console's list of jobs, home page and job pages: what they show, and what they must not show."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def get_job_page(client, job):
 
 
 def listed_ids(client, query=""):
-    """The ids in the list at ``query``, from top to bottom."""
+    """The ids in the list with this query string, from top to bottom."""
     response = client.get(f"/admin/jobs/job/{query}")
     assert response.status_code == 200, response.headers
     return [str(job.public_id) for job in response.context["cl"].result_list]
 
 
 def visible_text(page):
-    """What a page says, without its tags and with single spaces."""
+    """The text of a page without tags, with single spaces."""
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", page)))
 
 
 # --- The list -----------------------------------------------------------------------------------------------------
 
 
-def test_the_list_says_how_each_job_is_newest_first(support_client, acme, globex, job_of):
+def test_the_list_shows_status_and_last_event_of_each_job_newest_first(support_client, acme, globex, job_of):
     older = job_of(acme, events=[event(1, "queued"), event(2, "failed", 9, message="No garment in the picture")])
     newer = job_of(globex)
     response = support_client.get("/admin/jobs/job/")
@@ -61,7 +61,7 @@ def test_the_list_says_how_each_job_is_newest_first(support_client, acme, globex
 
 
 @pytest.mark.parametrize("spelling", [str, lambda job_id: str(job_id).lower(), ULID.to_uuid, lambda i: i.to_uuid().hex])
-def test_an_id_pasted_from_either_dialect_opens_its_job(support_client, acme, job_of, spelling):
+def test_a_search_for_an_id_of_either_api_redirects_to_the_job(support_client, acme, job_of, spelling):
     job_of(acme)
     job = job_of(acme)
     response = support_client.get("/admin/jobs/job/", {"q": f" {spelling(job.public_id)} "})
@@ -70,20 +70,48 @@ def test_an_id_pasted_from_either_dialect_opens_its_job(support_client, acme, jo
 
 
 @pytest.mark.parametrize("name", ["acme", "acme.myshopify.com", "ACME.myshopify.com", "https://acme.myshopify.com/"])
-def test_a_tenant_is_found_by_its_slug_or_shop_domain(support_client, acme, globex, job_of, name):
+def test_a_search_for_a_slug_or_shop_domain_lists_the_jobs_of_the_tenant(support_client, acme, globex, job_of, name):
     job, _theirs = job_of(acme), job_of(globex)
     assert listed_ids(support_client, f"?q={name}") == [str(job.public_id)]
 
 
 @pytest.mark.parametrize("nothing", ["acm", "01JADE", "%", "x" * 500, "01JADE5XAMPK9M0Q7RS3T4V5W6", "’ OR 1=1"])
-def test_a_search_for_anything_else_finds_nothing_and_says_so(support_client, acme, job_of, nothing):
+def test_a_search_for_anything_else_finds_no_jobs(support_client, acme, job_of, nothing):
     job_of(acme)
     response = support_client.get("/admin/jobs/job/", {"q": nothing})
     assert list(response.context["cl"].result_list) == []
     assert "0 jobs" in visible_text(response.content.decode())
 
 
-def test_filters_narrow_the_list_and_add_up(support_client, acme, globex, job_of):
+def test_the_list_marks_an_internal_last_event(support_client, acme, job_of):
+    note = event(2, "note", 9, visibility="internal", message="Check the quota")
+    job_of(acme, events=[event(1, "stage", message="Rendering"), note])
+    assert "note internal Check the quota" in visible_text(support_client.get("/admin/jobs/job/").content.decode())
+    Job.all_tenants.get().events.filter(seq=2).update(visibility="public")
+    assert "note Check the quota" in visible_text(support_client.get("/admin/jobs/job/").content.decode())
+
+
+def test_the_list_shows_why_an_operation_failed(support_client, globex, job_of):
+    events = [
+        event(1, "failed", 1, hostname="gpu-03", message="Failed", extra={"error": "disk full"}),
+        event(2, "completed", 2, hostname="gpu-04", message="Completed"),
+    ]
+    job = job_of(globex, job_type="vm.start", events=events)
+    assert job.status == JobStatus.PARTIAL_FAILURE
+    page = support_client.get("/admin/jobs/job/").content.decode()
+    assert "failed gpu-03 · disk full" in visible_text(page)
+    assert 'title="gpu-03 · disk full"' in page
+
+
+@pytest.mark.parametrize("error", [None, {"code": 7}, 7, ""])
+def test_the_list_shows_the_message_of_a_failure_without_an_error_text(support_client, globex, job_of, error):
+    job_of(
+        globex, job_type="vm.start", events=[event(1, "failed", hostname="a", message="Gone", extra={"error": error})]
+    )
+    assert "failed a · Gone" in visible_text(support_client.get("/admin/jobs/job/").content.decode())
+
+
+def test_filters_can_be_combined(support_client, acme, globex, job_of):
     failed = job_of(acme, events=[event(1, "failed")])
     other_type = job_of(acme, job_type="BACKGROUND_GENERATOR", events=[event(1, "failed")])
     done = job_of(acme, events=[event(1, "succeeded")])
@@ -119,12 +147,12 @@ def test_filters_narrow_the_list_and_add_up(support_client, acme, globex, job_of
         "?version__gt=1",
     ],
 )
-def test_a_link_cannot_filter_by_what_is_not_a_filter(support_client, acme, job_of, query):
+def test_a_link_cannot_filter_by_other_fields(support_client, acme, job_of, query):
     job_of(acme)
     assert support_client.get(f"/admin/jobs/job/{query}").status_code in (302, 400)
 
 
-def test_a_link_cannot_order_the_list_by_what_has_no_index(support_client, acme, job_of):
+def test_a_link_cannot_change_the_order_of_the_list(support_client, acme, job_of):
     at = "2026-04-15T12:00:0{}Z"
     older = job_of(acme, public_id="7" + "Z" * 25, created_at=at.format(1))
     newer = job_of(acme, public_id="0" * 26, created_at=at.format(2))
@@ -135,13 +163,29 @@ def test_a_link_cannot_order_the_list_by_what_has_no_index(support_client, acme,
     )
 
 
+def test_stuck_jobs_are_listed_longest_silent_first(support_client, acme, job_of):
+    now = timezone.now()
+
+    def job(created_hours_ago, silent_hours):
+        created, last = (now - timedelta(hours=hours) for hours in (created_hours_ago, silent_hours))
+        stage = {"seq": 1, "event_type": "stage", "created_at": last.isoformat()}
+        return str(job_of(acme, created_at=created.isoformat(), events=[stage]).public_id)
+
+    ids = [job(9, 8), job(30, 7), job(7, 6)]
+    assert listed_ids(support_client, "?attention=stuck") == ids
+    page = visible_text(support_client.get("/admin/jobs/job/?attention=stuck").content.decode())
+    for text in ("Silent for", "8 h", "7 h", "6 h", "3 jobs"):
+        assert text in page
+    assert "Silent for" not in visible_text(support_client.get("/admin/jobs/job/").content.decode())
+
+
 def test_a_filter_with_a_nul_finds_nothing(support_client, acme, job_of):
     job_of(acme)
     assert listed_ids(support_client, "?job_type=%00") == []
     assert listed_ids(support_client, "?tenant=%00") == []
 
 
-def test_the_tenant_box_suggests_tenants_as_one_types(support_client, acme, globex):
+def test_the_tenant_filter_suggests_tenants(support_client, acme, globex):
     suggest = "/admin/autocomplete/?app_label=jobs&model_name=job&field_name=tenant&term="
     assert [result["text"] for result in support_client.get(f"{suggest}acm").json()["results"]] == ["acme"]
     assert support_client.get(f"{suggest}glob").json()["results"] == [{"id": str(globex.pk), "text": "globex"}]
@@ -150,14 +194,14 @@ def test_the_tenant_box_suggests_tenants_as_one_types(support_client, acme, glob
     )
 
 
-def test_the_list_pages_by_fifty_and_says_how_many_there_are(support_client, acme):
+def test_the_list_has_pages_of_fifty_jobs_and_shows_the_total(support_client, acme):
     make_jobs(acme, 51)
     first, second = listed_ids(support_client), listed_ids(support_client, "?p=2")
     assert (len(first), len(second), len({*first, *second})) == (50, 1, 51)
     assert "51 jobs" in visible_text(support_client.get("/admin/jobs/job/").content.decode())
 
 
-def test_past_a_thousand_jobs_the_total_is_an_estimate_and_called_one(support_client, acme):
+def test_a_total_over_a_thousand_jobs_is_shown_as_an_estimate(support_client, acme):
     make_jobs(acme, 1_001)
     response = support_client.get("/admin/jobs/job/")
     total = response.context["cl"].paginator.total
@@ -167,7 +211,7 @@ def test_past_a_thousand_jobs_the_total_is_an_estimate_and_called_one(support_cl
     assert support_client.get("/admin/jobs/job/?p=21").status_code == 302
 
 
-def test_dates_are_linked_down_to_the_day(support_client, acme, job_of):
+def test_the_list_has_links_to_years_months_and_days(support_client, acme, job_of):
     job_of(acme)
     months = support_client.get("/admin/jobs/job/?created_at__year=2026").content.decode()
     assert 'href="?created_at__month=4&amp;created_at__year=2026"' in months
@@ -188,9 +232,7 @@ def make_jobs(tenant, count, **fields):
 # --- The home page ------------------------------------------------------------------------------------------------
 
 
-def test_home_counts_what_failed_and_what_is_stuck_and_links_to_just_those(
-    support_client, acme, globex, job_of, settings
-):
+def test_the_home_page_counts_failed_and_stuck_jobs_and_links_to_them(support_client, acme, globex, job_of, settings):
     settings.CONSOLE_STUCK_AFTER_SECONDS = 600
     now = timezone.now().replace(microsecond=0)
 
@@ -211,7 +253,7 @@ def test_home_counts_what_failed_and_what_is_stuck_and_links_to_just_those(
     response = support_client.get("/admin/")
     said = visible_text(response.content.decode())
     assert "Failed in the last 24 hours 2 jobs" in said
-    assert "Stuck in progress 1 job No event for more than 10 min." in said
+    assert "Stuck in progress 1 job In progress, with no event for more than 10 min." in said
     links = set(re.findall(r'href="(/admin/jobs/job/\?attention[^"]*)"', response.content.decode()))
     pages = {
         html.unescape(link): listed_ids(support_client, html.unescape(link)[len("/admin/jobs/job/") :])
@@ -226,7 +268,28 @@ def test_home_counts_what_failed_and_what_is_stuck_and_links_to_just_those(
     }
 
 
-def test_home_tells_staff_without_permission_nothing_about_jobs(client, django_user_model, acme, job_of):
+def test_the_home_page_links_to_tenants(support_client, acme, globex, job_of):
+    def job(tenant, event_type, ago):
+        at = (timezone.now() - ago).isoformat()
+        job_of(tenant, created_at=at, events=[{"seq": 1, "event_type": event_type, "created_at": at}])
+
+    job(acme, "failed", timedelta(minutes=1))
+    job(globex, "stage", timedelta(days=1))
+    page = support_client.get("/admin/").content.decode()
+    for tenant in (acme, globex):
+        assert page.count(f'<a href="/admin/tenants/tenant/{tenant.pk}/change/">{tenant.slug}</a>') == 1
+
+
+def test_job_types_are_spelled_as_in_the_api(support_client, acme, job_of):
+    job_of(acme)
+    page = support_client.get("/admin/jobs/job/").content.decode()
+    assert "Model generator" not in page
+    assert '<a href="?job_type=MODEL_GENERATOR">MODEL_GENERATOR</a>' in re.sub(
+        r">\s+|\s+<", lambda m: m[0].strip(), page
+    )
+
+
+def test_the_home_page_shows_no_jobs_to_staff_without_permission(client, django_user_model, acme, job_of):
     job_of(acme, events=[event(1, "failed")])
     client.force_login(django_user_model.objects.create_user("new", is_staff=True))
     said = visible_text(client.get("/admin/").content.decode())
@@ -237,7 +300,7 @@ def test_home_tells_staff_without_permission_nothing_about_jobs(client, django_u
 # --- The page of a job --------------------------------------------------------------------------------------------
 
 
-def test_the_whole_timeline_is_there_internal_events_marked_as_such(support_client, acme, job_of):
+def test_the_timeline_shows_all_events_and_marks_internal_ones(support_client, acme, job_of):
     job = job_of(
         acme,
         request={"prompt": "studio", "sizes": [1, 2]},
@@ -260,12 +323,12 @@ def test_the_whole_timeline_is_there_internal_events_marked_as_such(support_clie
     assert '"prompt" : "studio"' in visible_text(page)
 
 
-def test_a_job_whose_failing_event_is_internal_says_that_the_tenant_cannot_see_it(support_client, acme, job_of):
+def test_an_internal_reason_of_a_failure_is_marked_as_internal(support_client, acme, job_of):
     job = job_of(acme, events=[event(1, "failed", visibility="internal", message="Quota")])
-    assert "internal: the tenant does not see it" in visible_text(get_job_page(support_client, job))
+    assert "internal: the tenant cannot see it" in visible_text(get_job_page(support_client, job))
 
 
-def test_pictures_are_signed_and_lazy_and_final_ones_come_first(support_client, acme, job_of, local_store):
+def test_images_have_signed_urls_and_load_lazily_and_final_ones_come_first(support_client, acme, job_of, local_store):
     events = [
         event(1, "stage", artifacts=[artifact("draft.png", "intermediate", label="draft")]),
         event(
@@ -276,14 +339,14 @@ def test_pictures_are_signed_and_lazy_and_final_ones_come_first(support_client, 
     gallery = page.split('class="artifacts"')[1].split("</section>")[0]
     assert re.findall(r"<strong>(\w+)</strong>", gallery) == ["front", "notes", "draft"]
     images = re.findall(r"<img [^>]*>", gallery)
-    assert len(images) == 2  # notes.json is no picture: it is linked
+    assert len(images) == 2  # notes.json is not an image: it is a link
     for image in images:
         assert 'loading="lazy"' in image
         assert "tenants/acme/" in image
         assert re.search(r'src="http://testserver/artifacts/[^"]*\?', image)
 
 
-def test_an_artifact_that_cannot_be_signed_says_so_and_spoils_nothing(support_client, acme, job_of):
+def test_an_artifact_that_cannot_be_signed_has_a_message_in_its_place(support_client, acme, job_of):
     job = job_of(acme, events=[event(1, "succeeded", artifacts=[artifact("front.png")])])
     job.artifacts.update(storage_key="../../etc/passwd")
     page = get_job_page(support_client, job)
@@ -291,7 +354,7 @@ def test_an_artifact_that_cannot_be_signed_says_so_and_spoils_nothing(support_cl
     assert "passwd" not in page
 
 
-def test_agents_of_a_broadcast_have_lanes(support_client, globex, job_of):
+def test_each_agent_of_an_operation_has_a_row(support_client, globex, job_of):
     events = [
         event(1, "submitted", hostname="a.fra"),
         event(2, "submitted", hostname="b.fra", visibility="internal"),
@@ -308,7 +371,7 @@ def test_agents_of_a_broadcast_have_lanes(support_client, globex, job_of):
     assert "6 s disk full" in lanes[1]
 
 
-def test_a_long_timeline_comes_in_pages(support_client, acme, job_of):
+def test_a_long_timeline_has_pages(support_client, acme, job_of):
     job = job_of(acme, events=[event(seq, "stage", message=f"step {seq} of many") for seq in range(1, 502)])
     first = support_client.get(f"/admin/jobs/job/{job.public_id}/change/")
     assert [line.seq for line in first.context["detail"].timeline] == list(range(1, 501))
@@ -317,7 +380,7 @@ def test_a_long_timeline_comes_in_pages(support_client, acme, job_of):
     assert [line.seq for line in second.context["detail"].timeline] == [501]
 
 
-def test_the_tenants_view_is_the_apis_own_answer(support_client, acme_client, acme, job_of, local_store):
+def test_the_tenants_view_is_the_response_of_the_api(support_client, acme_client, acme, job_of, local_store):
     events = [event(1, "queued"), event(2, "succeeded", 9, artifacts=[artifact("front.png")])]
     job = job_of(acme, events=[*events, event(3, "note", 10, visibility="internal", message="hush")])
     page = support_client.get(f"/admin/jobs/job/{job.public_id}/change/")
@@ -329,7 +392,7 @@ def test_the_tenants_view_is_the_apis_own_answer(support_client, acme_client, ac
     ]
 
 
-def test_ids_and_a_curl_without_a_secret_are_ready_to_copy(support_client, acme, acme_token, job_of):
+def test_ids_and_a_curl_command_without_a_secret_can_be_copied(support_client, acme, acme_token, job_of):
     job = job_of(acme)
     page = html.unescape(get_job_page(support_client, job))
     assert f'data-copy="{job.public_id}"' in page
@@ -339,7 +402,7 @@ def test_ids_and_a_curl_without_a_secret_are_ready_to_copy(support_client, acme,
     assert acme_token not in page
 
 
-def test_the_neighbours_are_the_tenants_own_also_among_equal_times(support_client, acme, globex, job_of):
+def test_previous_and_next_are_jobs_of_the_same_tenant_also_at_equal_times(support_client, acme, globex, job_of):
     at = "2026-04-15T12:00:00Z"
     ids = sorted(str(ULID()) for _ in range(3))
     oldest, middle, newest = (job_of(acme, public_id=job_id, created_at=at) for job_id in ids)
@@ -355,7 +418,7 @@ def test_the_neighbours_are_the_tenants_own_also_among_equal_times(support_clien
     assert neighbours(newest)[1] is None
 
 
-def test_an_open_page_follows_its_job_until_it_ends(support_client, acme, job_of):
+def test_the_timeline_is_updated_until_the_job_ends(support_client, acme, job_of):
     job = job_of(acme, events=[event(1, "stage", message="Rendering")])
     page = get_job_page(support_client, job)
     version = re.search(r'data-version="([^"]+)" data-live', page)[1]
@@ -371,10 +434,10 @@ def test_an_open_page_follows_its_job_until_it_ends(support_client, acme, job_of
     ended = support_client.get(timeline, {"version": version}).content.decode()
     assert "data-live" not in ended
     assert "badge-good" in ended
-    assert AuditEntry.objects.count() == 1  # the page was opened once
+    assert AuditEntry.objects.count() == 1  # for the first request of the page
 
 
-# --- What must not be there ---------------------------------------------------------------------------------------
+# --- What pages must not contain ----------------------------------------------------------------------------------
 
 
 def hostile_job(job_of, acme):
@@ -396,7 +459,7 @@ def hostile_job(job_of, acme):
     )
 
 
-def test_pasted_html_is_inert_wherever_it_stands(support_client, acme, job_of):
+def test_html_in_any_field_is_escaped_on_every_page(support_client, acme, job_of):
     acme.name = XSS
     acme.save()
     job = hostile_job(job_of, acme)
@@ -415,14 +478,12 @@ def test_pasted_html_is_inert_wherever_it_stands(support_client, acme, job_of):
     assert html.escape(XSS) in get_job_page(support_client, job)
 
 
-def test_a_hosts_name_is_inert_too(support_client, acme, job_of):
+def test_html_in_a_hostname_is_escaped(support_client, acme, job_of):
     page = get_job_page(support_client, job_of(acme, events=[event(1, "started", hostname=XSS)]))
     assert "<script>alert" not in page
 
 
-def test_no_storage_key_or_reference_to_the_store_appears_but_in_signed_links(
-    support_client, acme, job_of, local_store
-):
+def test_storage_keys_appear_only_in_signed_urls(support_client, acme, job_of, local_store):
     reference = "s3://bucket/tenants/acme/hidden.png"
     key = "tenants/acme/hidden.png"
     job = job_of(
@@ -449,7 +510,7 @@ def test_no_storage_key_or_reference_to_the_store_appears_but_in_signed_links(
         assert "tenants/acme/" not in unsigned
 
 
-def test_every_page_of_the_console_works_without_inline_scripts_or_styles(
+def test_no_page_has_inline_scripts_or_styles_or_links_to_other_sites(
     support_client, admin_client, acme, acme_token, job_of
 ):
     job = hostile_job(job_of, acme)
@@ -474,7 +535,7 @@ def test_every_page_of_the_console_works_without_inline_scripts_or_styles(
 
 
 class PageParser(HTMLParser):
-    """What a page has of inline scripts and styles, and all that it links to."""
+    """Collects the inline scripts and styles of a page, and all its links."""
 
     def __init__(self, page):
         super().__init__()
@@ -489,7 +550,7 @@ class PageParser(HTMLParser):
         self.links += [given[name] for name in ("src", "href", "action") if given.get(name)]
 
 
-def test_statuses_cover_every_job(support_client, acme):
+def test_the_list_shows_a_badge_for_every_status(support_client, acme):
     for status in JobStatus:
         make_jobs(acme, 1, status=status)
     page = support_client.get("/admin/jobs/job/").content.decode()

@@ -1,4 +1,4 @@
-"""Tenants and tokens in the console: who issues, who revokes, what is shown once and what never."""
+"""Tenants and API tokens in the console."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from jobs.ingest import ledger
-from jobs.models import AuditAction, AuditEntry
+from jobs.models import AuditAction, AuditEntry, JobCounts
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
 from tests.client import Client
@@ -55,7 +55,7 @@ def test_the_page_of_a_tenant_shows_its_jobs_by_status_and_by_day(support_client
     assert len(listed) == 3
 
 
-def test_a_day_with_more_jobs_than_are_counted_says_more_than(support_client, acme, tenant_page, monkeypatch):
+def test_a_day_with_more_jobs_than_the_limit_shows_more_than(support_client, acme, tenant_page, monkeypatch):
     monkeypatch.setattr("jobs.admin.charts.MAX_COUNTED", 2)
     for _ in range(4):
         ledger.open_job(acme, "MODEL_GENERATOR")
@@ -63,7 +63,7 @@ def test_a_day_with_more_jobs_than_are_counted_says_more_than(support_client, ac
     assert bars[-1].title.endswith(": more than 2 jobs, 0 failed")
 
 
-def test_tokens_are_listed_without_anything_that_opens(support_client, acme, acme_token, tenant_page):
+def test_lists_of_tokens_show_neither_token_nor_hash(support_client, acme, acme_token, tenant_page):
     prefix = acme_token.split("_")[1]
     token = ApiToken.objects.get()
     for address in (tenant_page, "/admin/tenants/apitoken/", f"/admin/tenants/apitoken/{token.pk}/change/"):
@@ -73,17 +73,37 @@ def test_tokens_are_listed_without_anything_that_opens(support_client, acme, acm
         assert hashlib.sha256(acme_token.encode()).hexdigest() not in page
 
 
-def test_the_hash_of_a_token_cannot_be_guessed_by_filtering(support_client, acme_token):
+@pytest.mark.parametrize(
+    ("age", "text"),
+    [
+        (None, "never"),
+        (timedelta(minutes=1), "within the last hour"),
+        (timedelta(minutes=59), "within the last hour"),
+        (timedelta(minutes=61), "within the last 2 hours"),
+        (timedelta(days=3), "3 d ago"),
+    ],
+)
+def test_the_last_use_of_a_token_is_shown_to_the_hour(support_client, acme_token, tenant_page, age, text):
+    ApiToken.objects.update(last_used_at=None if age is None else timezone.now() - age)
+    for url in (
+        tenant_page,
+        "/admin/tenants/apitoken/",
+        f"/admin/tenants/apitoken/{ApiToken.objects.get().pk}/revoke/",
+    ):
+        assert text in support_client.get(url).content.decode(), url
+
+
+def test_the_list_of_tokens_cannot_be_filtered_by_hash(support_client, acme_token):
     assert support_client.get("/admin/tenants/apitoken/?token_hash__startswith=a").status_code == 400
 
 
-def test_a_token_pasted_whole_is_found_by_its_prefix(support_client, acme, acme_token, globex):
+def test_a_search_for_a_whole_token_finds_it(support_client, acme, acme_token, globex):
     tokens.issue(globex)
     response = support_client.get("/admin/tenants/apitoken/", {"q": acme_token})
     assert [token.tenant for token in response.context["cl"].result_list] == [acme]
 
 
-def test_issuing_shows_the_secret_once_and_it_opens_the_api(admin_client, acme, tenant_page):
+def test_an_issued_token_is_shown_once_and_is_valid(admin_client, acme, tenant_page):
     response = admin_client.post(f"/admin/tenants/tenant/{acme.pk}/issue-token/", TOKEN_FORM)
     token = response.context["token"]
     assert tokens.TOKEN.fullmatch(token)
@@ -96,39 +116,39 @@ def test_issuing_shows_the_secret_once_and_it_opens_the_api(admin_client, acme, 
     assert audit_entries() == [("admin", AuditAction.TOKEN_ISSUED, "acme", token.split("_")[1], "")]
 
 
-def test_a_token_can_be_issued_to_expire_but_not_in_the_past(admin_client, acme):
+def test_the_expiry_of_a_token_must_be_in_the_future(admin_client, acme):
     address = f"/admin/tenants/tenant/{acme.pk}/issue-token/"
     soon = (timezone.now() + timedelta(days=30)).strftime("%Y-%m-%dT%H:%M")
     admin_client.post(address, {"label": "a month", "expires_at": soon})
     assert ApiToken.objects.get().expires_at.strftime("%Y-%m-%dT%H:%M") == soon
     refused = admin_client.post(address, {"label": "", "expires_at": "2020-01-01T00:00"})
-    assert "This is in the past" in refused.content.decode()
+    assert "This time is in the past" in refused.content.decode()
     assert ApiToken.objects.count() == 1
 
 
-def test_revoking_asks_first_then_the_api_refuses_the_token(support_client, acme, acme_token, tenant_page):
+def test_revoking_a_token_asks_for_confirmation_and_makes_it_invalid(support_client, acme, acme_token, tenant_page):
     token = ApiToken.objects.get()
     address = f"/admin/tenants/apitoken/{token.pk}/revoke/"
     assert f'href="{address}"' in support_client.get(tenant_page).content.decode()
     asked = support_client.get(address).content.decode()
-    assert "There is no way back" in asked
+    assert "This cannot be undone" in asked
     assert api_status(acme_token) == 200
     response = support_client.post(address, follow=True)
     assert response.redirect_chain == [(tenant_page, 302)]
-    assert "is revoked: the API refuses it from now on." in response.content.decode()
+    assert "was revoked. The API now rejects it." in response.content.decode()
     assert api_status(acme_token) == 401
     assert f'href="{address}"' not in response.content.decode()
     assert audit_entries() == [("sam", AuditAction.TOKEN_REVOKED, "acme", token.prefix, "")]
 
 
-def test_revoking_twice_changes_and_records_nothing(support_client, acme_token):
+def test_revoking_a_token_twice_writes_one_audit_entry(support_client, acme_token):
     token = ApiToken.objects.get()
     for _ in range(2):
         support_client.post(f"/admin/tenants/apitoken/{token.pk}/revoke/")
     assert len(audit_entries()) == 1
 
 
-def test_a_superuser_switches_a_tenant_off_and_its_tokens_stop(admin_client, acme, acme_token, tenant_page):
+def test_a_superuser_can_deactivate_a_tenant_and_its_tokens_become_invalid(admin_client, acme, acme_token, tenant_page):
     admin_client.post(tenant_page, {"name": "Acme", "shop_domain": "acme.myshopify.com"})
     acme.refresh_from_db()
     assert not acme.is_active
@@ -142,7 +162,7 @@ def test_a_tenants_slug_and_folder_stay_as_they_are(admin_client, acme, tenant_p
     assert (acme.slug, acme.storage_prefix, acme.name) == ("acme", "tenants/acme/", "New name")
 
 
-def test_a_new_tenant_gets_a_folder_of_its_own_unless_one_is_named(admin_client):
+def test_a_new_tenant_has_a_default_storage_prefix(admin_client):
     address = "/admin/tenants/tenant/add/"
     admin_client.post(address, {"slug": "initech", "storage_prefix": "", "is_active": "on"})
     admin_client.post(address, {"slug": "hooli", "storage_prefix": "old/hooli/", "is_active": "on"})
@@ -158,14 +178,28 @@ def test_a_new_tenant_gets_a_folder_of_its_own_unless_one_is_named(admin_client)
     ]
 
 
-def test_support_sees_the_settings_of_a_tenant_but_no_way_to_change_them(support_client, tenant_page):
+def test_support_sees_the_fields_of_a_tenant_read_only(support_client, tenant_page):
     page = support_client.get(tenant_page).content.decode()
     assert "acme.myshopify.com" in page
     assert "issue-token" not in page
     assert not re.findall(r'<input[^>]*name="(?:name|shop_domain|is_active|_save)"', page)
 
 
-def test_a_tenant_that_does_not_exist_is_said_so(support_client):
+def test_support_sees_labels_without_help_texts(support_client, admin_client, tenant_page):
+    for client, has_help in ((support_client, False), (admin_client, True)):
+        page = client.get(tenant_page).content.decode()
+        assert "Is active" not in page
+        assert "Active" in page
+        assert ("Such as acme.myshopify.com" in page) == has_help
+    assert "Is active" not in support_client.get("/admin/tenants/tenant/").content.decode()
+
+
+def test_large_counts_are_shown_with_separators(support_client, acme, tenant_page):
+    JobCounts.all_tenants.update_or_create(tenant=acme, defaults={"success": 20_000})
+    assert ">20,000</a>" in support_client.get(tenant_page).content.decode()
+
+
+def test_a_tenant_or_token_that_does_not_exist_is_a_redirect_or_404(support_client):
     assert support_client.get("/admin/tenants/tenant/999/change/").status_code == 302
     assert support_client.get("/admin/tenants/apitoken/999/revoke/").status_code == 404
     assert support_client.get("/admin/tenants/apitoken/999/change/").status_code == 302

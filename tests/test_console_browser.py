@@ -1,6 +1,6 @@
-"""The console in a real browser, as support uses it; its screenshots are kept.
+"""The console in a real browser. The tests also save screenshots.
 
-They go to ``var/screenshots``, or where SCREENSHOTS says: ``make screenshots`` renews those in ``docs/screenshots``.
+They are saved in ``var/screenshots`` or in the folder SCREENSHOTS. ``make screenshots`` updates those of the docs.
 """
 
 from __future__ import annotations
@@ -27,22 +27,21 @@ ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "var" / "screenshots")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-# On a machine that does something else too, a page takes its time.
+# Long, because pages can be slow on a busy machine.
 TIMEOUT_MS = 60_000
 expect.set_options(timeout=TIMEOUT_MS)
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; apt-get install chromium"),
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
     pytest.mark.django_db(transaction=True),
-    # What a browser makes of a page does not depend on the database: once is enough. What the pages hold, and how they
-    # are read, is tested on both by test_admin_*.py.
+    # The browser does not depend on the database, so one database is enough. test_admin_*.py run on both.
     pytest.mark.sqlite,
 ]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    # Playwright's loop runs in this thread all along, which Django takes for a view that is async.
+    # Playwright runs an event loop in this thread. Django would refuse queries in it.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -53,7 +52,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser_errors() -> list[str]:
-    """What the browser had to say against a page: errors of scripts, refused by policy, not found."""
+    """Errors and warnings of the browser's console: script errors, Content-Security-Policy, missing files."""
     return []
 
 
@@ -70,7 +69,7 @@ def context(browser: Browser, live_server, browser_errors: list[str]) -> Iterato
 
 @pytest.fixture
 def page(context: BrowserContext, sam) -> Page:
-    """A page of Sam's, of the support group, who has signed in by hand."""
+    """A page of Sam, a user of the support group, after the login."""
     return log_in(context, "sam")
 
 
@@ -86,7 +85,7 @@ def log_in(context: BrowserContext, name: str) -> Page:
 
 @pytest.fixture
 def demo(s3_store, s3_server, settings, monkeypatch) -> Tenant:
-    """The demo tenant: jobs in every state, their pictures in a real S3 server, which pages may show pictures from."""
+    """The demo tenant: jobs in every status. Its images are in a real S3 server that the img-src policy allows."""
     policy = copy.deepcopy(settings.CONTENT_SECURITY_POLICY)
     policy["DIRECTIVES"]["img-src"].append(s3_server.endpoint_url)
     settings.CONTENT_SECURITY_POLICY = policy
@@ -101,7 +100,7 @@ def failed_job(tenant: Tenant) -> Job:
 
 
 def artifact_image_widths(page: Page) -> list[int]:
-    """The widths in pixels of the pictures on a page, each scrolled to and waited for: 0 for one without bytes."""
+    """The widths in pixels of the images on a page, after they have loaded; 0 for an image that could not load."""
     widths = []
     for image in page.locator(".artifact img").all():
         image.scroll_into_view_if_needed()
@@ -114,7 +113,7 @@ def artifact_image_widths(page: Page) -> list[int]:
     return widths
 
 
-def test_support_finds_a_failed_job_by_its_pasted_id_and_reads_why(page, demo, browser_errors):
+def test_a_failed_job_is_found_by_its_id_and_shows_the_reason(page, demo, browser_errors):
     job = failed_job(demo)
     reason = job.events.get(event_type="failed").message
     page.keyboard.press("/")
@@ -131,7 +130,7 @@ def test_support_finds_a_failed_job_by_its_pasted_id_and_reads_why(page, demo, b
     assert browser_errors == []
 
 
-def test_a_picture_opens_in_full_size(page, demo, browser_errors):
+def test_an_image_opens_in_full_size(page, demo, browser_errors):
     job = Job.all_tenants.filter(tenant=demo, status=JobStatus.SUCCESS, is_workflow=True)[0]
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
     with page.expect_popup() as opened:
@@ -143,29 +142,29 @@ def test_a_picture_opens_in_full_size(page, demo, browser_errors):
     assert picture.locator("img").evaluate("image => image.naturalWidth") > 100
 
 
-def test_a_picture_that_the_store_lost_says_so_in_its_place(page, demo, s3_store):
+def test_a_missing_image_has_a_message_in_its_place(page, demo, s3_store):
     job = failed_job(demo)
     s3_store.delete(job.artifacts.first().storage_key)
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
     page.locator(".artifacts").first.scroll_into_view_if_needed()
-    expect(page.get_by_text("The store did not give this picture.").first).to_be_visible()
+    expect(page.get_by_text("This image could not be loaded from the artifact store.").first).to_be_visible()
 
 
-def test_a_token_that_support_revokes_is_refused_by_the_api(page, demo, browser_errors):
+def test_a_token_that_support_revokes_is_rejected_by_the_api(page, demo, browser_errors):
     token = tokens.issue(demo, label="left behind")
     headers = {"Authorization": f"Bearer {token}"}
     assert page.request.get("/v1/jobs", headers=headers).status == 200
     page.get_by_role("navigation", name="Console").get_by_role("link", name="Tenants").click()
     page.get_by_role("link", name="demo", exact=True).click()
     page.get_by_role("link", name="Revoke jgw_").click()
-    expect(page.get_by_text("There is no way back")).to_be_visible()
-    page.get_by_role("button", name="Yes, revoke it").click()
-    expect(page.get_by_text("the API refuses it from now on")).to_be_visible()
+    expect(page.get_by_text("This cannot be undone")).to_be_visible()
+    page.get_by_role("button", name="Revoke the token").click()
+    expect(page.get_by_text("The API now rejects it")).to_be_visible()
     assert page.request.get("/v1/jobs", headers=headers).status == 401
     assert browser_errors == []
 
 
-def test_a_superuser_issues_a_token_that_works_and_copies_it(context, admin_user, demo, browser_errors):
+def test_a_superuser_can_issue_and_copy_a_token(context, admin_user, demo, browser_errors):
     page = log_in(context, "admin")
     page.goto(f"/admin/tenants/tenant/{demo.pk}/change/")
     page.get_by_role("link", name="Issue a token").click()
@@ -178,7 +177,7 @@ def test_a_superuser_issues_a_token_that_works_and_copies_it(context, admin_user
     assert browser_errors == []
 
 
-def test_an_open_page_follows_its_job_without_a_reload(page, demo, settings, browser_errors):
+def test_an_open_page_is_updated_without_a_reload(page, demo, settings, browser_errors):
     settings.CONSOLE_REFRESH_SECONDS = 0.1
     job = ledger.open_job(demo, "MODEL_GENERATOR", request={"prompt": "studio"})
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
@@ -186,7 +185,7 @@ def test_an_open_page_follows_its_job_without_a_reload(page, demo, settings, bro
     page.get_by_text("GET /v1/jobs/").first.click()
     ledger.append(job, "stage", "Rendering the picture", stage="render")
     expect(page.get_by_text("Rendering the picture").first).to_be_visible()
-    assert page.locator("#tenant-response-1").get_attribute("open") is not None  # what was open stays open
+    assert page.locator("#tenant-response-1").get_attribute("open") is not None  # an open element stays open
     ledger.finish(job, "Here it is")
     expect(page.locator(".facts .badge")).to_have_text("Success")
     expect(page.locator("[data-live]")).to_have_count(0)
@@ -194,7 +193,7 @@ def test_an_open_page_follows_its_job_without_a_reload(page, demo, settings, bro
     assert browser_errors == []
 
 
-def test_ids_and_the_curl_command_are_copied(page, demo):
+def test_ids_and_the_curl_command_can_be_copied(page, demo):
     job = failed_job(demo)
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
     for name, text in {
@@ -206,7 +205,7 @@ def test_ids_and_the_curl_command_are_copied(page, demo):
         assert text in page.evaluate("navigator.clipboard.readText()")
 
 
-def test_the_tenant_box_suggests_and_filters(page, demo, acme):
+def test_the_tenant_filter_suggests_tenants(page, demo, acme):
     page.goto("/admin/jobs/job/")
     box = page.get_by_role("combobox", name="Slug of the tenant")
     with page.expect_response("**/autocomplete/**"):
@@ -217,7 +216,7 @@ def test_the_tenant_box_suggests_and_filters(page, demo, acme):
     expect(page.locator(".field-tenant_link").first).to_have_text("demo")
 
 
-def test_everything_of_a_job_is_reached_by_keyboard(page, demo):
+def test_all_controls_of_a_job_page_are_reachable_by_keyboard(page, demo):
     page.goto(f"/admin/jobs/job/{failed_job(demo).public_id}/change/")
     reached = set()
     for _ in range(80):
@@ -230,6 +229,23 @@ def test_everything_of_a_job_is_reached_by_keyboard(page, demo):
     assert any(name.startswith("GET /v1/jobs/") for name in reached)
     page.keyboard.press("p")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [390, 800, 1100, 1280, 1920])
+def test_the_times_of_a_timeline_do_not_overlap_its_dots(page, acme, job_of, width):
+    times = ["2026-04-15T12:00:00Z", "2026-04-15T12:01:12.345Z", "2026-04-15T23:59:59.999Z", "2026-04-28T23:59:00Z"]
+    events = [{"seq": seq, "event_type": "stage", "created_at": at} for seq, at in enumerate(times, 1)]
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"/admin/jobs/job/{job_of(acme, events=events).public_id}/change/")
+    assert page.get_by_text("+11 h 58 min").is_visible()
+    overlaps = page.locator(".timeline > li").evaluate_all("""
+        rows => rows.flatMap(row => {
+          const left = row.getBoundingClientRect().left + parseFloat(getComputedStyle(row, "::after").left);
+          return [...row.querySelectorAll(".gap, time")].map(each => each.getBoundingClientRect())
+            .filter(box => box.width && box.left < left + 12 && box.right > left)
+            .map(box => [left, box.left, box.right]);
+        })""")
+    assert overlaps == []
 
 
 def test_no_page_is_wider_than_a_phone(context, sam, admin_user, demo):
@@ -274,7 +290,7 @@ HEIGHTS = {"job-failed": 1500, "job-done": 1300, "job-agents": 1500}
     ],
     ids=["light", "dark", "narrow"],
 )
-def test_screenshots_of_each_page_are_kept(context, sam, admin_user, demo, browser_errors, width, scheme, names):
+def test_screenshots_of_each_page_are_saved(context, sam, admin_user, demo, browser_errors, width, scheme, names):
     for label in ("storefront", "back office"):
         tokens.issue(demo, label=label)
     page = log_in(context, "admin")
@@ -298,7 +314,7 @@ def test_screenshots_of_each_page_are_kept(context, sam, admin_user, demo, brows
 
 
 def save_screenshot(png: bytes, name: str) -> None:
-    """Written with 256 colours: a third of the size, and no difference to the eye."""
+    """Saves a PNG with 256 colours: a third of the size, with no visible difference."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
         SCREENSHOTS / name, optimize=True

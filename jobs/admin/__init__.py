@@ -1,12 +1,12 @@
-"""The support console: Django's admin over jobs, tenants, tokens and what was done in it.
+"""The support console: Django's admin for jobs, tenants, API tokens, audit entries and users.
 
-It is registered here whole. The pages of tenants and tokens show jobs and leave audit entries, and ``tenants`` may not
-know ``jobs``; so tenants have no admin of their own.
+All models are registered here. The pages of tenants and tokens show jobs and write audit entries, and the app
+``tenants`` must not import ``jobs``, so ``tenants`` has no ``admin.py``.
 """
 
 from django.contrib import admin
 
-from jobs.admin import audit, jobs, tenants  # noqa: F401 - each registers its pages
+from jobs.admin import audit, jobs, tenants, users  # noqa: F401 - importing registers the models
 from jobs.admin.login import LoginForm
 
 admin.site.site_header = "Jobs Gateway"
@@ -14,5 +14,5 @@ admin.site.site_title = "Jobs Gateway console"
 admin.site.index_title = "What needs attention"
 admin.site.site_url = None
 admin.site.login_form = LoginForm
-# The header links the four lists.
+# The header has links to the four lists.
 admin.site.enable_nav_sidebar = False

@@ -1,4 +1,4 @@
-"""Who did what in the console: the entries, their list, and the ticket that the next ones are written for."""
+"""Audit entries: writing them, their list, and the ticket that new entries name."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tenants.models import Tenant
 
 
 def record_audit_entry(request: HttpRequest, action: AuditAction, tenant: Tenant, subject: str = "") -> None:
-    """Writes that the signed-in user did ``action``, for the ticket they named, if any."""
+    """Writes an audit entry for ``action`` by the user who is logged in, with the ticket of the session, if any."""
     AuditEntry.objects.create(
-        actor=cast(User, request.user),  # admin views let nobody else in
+        actor=cast(User, request.user),  # admin views require a login
         action=action,
         tenant_slug=tenant.slug,
         subject=subject,
@@ -37,7 +37,7 @@ def record_audit_entry(request: HttpRequest, action: AuditAction, tenant: Tenant
 
 
 def has_viewed(request: HttpRequest, job: Job) -> bool:
-    """Whether the signed-in user opened the page of ``job``, on record, within a day."""
+    """Whether an audit entry says that the user opened the page of ``job`` in the last 24 hours."""
     return AuditEntry.objects.filter(
         actor=cast(User, request.user),
         action=AuditAction.JOB_VIEWED,
@@ -47,7 +47,7 @@ def has_viewed(request: HttpRequest, job: Job) -> bool:
 
 
 def recently_viewed(user: User) -> list[AuditEntry]:
-    """The jobs this user looked at last, the latest first, each once; one statement over a bounded number of rows."""
+    """The last view of each of up to 8 jobs by this user, newest first. One statement, which reads at most 40 rows."""
     views = AuditEntry.objects.filter(actor=user, action=AuditAction.JOB_VIEWED).order_by("-at", "-id")
     return list({entry.subject: entry for entry in reversed(list(views[:40]))}.values())[::-1][:8]
 
@@ -72,7 +72,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     filter_parameters = frozenset({"action"})
     list_select_related = ("actor",)
     search_fields = ("subject",)
-    search_help_text = "A whole job id, token prefix, ticket, tenant slug or user name."
+    search_help_text = "Search by job id, token prefix, ticket, tenant slug or user name (whole values only)."
     fields = ("time", "actor", "action", "tenant_slug", "subject", "ticket")
 
     @admin.display(description="when")
@@ -96,7 +96,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         if not term:
             return queryset, False
         job_id = parse_job_id(term)
-        # By id, so that each of the four is an equality on an index of this table.
+        # By id: each of the four conditions is then an equality on an index of this table.
         actors = list(User.objects.filter(username=term).values_list("pk", flat=True))
         named = Q(subject=str(job_id) if job_id else term) | Q(ticket=term) | Q(tenant_slug=term)
         return queryset.filter(named | Q(actor__in=actors)), False
@@ -107,12 +107,12 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
     @method_decorator(require_POST)
     def ticket_view(self, request: HttpRequest) -> HttpResponse:
-        """From here on the signed-in user works on this ticket; on none, when it is empty."""
+        """Sets the ticket of the session: new audit entries name it. An empty value removes it."""
         form = TicketForm(request.POST)
         if form.is_valid():
             request.session["ticket"] = form.cleaned_data["ticket"]
         else:
-            messages.error(request, "A ticket reference has at most 64 characters.")
+            messages.error(request, "The ticket was not changed: it can have at most 64 characters.")
         back = request.POST.get("next", "")
         is_ours = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())
         return HttpResponseRedirect(back if is_ours else reverse("admin:index"))

@@ -1,11 +1,14 @@
-"""Lists over millions of rows: pages nobody counts, filters that are equalities on an index, dates without DISTINCT."""
+"""Base classes of the lists. They stay fast with millions of rows.
+
+Rows are counted up to a limit, filters are equalities on an index, and dates are found without DISTINCT.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from calendar import month_abbr, monthrange
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.contrib import admin
@@ -18,23 +21,25 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.text import capfirst
 
-# Rows a list counts and pages through; beyond them there is an estimate, and the way on is a filter or a date. OFFSET
-# and counting are linear, so this is what keeps both under a few milliseconds at any size of the table.
+# A list counts and shows at most so many rows; the total beyond them is an estimate. OFFSET and COUNT take linear time:
+# this limit keeps both below a few milliseconds at any size of the table. Filters and dates lead to the other rows.
 MAX_COUNTED = 1_000
 
 
 class EstimatingPaginator(Paginator):
-    """Counts up to ``MAX_COUNTED`` rows; beyond that, says what PostgreSQL's planner estimates, as an estimate.
+    """Counts up to ``MAX_COUNTED`` rows. For more rows it shows the estimate of PostgreSQL's planner.
 
-    One statement, and one more (an EXPLAIN, which runs nothing) where there are more rows than it counts.
+    One statement; for more rows one more, an EXPLAIN, which does not run the query.
     """
 
     object_list: QuerySet[Any]
+    count_ordering: Sequence[str] | None = None  # by default that of object_list
 
     @cached_property
     def counted(self) -> int:
-        """The number of rows, or one more than ``MAX_COUNTED``. Ordered, so that it walks the index of the page."""
-        return self.object_list.values("pk")[: MAX_COUNTED + 1].count()
+        """The number of rows, at most ``MAX_COUNTED + 1``. In an order that has an index, so that it stops there."""
+        rows = self.object_list.order_by(*self.count_ordering) if self.count_ordering else self.object_list
+        return rows.values("pk")[: MAX_COUNTED + 1].count()
 
     @property
     def has_more(self) -> bool:
@@ -46,7 +51,7 @@ class EstimatingPaginator(Paginator):
 
     @cached_property
     def total(self) -> str:
-        """How many rows there are, in words that say how far to trust the number."""
+        """The number of rows as text, which says if it is an estimate or a lower bound."""
         if not self.has_more:
             return f"{self.counted:,}"
         if connections[self.object_list.db].vendor != "postgresql":
@@ -56,12 +61,12 @@ class EstimatingPaginator(Paginator):
 
 
 def round_to_two_digits(number: float) -> int:
-    """1,987,342 → 2,000,000: an estimate that shows every digit would look counted."""
+    """1,987,342 → 2,000,000: more digits would make an estimate look exact."""
     return int(float(f"{number:.1e}"))
 
 
 class ConsoleChangeList(ChangeList):
-    """In the one order that has an index: Django would take another from the address, linked or not."""
+    """Ignores the query parameter ``o``: only the default order has an index."""
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
         self.params.pop(ORDER_VAR, None)
@@ -69,7 +74,7 @@ class ConsoleChangeList(ChangeList):
 
 
 class ConsoleAdmin(admin.ModelAdmin):
-    """A list of the console: in the order of one index, filtered only as its filters and dates say."""
+    """Base class of the console's admins: one order, and no other query parameters than its filters and dates."""
 
     paginator = EstimatingPaginator
     show_full_result_count = False
@@ -77,21 +82,27 @@ class ConsoleAdmin(admin.ModelAdmin):
     list_max_show_all = 0
     sortable_by = ()
     actions = None
-    show_facets = admin.ShowFacets.NEVER  # each would count
-    # The query parameters of the filters.
+    show_facets = admin.ShowFacets.NEVER  # facets count rows
+    # The query parameters of the list filters.
     filter_parameters: frozenset[str] = frozenset()
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Django would let a link filter by any column: a scan, and a way to guess what is never shown."""
+        """Refuses other lookups: a link could scan the table with them, or guess values that are never shown."""
         if lookup in self.filter_parameters:
             return True
         parts = [f"{self.date_hierarchy}__{part}" for part in ("year", "month", "day")]
-        # Each part only below the one before it: only then does Django make a range of them.
+        # A month needs its year, and a day its month: only then does Django filter by a range of times.
         return (
             lookup in parts
             and re.fullmatch(r"[12][0-9]{3}|[0-9]{1,2}", value) is not None
             and all(part in request.GET for part in parts[: parts.index(lookup)])
         )
+
+    def get_paginator(self, *args: Any, **kwargs: Any) -> EstimatingPaginator:
+        paginator = super().get_paginator(*args, **kwargs)
+        if paginator.object_list.model is self.model:  # Django's history page has log entries here
+            paginator.count_ordering = self.ordering
+        return paginator
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ConsoleChangeList
@@ -103,7 +114,7 @@ class ConsoleAdmin(admin.ModelAdmin):
 
 
 class ReadOnlyAdmin(ConsoleAdmin):
-    """Nobody adds, changes or deletes these here, superusers included."""
+    """Nobody can add, change or delete rows, not even superusers."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -116,7 +127,7 @@ class ReadOnlyAdmin(ConsoleAdmin):
 
 
 class ChoiceFilter(admin.SimpleListFilter):
-    """A filter on one of ``options``, known beforehand: nothing is asked of the table to draw it."""
+    """A filter by one of ``options``. They are constant, so that the filter needs no query to be shown."""
 
     options: Iterable[tuple[str, str]] = ()
 
@@ -135,10 +146,10 @@ class ChoiceFilter(admin.SimpleListFilter):
 
 
 def date_links(changelist: ChangeList) -> dict[str, Any]:
-    """The years since the oldest row, the months of the chosen year or the days of the chosen month, as links.
+    """Links to the years since the oldest row, to the months of the chosen year, or to the days of the chosen month.
 
-    Django's own hierarchy asks which of them have rows, by DISTINCT over the table. This asks for the oldest row, which
-    is one step on an index, and links empty days too.
+    Django's own date hierarchy runs DISTINCT over the table to find which of them have rows. This one reads only the
+    oldest row, through an index, and has links to days without rows too.
     """
     field = changelist.date_hierarchy
     year, month, day = (changelist.params.get(f"{field}__{part}") for part in ("year", "month", "day"))

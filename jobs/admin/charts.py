@@ -1,4 +1,4 @@
-"""How many jobs a tenant has, by status and by day, drawn as SVG by the templates."""
+"""Data of the charts on a tenant's page: jobs by status and by day. The templates draw them as SVG."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jobs.models import Job, JobCounts, JobStatus
 from tenants.models import Tenant
 
 DAYS = 14
-# Jobs of one day that are counted; a day with more says so. 14 days of it are some milliseconds on the index.
+# At most so many jobs of a day are counted; for more, the chart says “more than”. 14 days take a few milliseconds.
 MAX_COUNTED = 5_000
-# The drawing's units: a day is one column.
+# In units of the SVG: the width of a day's column, the width of its bar, the height of the chart.
 COLUMN, BAR, HEIGHT = 40, 28, 120
 
 
@@ -41,7 +41,7 @@ class Bar(NamedTuple):
 
 
 def job_counts_by_status(tenant: Tenant) -> dict[str, Any]:
-    """Exact: the ledger keeps these counts. One statement."""
+    """The number of jobs in each status. Exact, because the ledger maintains these counts. One statement."""
     counts = JobCounts.all_tenants.filter(pk=tenant.pk).first() or JobCounts(pk=tenant.pk)
     numbers = {status: getattr(counts, status.value.lower()) for status in JobStatus}
     total = sum(numbers.values())
@@ -60,7 +60,7 @@ def job_counts_by_status(tenant: Tenant) -> dict[str, Any]:
 def job_counts_by_day(tenant: Tenant) -> dict[str, Any]:
     """The jobs created on each of the last 14 days (UTC), and how many of them failed. One statement.
 
-    Up to ``MAX_COUNTED`` a day and kind are counted, each a walk over as many entries of an index.
+    For each day it reads at most ``MAX_COUNTED + 1`` index entries of all jobs, and as many of each failed status.
     """
     today = timezone.now().date()
     days = [today - timedelta(days=days_ago) for days_ago in range(DAYS - 1, -1, -1)]

@@ -1,4 +1,4 @@
-"""What the console's templates say beyond Django's own tags."""
+"""Template tags and filters of the console."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ register.filter(formatting.format_duration)
 register.filter(formatting.format_timestamp)
 register.filter(formatting.format_time_ago)
 register.filter(formatting.format_time_of_day)
+register.filter(formatting.format_last_used)
+register.filter(formatting.format_number)
 register.filter(formatting.word_breaks)
 register.simple_tag(audit.recently_viewed)
 register.simple_tag(dashboard.failures_by_tenant_and_type)

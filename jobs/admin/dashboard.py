@@ -1,4 +1,4 @@
-"""What the home page asks about: jobs that failed lately, and jobs that are stuck."""
+"""The home page: jobs that failed in the last 24 hours, and jobs that are stuck."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.utils.http import urlencode
 
 from jobs.models import Job, JobQuerySet
 
-# Rows a table on the home page has; the list they link to has the rest.
+# Rows of a table on the home page. The job list that each table links to shows the rest.
 MAX_ROWS = 12
 RECENT = timedelta(hours=24)
 
@@ -27,62 +27,72 @@ def stuck(jobs: JobQuerySet) -> JobQuerySet:
 
 
 def stuck_cutoff() -> datetime:
-    """A job in progress that has not been heard of since then is stuck."""
+    """A job in progress is stuck if its last event is older than this."""
     return timezone.now() - timedelta(seconds=settings.CONSOLE_STUCK_AFTER_SECONDS)
 
 
 def job_list_url(**filters: str) -> str:
-    """The address of the job list with these filters on."""
+    """The URL of the job list with these filters."""
     return f"{reverse('admin:jobs_job_changelist')}?{urlencode(filters)}"
 
 
+def tenant_url(tenant_id: int) -> str:
+    """The URL of the page of a tenant."""
+    return reverse("admin:tenants_tenant_change", args=[tenant_id])
+
+
 def failures_by_tenant_and_type() -> dict[str, Any]:
-    """The groups with the most failures first; one statement, over the failures of a day."""
+    """Failures of the last 24 hours by tenant and type, most failures first. One statement; it reads those failures."""
     groups = list(
         recently_failed(Job.all_tenants.all())
-        .values("tenant__slug", "job_type")
+        .values("tenant", "tenant__slug", "job_type")
         .annotate(jobs=Count("pk"))
         .order_by("-jobs", "tenant__slug", "job_type")
-        .values_list("tenant__slug", "job_type", "jobs")
+        .values_list("tenant", "tenant__slug", "job_type", "jobs")
     )
-    most = groups[0][2] if groups else 0
+    most = groups[0][-1] if groups else 0
     return {
         "rows": [
             {
                 "tenant": slug,
+                "tenant_url": tenant_url(tenant_id),
                 "job_type": job_type,
                 "jobs": jobs,
-                # The bar, in hundredths of the longest, and what is left beside it.
+                # The length of the bar, in percent of the longest one, and the space left of it.
                 "share": (share := max(1, round(100 * jobs / most))),
                 "rest": 100 - share,
                 "link": job_list_url(attention="failed", tenant=slug, job_type=job_type),
             }
-            for slug, job_type, jobs in groups[:MAX_ROWS]
+            for tenant_id, slug, job_type, jobs in groups[:MAX_ROWS]
         ],
         "total": sum(jobs for *_, jobs in groups),
-        "tenants": len({slug for slug, *_ in groups}),
         "left_out": max(0, len(groups) - MAX_ROWS),
         "link": job_list_url(attention="failed"),
     }
 
 
 def stuck_by_tenant() -> dict[str, Any]:
-    """The tenants with the most stuck jobs first; one statement, over the jobs in progress."""
+    """Stuck jobs by tenant, most stuck jobs first. One statement; it reads the jobs in progress."""
     groups = list(
         stuck(Job.all_tenants.all())
-        .values("tenant__slug")
+        .values("tenant", "tenant__slug")
         .annotate(jobs=Count("pk"), oldest=Min("updated_at"))
         .order_by("-jobs", "tenant__slug")
-        .values_list("tenant__slug", "jobs", "oldest")
+        .values_list("tenant", "tenant__slug", "jobs", "oldest")
     )
     return {
         "rows": [
-            {"tenant": slug, "jobs": jobs, "oldest": oldest, "link": job_list_url(attention="stuck", tenant=slug)}
-            for slug, jobs, oldest in groups[:MAX_ROWS]
+            {
+                "tenant": slug,
+                "tenant_url": tenant_url(tenant_id),
+                "jobs": jobs,
+                "oldest": oldest,
+                "link": job_list_url(attention="stuck", tenant=slug),
+            }
+            for tenant_id, slug, jobs, oldest in groups[:MAX_ROWS]
         ],
-        "total": sum(jobs for _, jobs, _ in groups),
+        "total": sum(jobs for *_, jobs, _ in groups),
         "left_out": max(0, len(groups) - MAX_ROWS),
-        "since": stuck_cutoff(),
         "after": timedelta(seconds=settings.CONSOLE_STUCK_AFTER_SECONDS),
         "link": job_list_url(attention="stuck"),
     }

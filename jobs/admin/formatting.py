@@ -1,7 +1,8 @@
-"""Times, durations and statuses as a person reads them."""
+"""Times, durations and statuses as text or HTML for people."""
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -22,18 +23,18 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def status_badge(status: str) -> SafeString:
-    """A status in its colour; the words say it too."""
+    """A badge with the name of the status, in its colour."""
     known = JobStatus(status)
     return format_html('<span class="badge badge-{}">{}</span>', _TONES[known], known.label)
 
 
 def word_breaks(name: str) -> SafeString:
-    """A name such as MODEL_GENERATOR that may wrap after each underscore or dot, and nowhere else."""
+    """A name such as MODEL_GENERATOR, with a line break allowed after each underscore or dot."""
     return format_html_join("", "{}<wbr>", ((part,) for part in re.split(r"(?<=[_.])", name)))
 
 
 def format_duration(elapsed: timedelta) -> str:
-    """0 s, 250 ms, 3.5 s, 12 min 5 s, 3 h 20 min, 2 d 4 h: two units at most."""
+    """0 s, 250 ms, 3.5 s, 12 min 5 s, 3 h 20 min, 2 d 4 h: at most two units."""
     seconds = elapsed.total_seconds()
     if seconds < 0:
         return f"−{format_duration(-elapsed)}"
@@ -50,7 +51,7 @@ def format_duration(elapsed: timedelta) -> str:
 
 
 def format_timestamp(at: datetime, text: str | None = None) -> SafeString:
-    """A ``<time>`` that shows ``text``, or the time itself, and the exact time in UTC when it is pointed at."""
+    """A ``<time>`` element that shows ``text``, by default the time in UTC. The tooltip has the exact time in UTC."""
     exact = at.astimezone(UTC)
     return format_html(
         '<time datetime="{}" title="{}">{}</time>',
@@ -61,7 +62,7 @@ def format_timestamp(at: datetime, text: str | None = None) -> SafeString:
 
 
 def format_time_of_day(at: datetime) -> SafeString:
-    """The time of day to the millisecond."""
+    """The time of day (UTC) to the millisecond."""
     return format_timestamp(at, f"{at.astimezone(UTC):%H:%M:%S}.{at.microsecond // 1000:03}")
 
 
@@ -70,8 +71,23 @@ def format_time_ago(at: datetime) -> SafeString:
     return format_timestamp(at, "just now" if abs(elapsed) < timedelta(seconds=1) else f"{largest_unit(elapsed)} ago")
 
 
+def format_last_used(at: datetime | None) -> SafeString | str:
+    """When a token was last used, given its ``last_used_at``: that is recorded at most once an hour."""
+    if at is None:
+        return "never"
+    hours = math.ceil((timezone.now() - at) / timedelta(hours=1))
+    if hours > 24:
+        return format_time_ago(at)
+    return "within the last hour" if hours <= 1 else f"within the last {hours} hours"
+
+
+def format_number(number: int) -> str:
+    """20,000: with a comma between groups of three digits."""
+    return f"{number:,}"
+
+
 def largest_unit(elapsed: timedelta) -> str:
-    """The largest unit alone: 3 s, 12 min, 5 h, 40 d."""
+    """A duration in its largest unit only: 3 s, 12 min, 5 h, 40 d."""
     whole = max(0, round(elapsed.total_seconds()))
     size, unit = next(((size, unit) for size, unit in _UNITS if whole >= size), _UNITS[-1])
     return f"{whole // size} {unit}"

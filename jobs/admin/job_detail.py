@@ -1,4 +1,4 @@
-"""A job's page as data: its timeline, its agents' lanes and its pictures, redacted as the API redacts them."""
+"""The data of a job's page: timeline, agents and artifacts, redacted as the API redacts them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TONES = {
 
 @dataclass(slots=True)
 class DisplayedArtifact:
-    """One artifact with its link, or the reason why it has none."""
+    """One artifact. ``link`` is its signed URL; it is empty if ``problem`` says why there is none."""
 
     kind: str
     role: str
@@ -57,7 +57,7 @@ class DisplayedArtifact:
 
 @dataclass(slots=True)
 class TimelineEvent:
-    """One event of the timeline. ``gap`` is the time since the event before it."""
+    """One event of the timeline. ``gap`` is the time since the previous event on the page."""
 
     seq: int
     event_type: str
@@ -80,7 +80,7 @@ class TimelineEvent:
 
 @dataclass(slots=True)
 class AgentMark:
-    """One event in an agent's lane; ``x`` and ``width`` are in thousandths of the job's length."""
+    """One event of an agent. ``x`` and ``width`` are in thousandths of the time from the job's first to last event."""
 
     event_type: str
     tone: str
@@ -91,7 +91,7 @@ class AgentMark:
 
 @dataclass(slots=True)
 class AgentTimeline:
-    """What one agent did: its state, how long it ran, its error, and its events to scale."""
+    """One agent of an operation: its status, duration and error, and its events on a scale of time."""
 
     hostname: str
     status: str
@@ -102,7 +102,7 @@ class AgentTimeline:
 
 
 class JobDetail:
-    """Everything the page of ``job`` shows of its events and artifacts: three statements, whatever their number."""
+    """All that the page of ``job`` shows of its events and artifacts. Two statements, whatever their number."""
 
     def __init__(self, job: Job, request: HttpRequest, after_seq: int = 0) -> None:
         self.job = job
@@ -111,7 +111,7 @@ class JobDetail:
 
     @property
     def version(self) -> str:
-        """Changes whenever the page would; internal events may leave the job's own version as it is."""
+        """Changes whenever the page changes. Internal events can leave ``Job.version`` as it is; hence ``last_seq``."""
         return f"{self.job.version}.{self.job.last_seq}"
 
     @property
@@ -140,14 +140,14 @@ class JobDetail:
 
     @property
     def next_after_seq(self) -> int | None:
-        """Where the next page of the timeline starts; None on the last."""
+        """``after_seq`` of the next page of the timeline; None on the last page."""
         return (
             self._page_events[-1].seq if self._page_events and self._page_events[-1] is not self._events[-1] else None
         )
 
     @cached_property
     def artifacts(self) -> list[DisplayedArtifact]:
-        """Final ones first; among them, in the order in which they were recorded."""
+        """Final artifacts first, then the others; each in the order in which they were recorded."""
         ordered = sorted(self._artifact_rows, key=lambda artifact: artifact.role != Role.FINAL)
         return [self._displayed(artifact) for artifact in ordered]
 
@@ -164,7 +164,7 @@ class JobDetail:
 
     @cached_property
     def failure(self) -> TimelineEvent | None:
-        """The last failing event of a job that failed: what support came to read."""
+        """The last event ``failed`` of a job that failed or failed in part; else None."""
         if self.job.status not in (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE):
             return None
         failed = [event for event in self._events if event.event_type == "failed"]
@@ -174,7 +174,7 @@ class JobDetail:
         self, event: JobEvent, before: datetime | None = None, artifacts: Sequence[DisplayedArtifact] = ()
     ) -> TimelineEvent:
         text, extra = self.renderer.redact_text, dict(event.extra)
-        # An error is shown as what it is; one that is no text stays with the rest.
+        # An error that is a string has its own place on the page; any other value is shown with the rest of extra.
         error = extra.pop("error") if isinstance(extra.get("error"), str) else ""
         return TimelineEvent(
             seq=event.seq,
@@ -194,7 +194,7 @@ class JobDetail:
 
     @cached_property
     def agents(self) -> list[AgentTimeline]:
-        """One for each agent of an operation job, internal events included: the console hides nothing from support."""
+        """One for each agent of an operation, computed from all events, internal ones included."""
         if not self.job.is_operation:
             return []
         events = [
@@ -230,8 +230,8 @@ class JobDetail:
         try:
             link, problem = self.renderer.presigned_url(artifact.storage_key), ""
         except ValueError:
-            link, problem = "", "This artifact's key lies outside the tenant's storage prefix, or cannot be signed."
-        # A key without an ending may well be a picture; the page says so where it is none.
+            link, problem = "", "This artifact's key cannot be signed."
+        # A key without an extension can be an image. If it is none, the page shows a message in its place.
         media_type = mimetypes.guess_type(artifact.storage_key)[0] or "image/*"
         return DisplayedArtifact(
             kind=self.renderer.redact_text(artifact.kind),

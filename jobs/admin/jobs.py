@@ -1,7 +1,8 @@
-"""Jobs: their list, and the page of one. Nothing here changes a job."""
+"""The list of jobs and the page of a job. Both are read-only."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,16 +12,17 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import PermissionDenied
-from django.db.models import OuterRef, Q, QuerySet, Subquery
-from django.db.models.functions import JSONObject
+from django.core.exceptions import BadRequest, PermissionDenied
+from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, When
+from django.db.models.fields.json import KeyTransform
+from django.db.models.functions import Coalesce, JSONObject
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import Truncator
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -33,13 +35,18 @@ from jobs.admin.job_detail import JobDetail
 from jobs.admin.lookup import find_tenant_ids, parse_job_id
 from jobs.admin.tenant_view import caller_for, get_as_tenant
 from jobs.api.tenant_renderer import TenantRenderer
-from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType
+from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType, Visibility
 
-FINAL_STATUSES = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
+SEQ = re.compile(r"[0-9]{1,10}")  # the largest seq has 10 digits
+FAILED_STATUSES = (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
+FINAL_STATUSES = (JobStatus.SUCCESS, *FAILED_STATUSES)
+# Characters of an event's text in the list. The page of the job shows the whole text.
+MAX_TEXT = 500
+INTERNAL_BADGE = mark_safe('<span class="visibility visibility-internal">internal</span> ')
 
 
 class TenantFilter(admin.ListFilter):
-    """A slug typed into a box that suggests tenants as one types; never a list of them all."""
+    """A text field for a tenant's slug, with suggestions. A list of all tenants could be too long."""
 
     title = "tenant"
     parameter_name = "tenant"
@@ -62,7 +69,7 @@ class TenantFilter(admin.ListFilter):
         yield {"slug": self.slug, "others": others, "without": without}
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
-        # By id, so that the indexes that begin with the tenant serve.
+        # By id, so that the indexes that begin with the tenant can be used.
         return queryset.filter(tenant__in=find_tenant_ids(self.slug)) if self.slug else queryset
 
 
@@ -73,11 +80,11 @@ class StatusFilter(ChoiceFilter):
 
 
 class TypeFilter(ChoiceFilter):
-    """The workflow types; an address may name any other type too, as the home page does."""
+    """Shows the workflow types. A link can name any other type too: the home page has such links."""
 
     title = "type"
     parameter_name = "job_type"
-    options = [(value, value.replace("_", " ").capitalize()) for value in JobType.values]
+    options = [(value, value) for value in JobType.values]  # as the list, the API and the agents spell them
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         value = self.value()
@@ -88,7 +95,7 @@ class TypeFilter(ChoiceFilter):
         if value is None:
             return queryset
         if value in JobType.values:
-            # Said twice, for the indexes of one tenant's workflow types are made for workflow types only.
+            # Redundant, but the partial indexes on (tenant, job_type) have this condition.
             return queryset.filter(job_type=value, is_workflow=True)
         return queryset.none() if "\0" in value else queryset.filter(job_type=value)
 
@@ -103,7 +110,7 @@ class AttentionFilter(ChoiceFilter):
 
 
 class JobChangeList(ConsoleChangeList):
-    """A page of jobs, each with what its last event said."""
+    """A page of jobs, each with its last event, redacted as the API redacts it."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -111,7 +118,11 @@ class JobChangeList(ConsoleChangeList):
         for job in self.result_list:
             if job.last_event_data:
                 text = TenantRenderer(request, caller_for(job.tenant)).redact_text
-                job.last_event_data = {name: text(value or "") for name, value in job.last_event_data.items()}
+                data = job.last_event_data
+                # As on the job's page, only text is an error. SQLite reads null as the text "null".
+                if not isinstance(data["error"], str) or data["error"] == "null":
+                    data["error"] = ""
+                job.last_event_data = {name: text(value or "") for name, value in data.items()}
 
 
 @admin.register(Job)
@@ -124,17 +135,38 @@ class JobAdmin(ReadOnlyAdmin):
     filter_parameters = frozenset({"tenant", "attention", "status", "job_type"})
     list_select_related = ("tenant",)
     search_fields = ("public_id",)
-    search_help_text = "A whole job id (ULID or UUID), a tenant's slug or its shop domain."
+    search_help_text = "Search by job id (ULID or UUID), tenant slug or shop domain (whole values only)."
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return JobChangeList
 
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        # No index has this order, but stuck jobs are few: they are sorted in memory.
+        return ("updated_at", "public_id") if is_stuck_list(request) else self.ordering
+
+    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
+        if not is_stuck_list(request):
+            return self.list_display
+        return tuple("silent_for" if name == "duration" else name for name in self.list_display)
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
-        last = JobEvent.all_tenants.filter(job=OuterRef("pk"), seq=OuterRef("last_seq"))
-        last_event_data = JSONObject(event_type="event_type", stage="stage", message="message", hostname="hostname")
-        return Job.all_tenants.defer("request").annotate(
-            last_event_data=Subquery(last.values(last_event_data=last_event_data))
+        events = JobEvent.all_tenants.filter(job=OuterRef("pk"))
+        failed = events.filter(event_type="failed").order_by("-seq")[:1]
+        data = JSONObject(
+            event_type="event_type",
+            visibility="visibility",
+            hostname="hostname",
+            stage="stage",
+            message="message",
+            error=KeyTransform("error", "extra"),
         )
+        # A partial failure can end with the event of an agent that completed: the reason is in an earlier event.
+        last = Subquery(events.filter(seq=OuterRef("last_seq")).values(data=data))
+        shown = Case(
+            When(status__in=FAILED_STATUSES, then=Coalesce(Subquery(failed.values(data=data)), last)),
+            default=last,
+        )
+        return Job.all_tenants.defer("request").annotate(last_event_data=shown)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
@@ -147,7 +179,7 @@ class JobAdmin(ReadOnlyAdmin):
         return queryset.filter(tenant__in=find_tenant_ids(term)), False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The list; a search for the id of a job goes straight to its page."""
+        """The list. A search for the id of a job redirects to the page of that job."""
         job_id = parse_job_id(request.GET.get("q", "").strip())
         if job_id and self.has_view_permission(request) and Job.all_tenants.filter(pk=job_id).exists():
             return HttpResponseRedirect(reverse("admin:jobs_job_change", args=[job_id]))
@@ -159,9 +191,7 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="tenant")
     def tenant_link(self, job: Job) -> SafeString:
-        return format_html(
-            '<a href="{}">{}</a>', reverse("admin:tenants_tenant_change", args=[job.tenant_id]), job.tenant.slug
-        )
+        return format_html('<a href="{}">{}</a>', dashboard.tenant_url(job.tenant_id), job.tenant.slug)
 
     @admin.display(description="type")
     def job_type_name(self, job: Job) -> SafeString:
@@ -175,13 +205,25 @@ class JobAdmin(ReadOnlyAdmin):
     def duration(self, job: Job) -> str:
         return format_duration(elapsed(job)) if job.status != JobStatus.NOT_STARTED else "–"
 
+    @admin.display(description="silent for")
+    def silent_for(self, job: Job) -> str:
+        return format_duration(timezone.now() - job.updated_at)
+
     @admin.display(description="last event")
     def last_event(self, job: Job) -> SafeString | str:
+        """The last event of the job, or the last event ``failed`` if the job failed, in one line."""
         data = job.last_event_data  # type: ignore[attr-defined]
         if not data:
             return "–"
-        detail = " · ".join(filter(None, (data["hostname"], data["stage"], Truncator(data["message"]).chars(90))))
-        return format_html('<span class="event-type">{}</span> {}', data["event_type"], detail)
+        reason = data["error"] if data["event_type"] == "failed" else ""
+        text = " · ".join(filter(None, (data["hostname"], data["stage"], reason or data["message"])))
+        return format_html(
+            '<span class="one-line" tabindex="0" title="{}"><span class="event-type">{}</span> {}{}</span>',
+            text := Truncator(text).chars(MAX_TEXT),
+            data["event_type"],
+            INTERNAL_BADGE if data["visibility"] == Visibility.INTERNAL else "",
+            text,
+        )
 
     def get_urls(self) -> list[URLPattern]:
         timeline = path(
@@ -194,7 +236,7 @@ class JobAdmin(ReadOnlyAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The page of a job. Whoever opens it leaves an audit entry."""
+        """The page of a job. Each view of it writes an audit entry."""
         job = self._job(request, object_id)
         if job is None:
             messages.warning(request, f"There is no job {object_id}.")
@@ -220,9 +262,9 @@ class JobAdmin(ReadOnlyAdmin):
     @method_decorator(never_cache)
     @method_decorator(require_safe)
     def timeline_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """What changes on an open page while its job goes on; 204 when nothing did since ``version``.
+        """The part of a job's page that changes while the job runs; 204 if it is still at ``version``.
 
-        Only for who opened the page: what is read here is not on record_audit_entry, the page was.
+        It writes no audit entry, so it is 404 for users who have not opened the page in the last 24 hours.
         """
         job = self._job(request, object_id)
         if job is None or not has_viewed(request, job):
@@ -238,8 +280,10 @@ class JobAdmin(ReadOnlyAdmin):
         return Job.all_tenants.select_related("tenant").filter(pk=job_id).first() if job_id else None
 
     def _live_context(self, request: HttpRequest, job: Job) -> dict[str, Any]:
-        after_seq = request.GET.get("after_seq", "")
-        detail = JobDetail(job, request, int(after_seq) if after_seq.isdecimal() else 0)
+        after_seq = request.GET.get("after_seq", "0")
+        if not SEQ.fullmatch(after_seq):
+            raise BadRequest("after_seq must be a number of at most 10 digits.")
+        detail = JobDetail(job, request, int(after_seq))
         paths = (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events")
         return {
             "job": job,
@@ -249,15 +293,19 @@ class JobAdmin(ReadOnlyAdmin):
         }
 
 
+def is_stuck_list(request: HttpRequest) -> bool:
+    return request.GET.get(AttentionFilter.parameter_name) == "stuck"
+
+
 def elapsed(job: Job) -> timedelta:
-    """From a job's creation to its last event once it has ended; till now before."""
+    """The time from a job's creation to its last event, or to now while it has not ended."""
     return (job.updated_at if job.status in FINAL_STATUSES else timezone.now()) - job.created_at
 
 
 def adjacent_jobs(job: Job) -> tuple[Job | None, Job | None]:
-    """The tenant's jobs right before and right after this one; a step on the index each."""
+    """The tenant's next older and next newer job. Each reads one row through an index."""
     jobs = Job.all_tenants.filter(tenant=job.tenant_id).only("public_id", "created_at")
-    # The outer bound alone lets the index start at the job; the inner one settles ties.
+    # The condition on created_at alone starts the index scan at this job; the other one orders jobs of the same time.
     before = Q(created_at__lt=job.created_at) | Q(public_id__lt=job.public_id)
     after = Q(created_at__gt=job.created_at) | Q(public_id__gt=job.public_id)
     older = jobs.filter(before, created_at__lte=job.created_at).newest_first().first()
@@ -266,5 +314,5 @@ def adjacent_jobs(job: Job) -> tuple[Job | None, Job | None]:
 
 
 def curl_command(base_url: str, path: str) -> str:
-    """A command that asks the API what the tenant asks; the token comes from the caller's own environment."""
+    """A shell command for ``GET path`` as the tenant sends it. It reads the token from the environment: JGW_TOKEN."""
     return f'curl -sS -H "Authorization: Bearer $JGW_TOKEN" {shlex.quote(base_url + path)}'

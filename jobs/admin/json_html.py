@@ -1,4 +1,4 @@
-"""JSON as folded, highlighted HTML. Everything in it is text to the page, whatever a caller put there."""
+"""JSON as collapsible, highlighted HTML. All names and values are escaped."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
-# Levels that are drawn open.
+# Levels of nesting that are open at first.
 OPEN_LEVELS = 2
 
 
 def render_json(value: Any, open_levels: int = OPEN_LEVELS) -> SafeString:
-    """``value``, any JSON value, with its objects and lists as ``<details>``, the outer levels open."""
+    """HTML of ``value``, any JSON value. Objects and lists are ``<details>``; the outer ``open_levels`` are open."""
     return mark_safe(f'<div class="json">{_render(value, open_levels)}</div>')  # noqa: S308 - _render escapes
 
 

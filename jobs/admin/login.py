@@ -1,4 +1,4 @@
-"""Signing in to the console: guesses count as failed credentials, and checking a password takes half a second."""
+"""The login form of the console: each attempt counts as a failed credential of its address."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from tenants.throttling import count_failure
 
 class LoginForm(AdminAuthenticationForm):
     def clean(self) -> dict[str, Any]:
-        """Raises RateLimited, whatever the password: it is checked only within the limit."""
+        """Raises RateLimited over the limit, before the password is checked: a right one is refused too.
+
+        Raises LimitsUnavailable if the cache that counts is down.
+        """
         if self.request is not None:
             async_to_sync(count_failure)(self.request)
         return super().clean()

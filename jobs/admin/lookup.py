@@ -1,4 +1,4 @@
-"""What support pastes into the search box: ids of both dialects, tenant slugs, shop domains."""
+"""Finds what support staff search for: job ids of both APIs, tenant slugs and shop domains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tenants.models import Tenant
 
 
 def parse_job_id(text: str) -> ULID | None:
-    """The job id that ``text`` is: a ULID as on ``/v1``, or a UUID as on ``/job``; None for anything else."""
+    """Parses a job id: a ULID as in ``/v1``, or a UUID as in ``/job``. None for anything else."""
     try:
         return parse_ulid(text)
     except ValueError:
@@ -24,8 +24,8 @@ def parse_job_id(text: str) -> ULID | None:
 
 
 def find_tenant_ids(text: str) -> list[int]:
-    """The tenants with this slug or this shop domain, which may be pasted as an address: one statement."""
-    if "\0" in text:  # PostgreSQL has no such text
+    """Ids of the tenants with this slug or shop domain; the domain may be given as a URL. One statement."""
+    if "\0" in text:  # PostgreSQL cannot store NUL in text
         return []
     name = text.lower().removeprefix("https://").rstrip("/")
     return list(Tenant.objects.filter(Q(slug=text) | Q(shop_domain=name)).values_list("pk", flat=True))

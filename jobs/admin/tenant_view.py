@@ -1,4 +1,4 @@
-"""“As the tenant sees it”: what the API answers the tenant, asked of the API itself."""
+"""The API's responses as a tenant sees them, for the section “As the tenant sees it” of a job's page."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tenants.models import Tenant
 
 
 class TenantResponse(NamedTuple):
+    """A response of the API. ``body`` is its JSON as HTML, ``text`` the same JSON, indented."""
+
     path: str
     status: int
     etag: str
@@ -25,15 +27,14 @@ class TenantResponse(NamedTuple):
 
 
 def caller_for(tenant: Tenant) -> Caller:
-    """The caller that the API would make of a credential of ``tenant``."""
+    """The caller that the API uses for a request with a valid credential of ``tenant``."""
     return Caller(tenant.pk, tenant.slug, tenant.storage_prefix, None)
 
 
 def get_as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> TenantResponse:
-    """What ``GET path`` answers ``tenant`` right now, at the address that ``request`` came to.
+    """The API's response to ``GET path`` by ``tenant``, under the scheme and host of ``request``.
 
-    The console knows no view of the API, only addresses: they are asked in this process as the server would ask, for
-    the tenant as a caller who was already let in.
+    The API handles the request in this process, without authentication: ``tenant`` is set as the caller.
     """
     scope = {
         "type": "http",

@@ -1,4 +1,4 @@
-"""Tenants and their tokens: the page of a tenant, issuing and revoking."""
+"""Tenants and their API tokens: the page of a tenant, issuing and revoking tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
@@ -24,7 +24,8 @@ from django.views.decorators.cache import never_cache
 from jobs.admin.audit import record_audit_entry
 from jobs.admin.changelist import ConsoleAdmin, ReadOnlyAdmin
 from jobs.admin.charts import job_counts_by_day, job_counts_by_status
-from jobs.admin.formatting import format_time_ago, format_timestamp
+from jobs.admin.dashboard import tenant_url
+from jobs.admin.formatting import format_last_used, format_time_ago, format_timestamp
 from jobs.models import AuditAction
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
@@ -35,22 +36,26 @@ def is_superuser(request: HttpRequest) -> bool:
 
 
 def token_status(token: ApiToken) -> str:
-    """active, expired or revoked."""
+    """``active``, ``expired`` or ``revoked``."""
     if token.revoked_at is not None:
         return "revoked"
     return "expired" if token.expires_at is not None and token.expires_at <= timezone.now() else "active"
 
 
 class TenantForm(forms.ModelForm):
-    """An empty storage prefix would switch the prefix check off: here it means the usual folder."""
+    """The form of a tenant. An empty storage prefix becomes ``tenants/<slug>/``.
+
+    Stored as empty, it would switch off the check that artifacts belong to the tenant.
+    """
 
     class Meta:
         model = Tenant
         fields: ClassVar = ["slug", "name", "shop_domain", "storage_prefix", "is_active"]
-        # The model's own names a “<slug>”, which the admin would take for a tag.
+        labels: ClassVar = {"is_active": "Active"}
+        # The model's help text contains “<slug>”, which the admin would render as an HTML tag.
         help_texts: ClassVar = {
-            "storage_prefix": "The folder in the artifact store that holds this tenant's pictures; "
-            "left empty, it is tenants/ and the slug."
+            "storage_prefix": "The folder in the artifact store that has this tenant's artifacts. "
+            "If empty: tenants/, the slug and a slash."
         }
 
     def clean(self) -> dict[str, Any]:
@@ -61,11 +66,11 @@ class TenantForm(forms.ModelForm):
 
 
 class TokenForm(forms.Form):
-    label = forms.CharField(max_length=200, required=False, help_text="What it is for, such as “storefront”.")
+    label = forms.CharField(max_length=200, required=False, help_text="For your own use, for example “storefront”.")
     expires_at = forms.DateTimeField(
         required=False,
         label="Expires at (UTC)",
-        help_text="Left empty, it lives until it is revoked.",
+        help_text="If empty, the token is valid until it is revoked.",
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
         input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
     )
@@ -73,19 +78,19 @@ class TokenForm(forms.Form):
     def clean_expires_at(self) -> datetime | None:
         expires_at: datetime | None = self.cleaned_data["expires_at"]
         if expires_at is not None and expires_at <= timezone.now():
-            raise forms.ValidationError("This is in the past: the token would open nothing.")
+            raise forms.ValidationError("This time is in the past. Choose a later one.")
         return expires_at
 
 
 @admin.register(Tenant)
 class TenantAdmin(ConsoleAdmin):
-    """Support looks; superusers add tenants, rename them, and switch them off and on. ``erase_tenant`` deletes."""
+    """Read-only for support. Superusers add, rename and deactivate tenants. The command ``erase_tenant`` deletes."""
 
     form = TenantForm
     ordering = ("slug",)
-    list_display = ("slug", "name", "shop_domain", "is_active", "created")
+    list_display = ("slug", "name", "shop_domain", "active", "created")
     search_fields = ("slug", "shop_domain", "name")
-    search_help_text = "Part of a slug, a shop domain or a name."
+    search_help_text = "Search by slug, shop domain or name, or a part of them."
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return is_superuser(request)
@@ -96,9 +101,27 @@ class TenantAdmin(ConsoleAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Tenant], search_term: str
+    ) -> tuple[QuerySet[Tenant], bool]:
+        if "\0" in search_term:  # PostgreSQL cannot store NUL in text; autocomplete does not check for it
+            return queryset.none(), False
+        return super().get_search_results(request, queryset, search_term)
+
     @admin.display(description="created")
     def created(self, tenant: Tenant) -> SafeString:
         return format_time_ago(tenant.created_at)
+
+    @admin.display(description="active", boolean=True)
+    def active(self, tenant: Tenant) -> bool:
+        return tenant.is_active
+
+    def get_form(
+        self, request: HttpRequest, obj: Tenant | None = None, change: bool = False, **kwargs: Any
+    ) -> type[forms.ModelForm]:
+        if not self.has_change_permission(request, obj):  # help texts are about entering values
+            kwargs["help_texts"] = dict.fromkeys(TenantForm.Meta.fields, "")
+        return super().get_form(request, obj, change, **kwargs)
 
     def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> Any:
         if obj is None:
@@ -106,7 +129,7 @@ class TenantAdmin(ConsoleAdmin):
         return ["slug", "name", "shop_domain", "is_active", "created"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> list[str]:
-        # Addresses, folders and interchange records name a tenant by its slug: it stays.
+        # URLs, folders and interchange records name a tenant by its slug, so it cannot be changed.
         return ["slug", "created"] if obj else []
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: forms.ModelForm, change: bool) -> None:
@@ -137,7 +160,7 @@ class TenantAdmin(ConsoleAdmin):
         )
         return [issue, *super().get_urls()]
 
-    # The answer holds a secret: no cache keeps it, and there is no address that shows it again.
+    # The response contains the token. It is not cached, and no other page shows the token.
     @method_decorator(never_cache)
     def issue_view(self, request: HttpRequest, tenant_id: int) -> HttpResponse:
         if not is_superuser(request):
@@ -162,13 +185,13 @@ class TenantAdmin(ConsoleAdmin):
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnlyAdmin):
-    """Tokens are issued on their tenant's page, and revoked here."""
+    """Read-only, but tokens can be revoked. They are issued on the page of their tenant."""
 
     ordering = ("-created_at", "-pk")
-    list_display = ("masked_token", "tenant", "label", "status", "created", "last_used", "expires")
+    list_display = ("masked_token", "tenant_link", "label", "status", "created", "last_used", "expires")
     list_select_related = ("tenant",)
     search_fields = ("prefix",)
-    search_help_text = "A whole token prefix, or a tenant's slug."
+    search_help_text = "Search by token prefix or tenant slug (whole values only)."
     fields = ("tenant", "masked_token", "label", "status", "created", "last_used", "expires", "revoked")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiToken]:
@@ -177,12 +200,16 @@ class ApiTokenAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[ApiToken], search_term: str
     ) -> tuple[QuerySet[ApiToken], bool]:
-        """A token that was pasted whole is found by its prefix, and its secret goes no further."""
+        """A whole token is found too: only its prefix is used in the query, never its secret."""
         term = search_term.strip()
         if not term:
             return queryset, False
         prefix = term.split("_")[1] if term.startswith("jgw_") else term
         return queryset.filter(prefix=prefix) | queryset.filter(tenant__slug=term), False
+
+    @admin.display(description="tenant")
+    def tenant_link(self, token: ApiToken) -> SafeString:
+        return format_html('<a href="{}">{}</a>', tenant_url(token.tenant_id), token.tenant.slug)
 
     @admin.display(description="token")
     def masked_token(self, token: ApiToken) -> str:
@@ -201,7 +228,7 @@ class ApiTokenAdmin(ReadOnlyAdmin):
 
     @admin.display(description="last used")
     def last_used(self, token: ApiToken) -> SafeString | str:
-        return format_time_ago(token.last_used_at) if token.last_used_at else "never"
+        return format_last_used(token.last_used_at)
 
     @admin.display(description="expires")
     def expires(self, token: ApiToken) -> SafeString | str:
@@ -230,7 +257,7 @@ class ApiTokenAdmin(ReadOnlyAdmin):
 
     @method_decorator(never_cache)
     def revoke_view(self, request: HttpRequest, token_id: int) -> HttpResponse:
-        """Asks on GET, revokes on POST; there is no way back."""
+        """GET asks for confirmation, POST revokes. Revoking cannot be undone."""
         if not request.user.has_perm("tenants.revoke_apitoken"):
             raise PermissionDenied
         token = get_object_or_404(ApiToken.objects.select_related("tenant"), pk=token_id)
@@ -238,10 +265,10 @@ class ApiTokenAdmin(ReadOnlyAdmin):
             with transaction.atomic():
                 if tokens.revoke(token.prefix):
                     record_audit_entry(request, AuditAction.TOKEN_REVOKED, token.tenant, token.prefix)
-                    messages.success(request, f"{token} is revoked: the API refuses it from now on.")
+                    messages.success(request, f"{token} was revoked. The API now rejects it.")
                 else:
-                    messages.info(request, f"{token} had been revoked before.")
-            return HttpResponseRedirect(reverse("admin:tenants_tenant_change", args=[token.tenant_id]))
+                    messages.info(request, f"{token} was already revoked.")
+            return HttpResponseRedirect(tenant_url(token.tenant_id))
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,

@@ -1,11 +1,11 @@
-// The support console's script: copy buttons, tenant suggestions, live timelines, missing pictures, shortcuts.
+// The script of the support console: copy buttons, tenant suggestions, live updates, missing images, shortcuts.
 "use strict";
 
 const status = () => document.getElementById("live-status");
 
 async function copy(text) {
   if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
-  // Over plain http browsers offer nothing else.
+  // The Clipboard API needs HTTPS. This works over HTTP too.
   const area = Object.assign(document.createElement("textarea"), { value: text, className: "visually-hidden" });
   document.body.append(area);
   area.select();
@@ -26,13 +26,13 @@ document.addEventListener("click", async (event) => {
   }, 1500);
 });
 
-// Errors of pictures do not bubble, hence the capture.
+// Error events of images do not bubble, so this listens in the capture phase.
 document.addEventListener(
   "error",
   (event) => {
     if (!event.target.matches?.(".artifact img")) return;
     const missing = Object.assign(document.createElement("span"), { className: "file missing" });
-    missing.textContent = "The store did not give this picture.";
+    missing.textContent = "This image could not be loaded from the artifact store.";
     event.target.replaceWith(missing);
   },
   true,
@@ -58,33 +58,33 @@ function suggest(input) {
     const term = input.value.trim();
     if (!term || term === last) return;
     last = term;
-    const answer = await fetch(`${input.dataset.suggest}&term=${encodeURIComponent(term)}`);
-    if (!answer.ok || term !== last) return;
-    const { results } = await answer.json();
+    const response = await fetch(`${input.dataset.suggest}&term=${encodeURIComponent(term)}`);
+    if (!response.ok || term !== last) return;
+    const { results } = await response.json();
     list.replaceChildren(...results.map(({ text }) => Object.assign(document.createElement("option"), { value: text })));
-    // A whole slug out of the list needs no Enter.
+    // If the text is the slug of a tenant, filter at once.
     if (results.some(({ text }) => text === term) && results.length === 1) input.form.requestSubmit();
   });
 }
 
-function follow(live) {
+function pollTimeline(live) {
   const seconds = Number(live.dataset.seconds);
   const state = () => live.firstElementChild;
 
-  async function look() {
+  async function poll() {
     if (!document.hidden) {
       const address = new URL(live.dataset.timeline, location.href);
       address.search = location.search;
       address.searchParams.set("version", state().dataset.version);
       try {
-        const answer = await fetch(address);
-        if (answer.status === 200 && !answer.redirected) show(await answer.text());
-        else if (answer.status !== 204) return; // signed out, or gone
+        const response = await fetch(address);
+        if (response.status === 200 && !response.redirected) show(await response.text());
+        else if (response.status !== 204) return; // logged out, or the job was deleted
       } catch {
-        // The gateway was away for a moment: the next look may find it back.
+        // A network error can be temporary: try again at the next poll.
       }
     }
-    if ("live" in state().dataset) setTimeout(look, seconds * 1000);
+    if ("live" in state().dataset) setTimeout(poll, seconds * 1000);
   }
 
   function show(html) {
@@ -99,14 +99,14 @@ function follow(live) {
       if (!known.has(each.id)) each.classList.add("is-new");
     }
     live.replaceChildren(fresh.content.firstElementChild);
-    const news = live.querySelector(".timeline > li.is-new:last-child .event-line");
-    if (news) status().textContent = news.textContent.replace(/\s+/g, " ").trim();
+    const newest = live.querySelector(".timeline > li.is-new:last-child .event-line");
+    if (newest) status().textContent = newest.textContent.replace(/\s+/g, " ").trim();
   }
 
-  if ("live" in state().dataset) setTimeout(look, seconds * 1000);
+  if ("live" in state().dataset) setTimeout(poll, seconds * 1000);
 }
 
-// On a narrow screen the filters lie above the list: only those in use stay open.
+// On a narrow screen the filters are above the list. Close those that are not in use.
 if (matchMedia("(max-width: 1024px)").matches) {
   for (const each of document.querySelectorAll("#changelist-filter > details")) {
     each.open = Boolean(each.querySelector("li.selected:not(:first-child), input[value]:not([value=''])[type=search]"));
@@ -114,4 +114,4 @@ if (matchMedia("(max-width: 1024px)").matches) {
 }
 
 document.querySelectorAll("[data-suggest]").forEach(suggest);
-document.querySelectorAll("[data-timeline]").forEach(follow);
+document.querySelectorAll("[data-timeline]").forEach(pollTimeline);

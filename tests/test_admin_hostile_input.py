@@ -1,0 +1,128 @@
+"""Hostile values in every path, query and form parameter of the console: 4xx or an empty result, never 500."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from django.contrib.contenttypes.models import ContentType
+
+# Percent-encoded. Python converts no integer of more than 4,300 digits, and a bigint of PostgreSQL ends at 2**63 - 1.
+VALUES = {
+    "5,000 digits": "9" * 5000,
+    "2**63": str(2**63),
+    "negative": "-1",
+    "NUL": "%00",
+    "invalid UTF-8": "%ff%fe",
+    "surrogate": "%ed%a0%80",
+    "Arabic digit": quote("٣"),
+    "superscript digit": quote("²"),
+    "long text": "x" * 5000,
+}
+LISTS = {
+    "/admin/jobs/job/": ["tenant", "attention", "status", "job_type", "created_at__year", "created_at__month"],
+    "/admin/jobs/auditentry/": ["action", "at__year", "at__month"],
+    "/admin/tenants/tenant/": [],
+    "/admin/tenants/apitoken/": [],
+    "/admin/auth/user/": ["is_staff__exact", "groups__id__exact", "id", "date_joined__year"],
+    "/admin/auth/group/": [],
+}
+CHANGELIST_PARAMETERS = ["q", "p", "o", "all", "e", "_to_field", "_popup", "_facets", "_changelist_filters", "pk", "id"]
+QUERIES = [
+    *(f"{url}?{name}={{value}}" for url, names in LISTS.items() for name in [*CHANGELIST_PARAMETERS, *names]),
+    "/admin/jobs/job/?created_at__year=2026&created_at__month={value}",
+    "/admin/jobs/job/?created_at__year=2026&created_at__month=4&created_at__day={value}",
+    "/admin/jobs/auditentry/?at__year=2026&at__month={value}",
+    "/admin/jobs/auditentry/?at__year=2026&at__month=4&at__day={value}",
+    "/admin/jobs/job/{job}/change/?after_seq={value}",
+    "/admin/jobs/job/{job}/timeline/?after_seq={value}",
+    "/admin/jobs/job/{job}/timeline/?version={value}",
+    "/admin/jobs/job/{job}/change/?_changelist_filters={value}",
+    "/admin/tenants/tenant/{tenant}/change/?_changelist_filters={value}",
+    "/admin/tenants/tenant/{tenant}/change/?_to_field={value}",
+    "/admin/tenants/tenant/{tenant}/history/?p={value}",
+    "/admin/tenants/tenant/add/?name={value}",
+    "/admin/tenants/tenant/add/?is_active={value}",
+    "/admin/auth/user/add/?username={value}",
+    "/admin/autocomplete/?app_label={value}&model_name=job&field_name=tenant",
+    "/admin/autocomplete/?app_label=jobs&model_name={value}&field_name=tenant",
+    "/admin/autocomplete/?app_label=jobs&model_name=job&field_name={value}",
+    "/admin/autocomplete/?app_label=jobs&model_name=job&field_name=tenant&term={value}",
+    "/admin/autocomplete/?app_label=jobs&model_name=job&field_name=tenant&page={value}",
+    "/admin/login/?next={value}",
+    "/admin/jsi18n/?{value}",
+]
+PATHS = [
+    "/admin/r/{value}/1/",
+    "/admin/{value}/",
+    "/admin/jobs/job/{value}/timeline/",
+    "/admin/tenants/tenant/{value}/issue-token/",
+    "/admin/tenants/apitoken/{value}/revoke/",
+    "/admin/auth/user/{value}/password/",
+    *(f"{url}{{value}}/{view}/" for url in LISTS for view in ("change", "history", "delete")),
+]
+
+
+FORMS = {
+    "/admin/login/": {"username": "admin", "password": "password", "next": "/admin/"},
+    "/admin/logout/": {"next": "/admin/"},
+    "/admin/jobs/auditentry/ticket/": {"ticket": "SUP-1", "next": "/admin/"},
+    "/admin/tenants/tenant/add/": {"slug": "new", "name": "", "shop_domain": "", "storage_prefix": "", "_popup": "0"},
+    "/admin/tenants/tenant/{tenant}/change/": {"name": "", "shop_domain": "", "is_active": "on"},
+    "/admin/tenants/tenant/{tenant}/issue-token/": {"label": "", "expires_at": ""},
+    "/admin/auth/user/add/": {"username": "new", "password1": "p4ssw0rd!", "password2": "p4ssw0rd!"},
+    "/admin/auth/group/add/": {"name": "new"},
+}
+
+
+@pytest.fixture
+def ids(acme, acme_token, job_of, admin_client) -> dict[str, object]:
+    job = job_of(acme)
+    admin_client.get(f"/admin/jobs/job/{job.public_id}/change/")  # its timeline needs an audit entry
+    return {"job": job.public_id, "tenant": acme.pk}
+
+
+@pytest.fixture
+def hostile_client(admin_client):
+    """Returns responses with status 500 instead of raising the exception of the view."""
+    admin_client.raise_request_exception = False
+    return admin_client
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("urls", [QUERIES, PATHS], ids=["query", "path"])
+def test_no_parameter_of_a_url_causes_a_server_error(hostile_client, ids, urls, value):
+    statuses = {url: hostile_client.get(url.format(value=value, **ids)).status_code for url in urls}
+    assert {url: status for url, status in statuses.items() if status >= 500} == {}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_no_field_of_a_form_causes_a_server_error(hostile_client, admin_user, ids, value):
+    statuses = {}
+    for url, fields in FORMS.items():
+        for name in fields:
+            body = "&".join(f"{each}={value if each == name else quote(text)}" for each, text in fields.items())
+            hostile_client.force_login(admin_user)
+            response = hostile_client.post(url.format(**ids), body, content_type="application/x-www-form-urlencoded")
+            statuses[url, name] = response.status_code
+    assert {field: status for field, status in statuses.items() if status >= 500} == {}
+
+
+@pytest.mark.parametrize("after_seq", ["9" * 5000, "-1", "%00", "%ff", "x", "", quote("²"), quote("٣")])
+@pytest.mark.parametrize("page", ["change", "timeline"])
+def test_an_after_seq_that_is_no_number_is_a_bad_request(admin_client, ids, page, after_seq):
+    url = f"/admin/jobs/job/{ids['job']}/{page}/?after_seq={after_seq}"
+    assert admin_client.get(url).status_code == 400
+
+
+def test_a_link_of_view_on_site_is_not_found(admin_client, ids):
+    for content_type in ContentType.objects.all():
+        for object_id in (1, ids["job"], "%00"):
+            assert admin_client.get(f"/admin/r/{content_type.pk}/{object_id}/").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["sessionid", "csrftoken", "messages"])
+@pytest.mark.parametrize("value", ["x" * 5000, "\x00", "\xff", "{", "99999999999999999999"])
+def test_no_cookie_causes_a_server_error(hostile_client, name, value):
+    hostile_client.cookies[name] = value
+    assert hostile_client.get("/admin/").status_code in (200, 302, 400)
