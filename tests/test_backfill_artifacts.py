@@ -168,7 +168,7 @@ def test_missing_orphaned_and_wrong_tenants_objects_are_told(acme, globex, job_o
         {"finding": "orphaned", "storage_key": "tenants/initech/x.png", "tenant": None},
     ]
     assert summary == "filled 1, unchanged 0, missing 1, orphaned 3, wrong tenant 1, unreadable 0"
-    assert failed == "2 artifacts have no object that is theirs and can be read."
+    assert failed == "2 artifacts without an object that belongs to the tenant and can be read."
     assert known("job_id", "size")[0] == (mine.pk, None)
 
 
@@ -200,9 +200,7 @@ def test_one_tenants_alone(acme, globex, job_of, store):
     assert known("width") == [(3,), (None,), (None,), (None,)]
     globex.storage_prefix = ""
     globex.save()
-    assert backfill(tenant="globex")[2] == (
-        "Tenant globex has no storage prefix: go through all tenants, without --tenant."
-    )
+    assert backfill(tenant="globex")[2] == ("Tenant globex has no storage prefix. Run without --tenant.")
 
 
 def test_a_dry_run_tells_and_writes_nothing(acme, job_of, store):
@@ -245,7 +243,7 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(acme, job_of, folder, 
             {"finding": "missing", "storage_key": key("b"), "tenant": "acme", "job": str(job.pk)},
         ],
         "filled 1, unchanged 0, missing 1, orphaned 0, wrong tenant 0, unreadable 1",
-        "2 artifacts have no object that is theirs and can be read.",
+        "2 artifacts without an object that belongs to the tenant and can be read.",
     )
 
 
