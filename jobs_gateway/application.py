@@ -79,7 +79,7 @@ def add_vary(send: Send) -> Send:
     return send_with_vary
 
 
-def with_middleware(pages: ASGIApp) -> ASGIApp:
+def with_middleware(pages: Any) -> ASGIApp:
     """What answers HTTP requests, with ``pages`` as the application of Django's pages."""
     import_module(settings.ROOT_URLCONF)  # which imports every view, and with it every query
     compile_queries()

@@ -87,7 +87,7 @@ class Limiter:
 class Pages:
     """The ASGI application of all pages."""
 
-    def __init__(self, handler: ASGIApp) -> None:
+    def __init__(self, handler: Any) -> None:
         self.handler = handler
         self.pages = Limiter(MAX_PAGES)
         self.sign_ins = Limiter(MAX_SIGN_INS)
@@ -179,7 +179,7 @@ class StaticFilesMiddleware(WhiteNoiseMiddleware):
         response: HttpResponseBase = WhiteNoiseMiddleware.serve(static_file, request)
         if not response.streaming:
             return response
-        whole = HttpResponse(b"".join(response), status=response.status_code, headers=dict(response.items()))  # type: ignore[call-overload]
+        whole = HttpResponse(b"".join(response), status=response.status_code, headers=dict(response.items()))
         response.close()
         return whole
 

@@ -16,8 +16,9 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
-from granian import Granian
+from granian import Granian  # a variable: the class for this platform
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -40,7 +41,7 @@ def raise_open_files_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def handle_signals(server: Granian, folder: Path) -> None:
+def handle_signals(server: Any, folder: Path) -> None:
     """Passes signals of this process on to the server: to stop, or to renew its workers.
 
     In a thread of its own. A handler would interrupt the main thread while that holds a lock which the handler needs,
@@ -54,7 +55,7 @@ def handle_signals(server: Granian, folder: Path) -> None:
             server.signal_handler_reload()
 
 
-def make_server(host: str, port: int, workers: int) -> Granian:
+def make_server(host: str, port: int, workers: int) -> Any:
     return Granian(
         "jobs_gateway.asgi:application",
         host,

@@ -21,7 +21,7 @@ class ApiResponse:
     def __init__(self, body: bytes, headers: Mapping[str, str], status: int = 200) -> None:
         self.status = status
         self.body = body
-        self.headers = COMMON_HEADERS | headers
+        self.headers = {**COMMON_HEADERS, **headers}
         if status == 304:
             del self.headers["Content-Type"]  # that and the length would be those of the body which is not sent
         else:

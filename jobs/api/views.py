@@ -81,7 +81,7 @@ class TenantViewSet(ViewSet):
             return cast(ApiResponse, await getattr(self, self.action_map["get"])(request, **kwargs))
         if request.method != "OPTIONS":
             raise MethodNotAllowed(request.method or "")
-        about = self.metadata_class().determine_metadata(cast(Request, request), self)  # type: ignore[misc]
+        about = self.metadata_class().determine_metadata(cast(Request, request), self)  # type: ignore[misc, operator]
         return self.respond(about, {"Allow": ", ".join(self.allowed_methods)})
 
     @cached_property

@@ -51,14 +51,15 @@ async def find_token(prefix: str) -> TokenRow | None:
     if row is None:
         return None
     pk, token_hash, revoked_at, expires_at, last_used_at, tenant_id, slug, storage_prefix, is_active = row
-    times = map(_time, (revoked_at, expires_at, last_used_at))
+    revoked_at, expires_at, last_used_at = map(_time, (revoked_at, expires_at, last_used_at))
+    times = (revoked_at, expires_at, last_used_at)
     return TokenRow(pk, token_hash, *times, tenant_id, slug, storage_prefix, bool(is_active))
 
 
 async def find_shop(shop_domain: str) -> ShopRow | None:
     """The active tenant of a shop; as :func:`find_token`."""
     row = await _find(_SHOP, "shop_domain", shop_domain)
-    return row and ShopRow(*row)
+    return None if row is None else ShopRow(*row)
 
 
 def _time(text: str | None) -> datetime | None:

@@ -106,7 +106,7 @@ class PostgreSQLReader:
         """Replaces every connection, those in use when they are returned."""
         await self._pool.drain()
 
-    async def read(self, statement: Statement | SQLiteStatement, values: Mapping[str, Any]) -> list[Row]:
+    async def read(self, statement: Any, values: Mapping[str, Any]) -> list[Row]:
         """The rows; each column is text or None. ``values["tenant"]`` is the tenant of row security, if there is one.
 
         Costs one round trip. Raises OperationalError without a connection in ``POOL_WAIT_SECONDS``.
