@@ -8,6 +8,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 # What checks import the settings with: nothing of the developer's environment or .env.
 BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/checks DATABASE_URL=sqlite:///:memory: DJANGO_SECRET_KEY=checks
 
+# A worker of pytest-xdist for each core; with PYTHONDONTWRITEBYTECODE each of them would compile all tests again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses=auto --maxprocesses=4 --dist=loadscope
+
 .DEFAULT_GOAL := help
 .PHONY: help run serve test test-full lint prove openapi screenshots bench lock
 
@@ -22,12 +25,12 @@ serve: ## The same without demo or install; every setting comes from the environ
 	@exec $(BIN)/python manage.py serve
 
 test: lint ## Lint, types, migrations, and every test on SQLite and on PostgreSQL.
-	$(BIN)/python -m pytest
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest
+	$(PYTEST)
+	TEST_DATABASE=postgresql $(PYTEST)
 
 test-full: lint ## The same with the long tests.
-	$(BIN)/python -m pytest --full
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest --full
+	$(PYTEST) --full
+	TEST_DATABASE=postgresql $(PYTEST) --full
 
 lint: $(VENV)/.installed-dev ## Lint, format, types, and whether a migration is missing.
 	$(BIN)/ruff check
@@ -35,8 +38,8 @@ lint: $(VENV)/.installed-dev ## Lint, format, types, and whether a migration is 
 	$(BARE) $(BIN)/mypy
 	$(BARE) $(BIN)/python manage.py makemigrations --check --dry-run
 
-prove: $(VENV)/.installed-dev ## Plant 12 faults, one at a time, and see that the tests catch each: about ten minutes.
-	$(BIN)/python -m tests.prove
+prove: $(VENV)/.installed-dev ## Plant one fault after another, and check that a test fails each time: about five minutes.
+	$(BIN)/python -m tests.mutation_checks
 
 openapi: $(VENV)/.installed ## Write tests/golden/openapi.json anew, after a change of the API's description that is meant.
 	$(BARE) $(BIN)/python manage.py spectacular --format openapi-json --validate --fail-on-warn --file tests/golden/openapi.json

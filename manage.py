@@ -13,7 +13,7 @@ if __name__ == "__main__":
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
-        sys.exit(f"ImproperlyConfigured: {error}")
+        sys.exit(str(error))
     except (InterfaceError, OperationalError) as error:
         if "--traceback" in sys.argv:
             raise

@@ -1,7 +1,7 @@
 """``make bench``: the gateway beside FastAPI, Django REST framework and the limit, all in one run on this machine.
 
-Starts a PostgreSQL of its own, loads a seeded store through backfill_jobs, checks that all four servers give the same
-answers, and drives them turn by turn. Figures depend on the machine; ratios carry over.
+Starts a PostgreSQL server, loads a seeded store through backfill_jobs, checks that all four servers give the same
+answers, and drives them in turn. Figures depend on the machine; ratios less so.
 """
 
 from __future__ import annotations
@@ -9,175 +9,150 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import random
-import re
+import platform
 import statistics
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
-import orjson
+from benchmarks import flat, load, report, store, workloads
+from benchmarks.servers import COMMANDS, Server, cpu_seconds, serving
+from benchmarks.workloads import Workload
+from tests.servers import PostgreSQL, postgresql, temporary_folder
 
-from benchmarks import flat, load, report, store
-from benchmarks.load import Request
-from benchmarks.servers import COMMANDS, Server, get, serving
-from jobs.ulid import ulid_text
-from tests.servers import postgresql, temporary_folder
-
-JOBS_ASKED_FOR = 200
-WARM_UP_SECONDS = 1
+WARM_UP_SECONDS = 0.5
 API_ROLE = "bench_api"
+CONNECTIONS = (1, 64, 256)  # detail is measured with so many, beside the 8 of everything else
+CONNECTIONS_FOR_WORKERS = 16
+# The servers that take part where not all do: the peers have no ETag, and idiomatic code is not tuned for connections.
+GATEWAY_AND_LIMIT = ("gateway", "limit")
+
+Figures = dict[str, float]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--jobs", type=int, default=200_000, help="of the store; %(default)s unless given")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each server at each endpoint; %(default)s")
-    parser.add_argument("--seconds", type=int, default=3, help="of load in a turn; %(default)s")
+    parser.add_argument("--jobs", type=int, help="of the store; 200000 unless given")
+    parser.add_argument("--rounds", type=int, help="turns of each server at each endpoint; 5 unless given")
+    parser.add_argument("--seconds", type=float, help="of load in a turn; 3 unless given")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small store and short turns, about two minutes; keeps no figures"
+    )
     parser.add_argument("--flat", action="store_true", help="measure only how costs grow from 10,000 to 1,000,000 jobs")
-    given = parser.parse_args()
-    if given.flat:
-        report.keep(flat=flat.measure(given.rounds))
+    options = parser.parse_args()
+    jobs, rounds, seconds = (4_000, 1, 0.5) if options.quick else (200_000, 5, 3.0)
+    rounds = options.rounds or rounds
+    if options.flat:
+        report.keep(flat=flat.measure(rounds, flat.QUICK_SIZES if options.quick else flat.SIZES))
         return
-    if not load.has_wrk():
-        print(f"{load.NO_WRK}\n")
-    with temporary_folder("jgw-bench-") as folder, postgresql(settings={"shared_buffers": "512MB"}) as server:
-        environment = environment_of(server.url("postgres"), folder)
-        print(f"Loading {given.jobs:,} jobs …", flush=True)
-        loaded = store.load(server, environment, given.jobs, folder)
+    results = measure(options.jobs or jobs, rounds, options.seconds or seconds)
+    if not options.quick:
+        report.keep(**results)
+        report.chart(results["endpoints"])
+        results = report.kept()
+    print(report.text(results))
+
+
+def measure(jobs: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """All parts of ``results.json`` but ``flat``."""
+    with temporary_folder("jgw-bench-") as folder, postgresql(settings={"shared_buffers": "512MB"}) as database:
+        environment = store.environment_of(database.url("postgres"), folder)
+        print(f"Loading {jobs:,} jobs …", flush=True)
+        loaded = store.load(database, environment, jobs, folder)
         store.manage(environment, "grant_api_role", API_ROLE)
-        token = store.manage(environment, "issue_token", store.TENANTS[0]).split()[-1]
+        tokens = store.issue_tokens(environment, workloads.MANY_TOKENS)
+        token = tokens[store.TENANTS[0]][0]
         # The gateway answers as in production, by a role that row security binds.
-        environment["DATABASE_API_URL"] = server.url("postgres", API_ROLE)
-        jobs = jobs_asked_for(environment)
+        environment["DATABASE_API_URL"] = database.url("postgres", API_ROLE)
+        bench = Bench(database, rounds, seconds)
         with contextlib.ExitStack() as stack:
             for name in COMMANDS:  # once before, so that files are cached and compiled for all
                 with serving(name, environment, token, folder):
                     pass
             servers = [stack.enter_context(serving(name, environment, token, folder)) for name in COMMANDS]
-            requests = compare(servers, jobs, token)
-            endpoints = drive(servers, requests, token, given.rounds, given.seconds, folder)
-            started = {
-                each.name: {"cold_start_s": round(each.start_seconds, 2), "resident_mb": round(each.resident_mb())}
-                for each in servers
+            asked = workloads.workloads(environment, servers[0], token, tokens)
+            workloads.compare(servers, asked)
+            two = [server for server in servers if server.name in GATEWAY_AND_LIMIT]
+            endpoints = {
+                name: bench.compare(report.LABELS[name], two if workload.is_poll else servers, workload)
+                for name, workload in asked.items()
             }
-    report.keep(endpoints=endpoints, load=loaded, start=started)
-    report.chart(endpoints)
-    print(f"\n{report.table(endpoints)}\n\n| server | cold start s | resident MB |\n|---|--:|--:|")
-    for name, start in started.items():
-        print(f"| {name} | {start['cold_start_s']:.2f} | {start['resident_mb']:.0f} |")
-    share = loaded["gateway_rows_s"] / loaded["copy_rows_s"]
-    print(f"\nLoading: {loaded['gateway_rows_s']:,} rows/s, raw COPY {loaded['copy_rows_s']:,} rows/s: {share:.0%}")
-
-
-def environment_of(database_url: str, folder: Path) -> dict[str, str]:
-    """What all servers are started with: nothing of the developer's own settings. Links are signed, never followed."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DJANGO_"))} | {
-        "ENV_FILE": os.devnull,
-        "DATA_DIR": str(folder),
-        "DATABASE_URL": database_url,
-        "DATABASE_API_URL": "",
-        "DJANGO_SETTINGS_MODULE": "jobs_gateway.settings",
-        "DJANGO_SECRET_KEY": "benchmark",
-        "AWS_STORAGE_BUCKET_NAME": "pictures",
-        "AWS_S3_ENDPOINT_URL": "http://127.0.0.1:9000",
-        "AWS_S3_ADDRESSING_STYLE": "path",
-        "AWS_ACCESS_KEY_ID": "AKIABENCHMARK0000000",
-        "AWS_SECRET_ACCESS_KEY": "a-secret-key-of-nothing",
-        "AWS_EC2_METADATA_DISABLED": "true",
+            connections = {
+                str(count): bench.compare(f"detail, {count} connections", two, asked["detail"], count)
+                for count in CONNECTIONS
+            }
+            start = {
+                server.name: {
+                    "cold_start_s": round(server.start_seconds, 2),
+                    "resident_mb": round(server.resident_mb()),
+                }
+                for server in servers
+            }
+        workers = {}
+        for count in (1, 2):
+            with contextlib.ExitStack() as stack:
+                servers = [
+                    stack.enter_context(serving(name, environment, token, folder, count)) for name in GATEWAY_AND_LIMIT
+                ]
+                label = f"detail, {count} worker{'s' * (count > 1)}"
+                workers[str(count)] = bench.compare(label, servers, asked["detail"], CONNECTIONS_FOR_WORKERS)
+    machine = {"cores": os.cpu_count() or 1, "python": platform.python_version(), "jobs": jobs, "rounds": rounds}
+    return {
+        "endpoints": endpoints,
+        "connections": connections,
+        "workers": workers,
+        "load": loaded,
+        "start": start,
+        "machine": machine | {"seconds": seconds},
     }
 
 
-def jobs_asked_for(environment: dict[str, str]) -> list[str]:
-    """Ids of finished workflow jobs of the first tenant, from all over the store."""
-    with store.connect(environment) as database:
-        rows = database.execute(
-            "SELECT public_id::text FROM jobs_job JOIN tenants_tenant tenant ON tenant.id = tenant_id "
-            "WHERE slug = %s AND is_workflow AND status = 'SUCCESS' ORDER BY public_id",
-            [store.TENANTS[0]],
-        ).fetchall()
-    return [ulid_text(row[0]) for row in random.Random(4).sample(rows, min(JOBS_ASKED_FOR, len(rows)))]
+class Bench:
+    """Turns of load, each with the CPU time that it takes of the server, the database and the load generator."""
 
+    def __init__(self, database: PostgreSQL, rounds: int, seconds: float) -> None:
+        self.database = database
+        self.rounds = rounds
+        self.seconds = seconds
 
-def compare(servers: list[Server], jobs: list[str], token: str) -> dict[str, list[Request]]:
-    """What each endpoint is asked; raises SystemExit unless all servers answer the same."""
-    requests = {
-        "list": [Request("/v1/jobs")],
-        "detail": [Request(f"/v1/jobs/{job}") for job in jobs],
-        "events": [Request(f"/v1/jobs/{job}/events") for job in jobs],
-        "fleet": [Request("/job")],
-    }
-    for request in [each for asked in requests.values() for each in asked[:20]]:
-        answers = {each.name: get(each.port, request.path, token) for each in servers}
-        for name, (status, body, _) in answers.items():
-            if status != 200 or comparable(body) != comparable(answers["gateway"][1]):
-                theirs, own = (orjson.dumps(comparable(each), option=orjson.OPT_INDENT_2).decode().splitlines()
-                               for each in (body, answers["gateway"][1]))  # fmt: skip
-                differing = next((pair for pair in zip(theirs, own, strict=False) if pair[0] != pair[1]), "length")
-                raise SystemExit(f"{name} answers {request.path} ({status}) unlike the gateway: {differing}")
-    return requests | {"not_modified": requests["detail"]}
-
-
-def polls(gateway: Server, asked: list[Request], token: str) -> list[Request]:
-    """``asked`` with the validators of now: they hold until the signing window ends."""
-    return [Request(path, get(gateway.port, path, token)[2]) for path, _ in asked]
-
-
-def one_turn(
-    server: Server, endpoint: str, asked: list[Request], token: str, seconds: float, folder: Path
-) -> load.Result:
-    """Raises Stale when polls are answered in full the second time too, as where they never hold."""
-    if endpoint != "not_modified":
-        return load.drive(server.port, asked, token, seconds, folder)
-    try:
-        return load.drive(server.port, polls(server, asked, token), token, seconds, folder)
-    except load.Stale:
-        return load.drive(server.port, polls(server, asked, token), token, seconds, folder)
-
-
-def comparable(body: bytes) -> Any:
-    """An answer with its links taken apart, without when they were signed: the peers sign each time anew."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: link(member) if name == "image_url" else plain(member) for name, member in value.items()}
-        return [plain(item) for item in value] if isinstance(value, list) else value
-
-    def link(url: str) -> list[Any]:
-        parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query, strict_parsing=True))
-        if not re.fullmatch(r"\d{8}T\d{6}Z", query.pop("X-Amz-Date")):
-            raise SystemExit(f"{url}: no time")
-        if not re.fullmatch("[0-9a-f]{64}", query.pop("X-Amz-Signature")):
-            raise SystemExit(f"{url}: no signature")
-        return [parts.scheme, parts.netloc, parts.path, query]
-
-    return plain(orjson.loads(body))
-
-
-def drive(
-    servers: list[Server], requests: dict[str, list[Request]], token: str, rounds: int, seconds: float, folder: Path
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Medians of each server at each endpoint. The turns alternate, so that the machine's moods meet all alike."""
-    endpoints: dict[str, dict[str, dict[str, float]]] = {}
-    for endpoint, asked in requests.items():
-        taking_part = servers[:1] if endpoint == "not_modified" else servers
-        measured: dict[str, list[load.Result]] = defaultdict(list)
-        for turn in range(rounds + 1):
-            for each in taking_part:
-                result = one_turn(each, endpoint, asked, token, seconds if turn else WARM_UP_SECONDS, folder)
-                measured[each.name] += [result] if turn else []
-        endpoints[endpoint] = {
-            name: {
-                field: round(statistics.median(values), 3)
-                for field, values in zip(load.Result._fields, zip(*results, strict=True), strict=True)
-            }
-            for name, results in measured.items()
+    def compare(
+        self, label: str, servers: list[Server], workload: Workload, connections: int = load.CONNECTIONS
+    ) -> dict[str, Figures]:
+        """Medians of each server. The turns alternate, so that what else the machine does meets all alike."""
+        turns: dict[str, list[Figures]] = defaultdict(list)
+        for number in range(self.rounds + 1):
+            for server in servers:
+                figures = self.turn(server, workload, connections, self.seconds if number else WARM_UP_SECONDS)
+                turns[server.name] += [figures] if number else []  # the first turn warms up
+        medians = {
+            name: {field: round(statistics.median(each[field] for each in figures), 3) for field in figures[0]}
+            for name, figures in turns.items()
         }
-        told = ", ".join(f"{name} {result['rps']:,.0f}/s" for name, result in endpoints[endpoint].items())
-        print(f"  {report.LABELS[endpoint]}: {told}", flush=True)
-    return endpoints
+        summary = ", ".join(f"{name} {each['rps']:,.0f}/s {each['cpu_us']:,.0f} µs" for name, each in medians.items())
+        print(f"  {label}: {summary}", flush=True)
+        return medians
+
+    def turn(self, server: Server, workload: Workload, connections: int, seconds: float) -> Figures:
+        """Raises SystemExit when polls are answered in full the second time too, as where they never hold."""
+        for _ in range(2):  # validators hold until the signing window ends
+            requests = workload.of(server)
+            processes = {"cpu_us": server.process.pid}
+            if self.database.process:
+                processes["database_cpu_us"] = self.database.process.pid
+            before = {field: cpu_seconds(pid) for field, pid in processes.items()}
+            result = load.drive(server.port, requests, seconds, connections)
+            cpu = {
+                field: (cpu_seconds(pid) - before[field]) / result.requests * 1e6 for field, pid in processes.items()
+            }
+            if result.not_modified == (result.requests if workload.is_poll else 0):
+                return {
+                    "rps": result.rps,
+                    "p50_ms": result.p50_ms,
+                    "p99_ms": result.p99_ms,
+                    **cpu,
+                    "client_cpu_us": result.cpu_us,
+                    "errors": result.errors,
+                }
+        raise SystemExit(f"{server.name}: {result.not_modified} of {result.requests} answers were 304")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,29 @@
 """How much more a request costs at 1,000,000 jobs of one tenant than at 10,000: whole requests, one beside the other.
 
-Makes both stores in a PostgreSQL server of its own and asks the gateway's WSGI application for them turn by turn. Takes
+Makes both stores in one PostgreSQL server, starts a gateway for each, and asks them in turn over one connection. Takes
 a few minutes and about 4 GB of disk.
 """
 
 from __future__ import annotations
 
-import gc
-import io
-import os
+import contextlib
 import statistics
-from collections import defaultdict
-from time import perf_counter
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
+from ulid import ULID
+
+from benchmarks import load, store
+from benchmarks.load import Request
+from benchmarks.servers import Server, serving
 from tests.servers import PostgreSQL, postgresql, temporary_folder
 
 SIZES = (10_000, 1_000_000)
+QUICK_SIZES = (10_000, 50_000)
 EVENTS = 4  # of each job
-REQUESTS_A_TURN = 50
-DEEP_OFFSET = 100_000
+TURN_SECONDS = 0.2
+WARM_UP_SECONDS = 0.1
 
 # One job in a thousand failed, one in a thousand is of the last type, one in ten is an operation on three agents.
 JOBS = """
@@ -89,8 +93,10 @@ def paths(job: str) -> dict[str, str]:
 def fill(server: PostgreSQL, database: str, tenant: int, jobs: int) -> str:
     """The id of a finished job from the middle."""
     # As a superuser and without triggers: these rows cannot break a constraint, and checking 5,000,000 takes minutes.
-    told = [text.format(tenant=tenant, jobs=jobs, events=EVENTS) for text in (JOBS, EVENTS_OF_JOBS, ARTIFACTS, COUNTS)]
-    server.psql("SET session_replication_role = replica", *told, "VACUUM (ANALYZE)", database=database)
+    statements = [
+        text.format(tenant=tenant, jobs=jobs, events=EVENTS) for text in (JOBS, EVENTS_OF_JOBS, ARTIFACTS, COUNTS)
+    ]
+    server.psql("SET session_replication_role = replica", *statements, "VACUUM (ANALYZE)", database=database)
     middle = f"created_at > timestamptz '2026-01-01' + {jobs // 2} * interval '1 second'"
     finished = "is_workflow AND status = 'SUCCESS'"
     return server.psql(
@@ -99,130 +105,63 @@ def fill(server: PostgreSQL, database: str, tenant: int, jobs: int) -> str:
     ).strip()
 
 
-def whole_request(application: Any, url: str, token: str) -> float:
-    """Milliseconds that one request takes from the WSGI server's call to the last byte."""
-    path, _, query = url.partition("?")
-    environ = {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "8000",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_HOST": "localhost:8000",
-        "HTTP_AUTHORIZATION": f"Bearer {token}",
-        "REMOTE_ADDR": "127.0.0.1",
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
-    }
-    statuses: list[str] = []
-    began = perf_counter()
-    response = application(environ, lambda status, headers, exc_info=None: statuses.append(status))
-    body = b"".join(response)
-    took = perf_counter() - began
-    if statuses != ["200 OK"]:
-        raise SystemExit(f"{url}: {statuses} {body[:500]!r}")
-    return took * 1000
+class Store(NamedTuple):
+    """A gateway over one of the stores, what it is asked, and the token that opens it."""
+
+    server: Server
+    paths: dict[str, str]
+    token: str
+
+    def milliseconds(self, path: str, seconds: float) -> float:
+        """Of the median request, from its first byte sent to its last byte received."""
+        result = load.drive(self.server.port, [Request(path, self.token)], seconds, connections=1)
+        if result.errors:
+            raise SystemExit(f"{path}: {result.errors} errors")
+        return result.p50_ms
 
 
 def measure(rounds: int, sizes: tuple[int, int] = SIZES) -> dict[str, float]:
     """By endpoint and filter, how many times as long the median request takes at the larger size."""
     # A million jobs and their indexes stay in memory, as they would on a machine that serves them.
-    with postgresql(settings={"shared_buffers": "2GB"}) as server, temporary_folder("jgw-bench-") as folder:
-        names = [f"jobs_{size}" for size in sizes]
-        for name in names:
-            server.psql(f"CREATE DATABASE {name}")
-        os.environ |= {
-            "DJANGO_SETTINGS_MODULE": "jobs_gateway.settings",
-            "ENV_FILE": os.devnull,
-            "DATA_DIR": str(folder),
-            "DATABASE_URL": server.url(names[0]),
-            "DATABASE_API_URL": "",
-            "DJANGO_SECRET_KEY": "benchmark",
-            "TOKEN_CACHE_SECONDS": "5",
-            "RECORD_TOKEN_USE": "0",
-            "ACCESS_LOG": "0",
-        }
-        import django
-
-        django.setup()
-        stores = [filled(server, name, size) for name, size in zip(names, sizes, strict=True)]
-        try:
-            return compared(stores, rounds)
-        finally:
-            from django.db import connections
-
-            for alias in connections:
-                connection: Any = connections[alias]
-                connection.close_pool()
+    with (
+        postgresql(settings={"shared_buffers": "2GB"}) as database,
+        temporary_folder("jgw-bench-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        stores = [stack.enter_context(served(database, size, folder)) for size in sizes]
+        return compared(stores, sizes, rounds)
 
 
-class Store(NamedTuple):
-    """A database, what it is asked, and the credential that opens it."""
-
-    name: str
-    size: int
-    paths: dict[str, str]
-    token: str
-
-
-def filled(server: PostgreSQL, name: str, size: int) -> Store:
-    from django.core.management import call_command
-    from django.db import connections
-
-    from jobs.ulid import ulid_text
-    from jobs_gateway.settings import database
-    from tenants import tokens
-    from tenants.models import Tenant
-
-    connections.databases[name] = connections.databases["default"] | database(server.url(name))
-    call_command("migrate", database=name, verbosity=0)
-    tenant = Tenant(slug="acme")
-    tenant.save(using=name)
-    return Store(name, size, paths(ulid_text(fill(server, name, tenant.pk, size))), tokens.issue(tenant))
+@contextlib.contextmanager
+def served(database: PostgreSQL, size: int, folder: Path) -> Iterator[Store]:
+    """A store of ``size`` jobs and its gateway, while the block runs."""
+    name = f"jobs_{size}"
+    (folder / name).mkdir()
+    database.psql(f"CREATE DATABASE {name}")
+    environment = store.environment_of(database.url(name), folder / name)
+    store.manage(environment, "migrate", "--verbosity", "0")
+    store.manage(environment, "create_tenant", "acme")
+    tenant = int(database.psql("SELECT id FROM tenants_tenant", database=name))
+    token = store.manage(environment, "issue_token", "acme").split()[-1]
+    job = fill(database, name, tenant, size)
+    with serving("gateway", environment, token, folder / name) as server:
+        yield Store(server, paths(str(ULID.from_hex(job.replace("-", "")))), token)
 
 
-def compared(stores: list[Store], rounds: int) -> dict[str, float]:
-    from django.conf import settings
-    from jobs_gateway.wsgi import application
-
-    from jobs.database.prepared import PreparedQuery
-    from tenants.callers import memory
-
-    reads: list[float] = []  # milliseconds of each statement's round trip
-    fetch = PreparedQuery._fetch
-
-    def timed(self: PreparedQuery, values: Any, alias: str) -> Any:
-        began = perf_counter()
-        rows = fetch(self, values, alias)
-        reads.append((perf_counter() - began) * 1000)
-        return rows
-
-    def turn(store: Store, path: str) -> list[float]:
-        settings.API_DATABASE = store.name
-        memory.forget()
-        whole_request(application, path, store.token)
-        gc.collect()
-        reads.clear()
-        return [whole_request(application, path, store.token) for _ in range(REQUESTS_A_TURN)]
-
-    PreparedQuery._fetch = timed  # type: ignore[method-assign]
-    small, large = stores
-    print(f"| request | {small.size:,} jobs, ms | {large.size:,} jobs, ms | ratio | its read there, ms |")
-    print("|---|--:|--:|--:|--:|")
+def compared(stores: list[Store], sizes: tuple[int, int], rounds: int) -> dict[str, float]:
+    print(f"| request | {sizes[0]:,} jobs, ms | {sizes[1]:,} jobs, ms | ratio |\n|---|--:|--:|--:|")
     ratios = {}
-    for label in small.paths:
-        took: dict[str, list[float]] = defaultdict(list)
-        statements: list[float] = []
-        for number in range(rounds + 1):
-            for store in stores:
-                times = turn(store, store.paths[label])
-                took[store.name] += times if number else []  # the first turn warms up
-            statements += reads if number else []
-        few, many = (statistics.median(took[store.name]) for store in stores)
+    for label in stores[0].paths:
+        turns: list[list[float]] = [[], []]
+        for each in stores:
+            each.milliseconds(each.paths[label], WARM_UP_SECONDS)
+        for _ in range(rounds):
+            for each, took in zip(stores, turns, strict=True):
+                took.append(each.milliseconds(each.paths[label], TURN_SECONDS))
+        few, many = map(statistics.median, turns)
         ratios[label] = round(many / few, 2)
-        statement = statistics.median(statements)
-        print(f"| {label} | {few:.3f} | {many:.3f} | {ratios[label]:.2f} | {statement:.3f} |", flush=True)
-    deep = statistics.median(turn(large, f"/v1/jobs?offset={DEEP_OFFSET}"))
-    print(f"\nA page at offset {DEEP_OFFSET:,} of {large.size:,}: {deep:.1f} ms")
+        print(f"| {label} | {few:.3f} | {many:.3f} | {ratios[label]:.2f} |", flush=True)
+    offset = sizes[1] // 10
+    deep = stores[1].milliseconds(f"/v1/jobs?offset={offset}", TURN_SECONDS)
+    print(f"\nA page at offset {offset:,} of {sizes[1]:,}: {deep:.1f} ms")
     return ratios

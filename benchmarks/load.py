@@ -1,92 +1,178 @@
-"""Load: as many requests as a server answers, over a few connections that stay open; wrk's, or else Python's own."""
+"""The load generator: prepared requests, sent in turn over connections that stay open, from one process and thread.
+
+It writes and reads raw sockets and parses no more of a response than its status and length, so that it takes little of
+the machine. What it takes is measured and reported beside each figure.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import shutil
-import statistics
-import subprocess
-from pathlib import Path
-from time import perf_counter
+import re
+import selectors
+import socket
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 CONNECTIONS = 8
-LONGEST_304 = 600  # bytes, headers and all
-NO_WRK = (
-    "wrk is not installed, so the load comes from Python, which takes more of the machine than the servers can spare: "
-    "expect lower figures and smaller gaps. On Debian and Ubuntu: apt-get install wrk. On macOS: brew install wrk."
-)
+DRAIN_SECONDS = 30  # that outstanding responses are waited for at the end
+MAX_ERRORS = 1_000  # after that many the run is given up
+RECEIVE_BYTES = 1 << 18
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
 
 class Request(NamedTuple):
     path: str
+    token: str
     etag: str = ""  # sent as If-None-Match
+
+    def encoded(self, port: int) -> bytes:
+        condition = f"If-None-Match: {self.etag}\r\n" if self.etag else ""
+        return (
+            f"GET {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {self.token}\r\n"
+            f"{condition}\r\n"
+        ).encode()
 
 
 class Result(NamedTuple):
+    """What one run shows. ``cpu_us`` is the generator's own CPU time, user and system, in microseconds a request."""
+
+    requests: int  # answered with 200 or 304
+    not_modified: int  # of these, with 304
+    errors: int  # other statuses, closed connections, and responses that did not come
     rps: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
 
 
-class Stale(Exception):
-    """Polls that should hold were answered in full: a signing window has ended."""
+class Connection:
+    """One connection with at most one outstanding request."""
+
+    __slots__ = ("head", "remaining", "sent_at", "socket", "status")
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=DRAIN_SECONDS)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.status = 0
+        self.sent_at = 0.0
+
+    def send(self, request: bytes) -> None:
+        self.head = b""
+        self.remaining = -1
+        self.sent_at = perf_counter()
+        if self.socket.send(request) != len(request):
+            raise ConnectionError("a request did not fit into the socket's buffer")
+
+    def receive(self) -> bool:
+        """Reads what has come; True when the response is complete. Raises ConnectionError when it cannot be."""
+        data = self.socket.recv(RECEIVE_BYTES)
+        if not data:
+            raise ConnectionError("closed by the server")
+        if self.remaining < 0:
+            self.head += data
+            end = self.head.find(b"\r\n\r\n")
+            if end < 0:
+                return False
+            self.status = int(self.head[9:12])
+            length = _CONTENT_LENGTH.search(self.head, 0, end + 2)
+            if length is None and self.status != 304:
+                raise ConnectionError("a response without Content-Length")
+            body = int(length[1]) if length and self.status != 304 else 0
+            self.remaining = body - (len(self.head) - end - 4)
+        else:
+            self.remaining -= len(data)
+        if self.remaining < 0:
+            raise ConnectionError("more than the response")
+        return self.remaining == 0
 
 
-def has_wrk() -> bool:
-    return shutil.which("wrk") is not None
+class Generator:
+    """Sends ``requests`` in turn, over and over, from as many connections, until ``deadline``."""
+
+    def __init__(self, port: int, requests: list[bytes], deadline: float) -> None:
+        self.port = port
+        self.requests = requests
+        self.deadline = deadline
+        self.selector = selectors.DefaultSelector()
+        self.sent = 0
+        self.errors = 0
+        self.not_modified = 0
+        self.took: list[float] = []  # seconds of each response with 200 or 304
+        self.ended_at = perf_counter()  # when the last response was complete
+
+    def connect(self) -> None:
+        connection = Connection(self.port)
+        self.selector.register(connection.socket, selectors.EVENT_READ, connection)
+        self.send(connection)
+
+    def send(self, connection: Connection) -> None:
+        connection.send(self.requests[self.sent % len(self.requests)])
+        self.sent += 1
+
+    def close(self, connection: Connection) -> None:
+        self.selector.unregister(connection.socket)
+        connection.socket.close()
+
+    def run(self) -> None:
+        """Returns when the deadline has passed and no response is outstanding, or after too many errors."""
+        while connections := self.selector.get_map():
+            ready = self.selector.select(DRAIN_SECONDS)
+            if not ready:
+                self.errors += len(connections)
+                break
+            for key, _ in ready:
+                self.serve(key.data)
+            if self.errors > MAX_ERRORS:
+                break
+        for key in list(self.selector.get_map().values()):
+            self.close(key.data)
+        self.selector.close()
+
+    def serve(self, connection: Connection) -> None:
+        """Reads from a connection that can be read, and sends its next request when the response is complete."""
+        try:
+            if connection.receive():
+                self.record(connection)
+                if self.ended_at < self.deadline:
+                    self.send(connection)
+                else:
+                    self.close(connection)
+        except OSError:
+            self.errors += 1
+            self.close(connection)
+            if perf_counter() < self.deadline:
+                self.connect()
+
+    def record(self, connection: Connection) -> None:
+        self.ended_at = perf_counter()
+        if connection.status in (200, 304):
+            self.took.append(self.ended_at - connection.sent_at)
+            self.not_modified += connection.status == 304
+        else:
+            self.errors += 1
 
 
-def drive(port: int, requests: list[Request], token: str, seconds: float, folder: Path) -> Result:
-    """Raises SystemExit when a request fails."""
-    if has_wrk():
-        return _wrk(port, requests, token, seconds, folder)
-    return asyncio.run(_python(port, requests, token, seconds))
+def drive(port: int, requests: list[Request], seconds: float, connections: int = CONNECTIONS) -> Result:
+    """Load for ``seconds``, and until the outstanding responses have come.
 
-
-def _wrk(port: int, requests: list[Request], token: str, seconds: float, folder: Path) -> Result:
-    file = folder / "requests"
-    file.write_text("".join(f"{path} {etag}\n" for path, etag in requests))
-    script = str(Path(__file__).with_name("wrk.lua"))
-    command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{round(seconds)}s"]
-    command += ["--script", script, f"http://127.0.0.1:{port}", "--", str(file), token]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = json.loads(told.rstrip().rpartition("\n")[2])
-    if found["failed"] or not found["requests"]:
-        raise SystemExit(f"port {port}, {requests[0].path}: {found['failed']} requests failed\n{told}")
-    if requests[0].etag and found["bytes"] / found["requests"] > LONGEST_304:
-        raise Stale
-    return Result(found["requests"] / found["microseconds"] * 1e6, found["p50"] / 1000, found["p99"] / 1000)
-
-
-async def _python(port: int, requests: list[Request], token: str, seconds: float) -> Result:
-    texts = []
-    for path, etag in requests:
-        condition = f"If-None-Match: {etag}\r\n" if etag else ""
-        texts.append(
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-            f"Authorization: Bearer {token}\r\n{condition}\r\n".encode()
-        )
-    took: list[float] = []
-    began = perf_counter()
-
-    async def client(at: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while perf_counter() - began < seconds:
-            sent = perf_counter()
-            writer.write(texts[at % len(texts)])
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            status = head.split(b" ", 2)[1]
-            if status not in (b"200", b"304"):
-                raise SystemExit(f"port {port}, {requests[at % len(texts)].path}: status {status.decode()}")
-            if status == b"200":
-                length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
-                await reader.readexactly(int(length))
-            took.append(perf_counter() - sent)
-            at += 1
-        writer.close()
-
-    await asyncio.gather(*(client(number) for number in range(CONNECTIONS)))
-    percentiles = statistics.quantiles(took, n=100)
-    return Result(len(took) / (perf_counter() - began), percentiles[49] * 1000, percentiles[98] * 1000)
+    Raises SystemExit after ``MAX_ERRORS`` errors or when nothing was answered, OSError where nothing listens.
+    """
+    texts = [request.encoded(port) for request in requests]
+    cpu_before, began = process_time(), perf_counter()
+    generator = Generator(port, texts, began + seconds)
+    for _ in range(connections):
+        generator.connect()
+    generator.run()
+    took = sorted(generator.took)
+    if not took or generator.errors > MAX_ERRORS:
+        raise SystemExit(f"port {port}, {requests[0].path}: {generator.errors} errors, {len(took)} responses")
+    return Result(
+        requests=len(took),
+        not_modified=generator.not_modified,
+        errors=generator.errors,
+        rps=len(took) / (generator.ended_at - began),
+        p50_ms=took[len(took) // 2] * 1000,
+        p99_ms=took[len(took) * 99 // 100] * 1000,
+        cpu_us=(process_time() - cpu_before) / len(took) * 1e6,
+    )

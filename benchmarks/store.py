@@ -1,11 +1,12 @@
-"""The job store that is measured on: seeded, so that every run loads the same jobs, and loaded as anyone's would be."""
+"""The job store that is measured on: seeded, so that every run loads the same jobs, through ``backfill_jobs``."""
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TENANTS = [f"studio-{n:02}" for n in range(1, 21)]
 ROWS_OF_A_JOB = 1 + 8 + 8  # itself, its events, its artifacts
 CHUNKS = 4  # loaded turn by turn with the raw COPY of the same rows
+LONG_JOBS = 8  # of the first tenant, older than all others
+EVENTS_OF_A_LONG_JOB = 500  # all public, so that they fill one page
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 TABLES = ("jobs_job", "jobs_jobevent", "jobs_artifact")
 TYPES = (
@@ -96,6 +99,30 @@ def operation(chance: random.Random, folder: str, created_at: datetime) -> dict[
     }
 
 
+def long_jobs(count: int = LONG_JOBS) -> Iterator[dict[str, Any]]:
+    """Interchange records of jobs with as many events as one page holds, a picture with every other one."""
+    for number in range(count):
+        chance = random.Random(-1 - number)
+        created_at = FIRST - timedelta(hours=number + 1)
+        job = str(ULID.from_int(int(created_at.timestamp() * 1000) << 80 | chance.getrandbits(80)))
+        folder = f"tenants/{TENANTS[0]}/{job}"
+        events = [event(1, "queued", created_at, message="Queued")]
+        for seq in range(2, EVENTS_OF_A_LONG_JOB + 1):
+            stage = chance.choice(STAGES)
+            pictures = [picture(chance, folder, stage, "intermediate")] if seq % 2 else []
+            at = created_at + timedelta(seconds=seq)
+            message = f"Working on it: {stage}, pass {seq}"
+            events.append(event(seq, "stage", at, stage=stage, message=message, artifacts=pictures))
+        yield {
+            "public_id": job,
+            "tenant": TENANTS[0],
+            "created_at": created_at,
+            "job_type": TYPES[0],
+            "request": {"prompt": "a long job"},
+            "events": events,
+        }
+
+
 def event(seq: int, event_type: str, created_at: datetime, **more: Any) -> dict[str, Any]:
     return {"seq": seq, "event_type": event_type, "created_at": created_at, **more}
 
@@ -110,6 +137,24 @@ def picture(chance: random.Random, folder: str, view: str, role: str) -> dict[st
     }
 
 
+def environment_of(database_url: str, folder: Path) -> dict[str, str]:
+    """What all servers are started with: nothing of the developer's own settings. Links are signed, never followed."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DJANGO_"))} | {
+        "ENV_FILE": os.devnull,
+        "DATA_DIR": str(folder),
+        "DATABASE_URL": database_url,
+        "DATABASE_API_URL": "",
+        "DJANGO_SETTINGS_MODULE": "jobs_gateway.settings",
+        "DJANGO_SECRET_KEY": "benchmark",
+        "AWS_STORAGE_BUCKET_NAME": "pictures",
+        "AWS_S3_ENDPOINT_URL": "http://127.0.0.1:9000",
+        "AWS_S3_ADDRESSING_STYLE": "path",
+        "AWS_ACCESS_KEY_ID": "AKIABENCHMARK0000000",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-key-of-nothing",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
 def manage(environment: dict[str, str], *arguments: str) -> str:
     """Standard output of a management command."""
     command = [sys.executable, "manage.py", *arguments]
@@ -119,6 +164,17 @@ def manage(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
+def create(environment: dict[str, str]) -> None:
+    """The tables and the tenants, in an empty database."""
+    manage(environment, "migrate", "--verbosity", "0")
+    with connect(environment) as database:
+        database.execute(
+            "INSERT INTO tenants_tenant (slug, name, storage_prefix, is_active, created_at) "
+            "SELECT slug, slug, 'tenants/' || slug || '/', true, now() FROM unnest(%s::text[]) AS slug",
+            [TENANTS],
+        )
+
+
 def load(server: PostgreSQL, environment: dict[str, str], jobs: int, folder: Path) -> dict[str, float]:
     """Loads ``jobs`` jobs into the database of ``environment`` and, for comparison, into one named ``copied``.
 
@@ -126,34 +182,51 @@ def load(server: PostgreSQL, environment: dict[str, str], jobs: int, folder: Pat
     """
     server.psql("CREATE DATABASE copied")
     copied = environment | {"DATABASE_URL": server.url("copied")}
-    for each in (environment, copied):
-        manage(each, "migrate", "--verbosity", "0")
+    create(environment)
+    manage(copied, "migrate", "--verbosity", "0")
     seconds = {"gateway": 0.0, "copy": 0.0}
     with connect(environment) as source, connect(copied) as target:
-        source.execute(
-            "INSERT INTO tenants_tenant (slug, name, storage_prefix, is_active, created_at) "
-            "SELECT slug, slug, 'tenants/' || slug || '/', true, now() FROM unnest(%s::text[]) AS slug",
-            [TENANTS],
-        )
         copy(source, target, "tenants_tenant", folder)
         for chunk in range(CHUNKS):
-            file = folder / "chunk.ndjson"
             first, last = jobs * chunk // CHUNKS, jobs * (chunk + 1) // CHUNKS
-            with file.open("wb") as lines:
-                lines.writelines(orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in records(first, last))
             newest = source.execute("SELECT max(public_id::text) FROM jobs_job").fetchone()
-            began = perf_counter()
-            manage(environment, "backfill_jobs", str(file))
-            seconds["gateway"] += perf_counter() - began
-            file.unlink()
+            seconds["gateway"] += backfill(environment, records(first, last), folder)
             for table in TABLES:
                 key = "public_id" if table == "jobs_job" else "job_id"
                 rows = f"WHERE {key} > '{newest[0]}'" if newest and newest[0] else ""
                 seconds["copy"] += copy(source, target, table, folder, rows)
             print(f"  {last:,} jobs: {seconds['gateway']:.1f} s, raw COPY {seconds['copy']:.1f} s", flush=True)
     server.psql("DROP DATABASE copied")
+    backfill(environment, long_jobs(), folder)
     server.psql("VACUUM (ANALYZE)", database=environment["DATABASE_URL"].partition("@/")[2].partition("?")[0])
     return {f"{name}_rows_s": round(jobs * ROWS_OF_A_JOB / took) for name, took in seconds.items()}
+
+
+def backfill(environment: dict[str, str], jobs: Iterable[dict[str, Any]], folder: Path) -> float:
+    """Seconds that ``backfill_jobs`` takes for the records ``jobs``, its start included."""
+    file = folder / "records.ndjson"
+    with file.open("wb") as lines:
+        lines.writelines(orjson.dumps(job, option=orjson.OPT_APPEND_NEWLINE) for job in jobs)
+    began = perf_counter()
+    manage(environment, "backfill_jobs", str(file))
+    took = perf_counter() - began
+    file.unlink()
+    return took
+
+
+def issue_tokens(environment: dict[str, str], count: int) -> dict[str, list[str]]:
+    """``count`` new API tokens, as many for each tenant, by the tenant's slug."""
+    code = (
+        "from tenants import tokens; from tenants.models import Tenant\n"
+        f"for tenant in Tenant.objects.filter(slug__in={TENANTS}).order_by('slug'):\n"
+        f"    for _ in range({count // len(TENANTS)}): print(tenant.slug, tokens.issue(tenant))\n"
+    )
+    issued: dict[str, list[str]] = {slug: [] for slug in TENANTS}
+    for line in manage(environment, "shell", "--command", code).splitlines():
+        slug, _, token = line.partition(" ")
+        if slug in issued:
+            issued[slug].append(token)
+    return issued
 
 
 def connect(environment: dict[str, str]) -> psycopg.Connection[Any]:
@@ -171,12 +244,12 @@ def copy(source: Any, target: Any, table: str, folder: Path, rows: str = "") -> 
         )
     )
     file = folder / "rows"
-    told = f"COPY (SELECT {columns} FROM {table} {rows}) TO STDOUT"
-    with file.open("wb") as out, source.cursor() as cursor, cursor.copy(told) as data:
+    statement = f"COPY (SELECT {columns} FROM {table} {rows}) TO STDOUT"
+    with file.open("wb") as out, source.cursor() as cursor, cursor.copy(statement) as data:
         out.writelines(data)
     began = perf_counter()
-    told = f"COPY {table} ({columns}) FROM STDIN"
-    with file.open("rb") as lines, target.cursor() as cursor, cursor.copy(told) as data:
+    statement = f"COPY {table} ({columns}) FROM STDIN"
+    with file.open("rb") as lines, target.cursor() as cursor, cursor.copy(statement) as data:
         while block := lines.read(1 << 18):
             data.write(block)
     took = perf_counter() - began

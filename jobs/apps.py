@@ -2,10 +2,11 @@ from django.apps import AppConfig
 
 
 class JobsConfig(AppConfig):
-    """What is asked for: jobs, their events and artifacts, the ways in and the ways out."""
+    """The job store: jobs, their events and artifacts, how they are written and how they are read."""
 
     name = "jobs"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from jobs.artifacts import checks  # noqa: F401 - registers them
+        from jobs.api import checks as api_checks  # noqa: F401 - importing registers the checks
+        from jobs.artifacts import checks as artifact_checks  # noqa: F401

@@ -150,7 +150,7 @@ def is_operation(events: Iterable[TypeAndHost]) -> bool:
     return any(event.hostname for event in events)
 
 
-def settles(events: Iterable[TypeAndHost]) -> bool:
+def decides_status(events: Iterable[TypeAndHost]) -> bool:
     """Whether the events leave no other status to be given: one of them ends the job, or ends it for an agent."""
     events = list(events)
     if is_operation(events):

@@ -5,6 +5,7 @@ Of who may come in, ``tenants.checks``; of how artifacts leave, ``jobs.artifacts
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,6 +41,17 @@ def check_server(**_: Any) -> Iterator[checks.CheckMessage]:
 
 
 @checks.register
+def check_names(**_: Any) -> Iterator[checks.CheckMessage]:
+    for name, meant, in_file in settings.UNKNOWN_SETTINGS:
+        text = f"{name} is set{' in the settings file' if in_file else ''}, and no setting has this name."
+        hint = f"Did you mean {meant}?" if meant else "The README lists the settings."
+        if in_file and meant:  # else the gateway would run without the setting that was meant
+            yield checks.Error(text, hint=hint, id="jobs_gateway.E009")
+        else:  # the environment may hold it for another program
+            yield checks.Warning(text, hint=hint, id="jobs_gateway.W006")
+
+
+@checks.register
 def check_databases(**_: Any) -> Iterator[checks.CheckMessage]:
     names = {"default": "DATABASE_URL", "api": "DATABASE_API_URL", "replica": "DATABASE_REPLICA_URL"}
     for alias in settings.DATABASES:
@@ -49,11 +61,10 @@ def check_databases(**_: Any) -> Iterator[checks.CheckMessage]:
                 hint="Write postgres://user:password@host/name, or sqlite:////path/to/file.",
                 id="jobs_gateway.E003",
             )
-        if not is_sqlite(alias) and settings.DATABASES[alias]["OPTIONS"]["pool"]["max_size"] < 3:
+        if not is_sqlite(alias) and settings.DATABASES[alias]["OPTIONS"]["pool"]["max_size"] < 2:
             yield checks.Error(
-                "DATABASE_POOL_SIZE is too small: a process answers in two threads, which keep a connection each, and "
-                "probes ask beside them.",
-                hint="Set it to 3 or more.",
+                "DATABASE_POOL_SIZE is too small: one slow read or page would make all others wait.",
+                hint="Set it to 2 or more, or leave it out.",
                 id="jobs_gateway.E004",
             )
         if is_sqlite(alias) != is_sqlite("default"):
@@ -109,6 +120,13 @@ def check_proxies(**_: Any) -> Iterator[checks.CheckMessage]:
                 f"DJANGO_ALLOWED_HOSTS holds {host!r}, which no request's host equals.",
                 hint="Write names or addresses alone, without https:// and port: jobs.example.com,[2001:db8::1]",
                 id="jobs_gateway.E008",
+            )
+    for origin in settings.CORS_ALLOWED_ORIGINS:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+", origin):
+            yield checks.Error(
+                f"CORS_ALLOWED_ORIGINS holds {origin!r}, which is no origin that a browser sends.",
+                hint="Write scheme, host and port alone, in lower case, without a slash at the end: https://shop.example.com",
+                id="jobs_gateway.E010",
             )
     if "*" in settings.ALLOWED_HOSTS:
         yield checks.Warning(

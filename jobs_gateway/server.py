@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -21,7 +22,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from jobs_gateway.worker import FOLDER_VARIABLE, STOPPING, SUCCESSOR_SECONDS
+from jobs_gateway.worker import ANNOUNCEMENT, FOLDER_VARIABLE, STOPPING, SUCCESSOR_SECONDS
 
 LOG_LINES = Path(__file__).with_name("granian_logs.json")
 STOP, RELOAD = {signal.SIGINT, signal.SIGTERM}, {signal.SIGHUP}
@@ -87,13 +88,19 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--announce", default="", help="A line to print once connections are accepted.")
     given = parser.parse_args()
     raise_open_files_limit()
+    # "spawn" starts a helper process, and unblocks the signals below as it does. A fork is safe here: the one other
+    # thread of this process only waits for signals, and holds no lock.
+    multiprocessing.set_start_method("fork")
     server = make_server(given.host, given.port, given.workers)
     # Workers start with these blocked too, and unblock them themselves.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP | RELOAD)
     with tempfile.TemporaryDirectory(prefix="jobs-gateway-") as folder:
         os.environ[FOLDER_VARIABLE] = folder
+        if given.announce:
+            (Path(folder) / ANNOUNCEMENT).write_text(json.dumps([given.announce, given.host, given.port]))
         threading.Thread(target=handle_signals, args=(server, Path(folder)), daemon=True).start()
         server.serve()
 

@@ -6,16 +6,16 @@ import os
 import secrets
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from jobs_gateway.environment import Environment
+from jobs_gateway.environment import Environment, parse_cache_url, parse_database_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = Environment()
-# A file of NAME=value lines; the environment wins over it.
-env.read_env_file("ENV_FILE", BASE_DIR / ".env")
+env = Environment(os.environ)
+# The environment wins over the file.
+env.read_file("ENV_FILE", BASE_DIR / ".env")
 
 # Where the embedded default keeps its database, pictures and secret key.
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
@@ -177,22 +177,10 @@ DATABASE_PREPARED = env.bool("DATABASE_PREPARED", default=True)
 DATABASE_POOL_SIZE = env.int("DATABASE_POOL_SIZE", default=0)
 
 
-def database(url: str) -> dict[str, Any]:
-    """Django's settings for the database at ``url``; PostgreSQL's also as ``postgres://user@/name?host=/socket/dir``."""
-    scheme, _, rest = url.partition("://")
-    form = (
-        "DATABASE_URL, DATABASE_API_URL and DATABASE_REPLICA_URL are written as postgres://user:password@host/name, "
-        "and the first also as sqlite:////path/to/file."
-    )
-    if scheme not in ("sqlite", "postgres", "postgresql") or not rest:
-        raise ImproperlyConfigured(f"A database's URL begins with {scheme[:16]!r}. {form}")
-    try:
-        config: dict[str, Any] = env.db_url_config(url)
-    except ValueError:  # which quotes what may be half of a password
-        raise ImproperlyConfigured(
-            f"A database's URL has no number for a port. {form} In a password, / and ? are written as %2F and %3F."
-        ) from None
-    options: dict[str, Any] = config.setdefault("OPTIONS", {})
+def database(name: str, default: str = "") -> dict[str, Any]:
+    """Django's settings for the database that the setting ``name`` names, else for the one at ``default``."""
+    config = parse_database_url(name, env.str(name, default))
+    options: dict[str, Any] = config["OPTIONS"]
     if config["ENGINE"].endswith("sqlite3"):
         # Readers and one writer side by side; a writer queues for the lock instead of failing half way.
         options.update(
@@ -218,17 +206,17 @@ def database(url: str) -> dict[str, Any]:
     return config
 
 
-DATABASES = {"default": database(env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'gateway.sqlite3'}"))}
+DATABASES = {"default": database("DATABASE_URL", f"sqlite:///{quote(str(DATA_DIR / 'gateway.sqlite3'))}")}
 # The database alias that answers /v1 and /job: by a role of its own, which row security binds, where one is given.
 API_DATABASE = "default"
 if env.str("DATABASE_API_URL", default=""):
     API_DATABASE = "api"
-    DATABASES["api"] = database(env.str("DATABASE_API_URL")) | {"TEST": {"MIRROR": "default"}}
+    DATABASES["api"] = database("DATABASE_API_URL") | {"TEST": {"MIRROR": "default"}}
 # The database alias of a streaming replica, which reads of the API go to first; "" for none.
 API_REPLICA = ""
 if env.str("DATABASE_REPLICA_URL", default=""):
     API_REPLICA = "replica"
-    DATABASES["replica"] = database(env.str("DATABASE_REPLICA_URL")) | {"TEST": {"MIRROR": "default"}}
+    DATABASES["replica"] = database("DATABASE_REPLICA_URL") | {"TEST": {"MIRROR": "default"}}
 # Seconds that the replica may be behind; beyond that the primary answers, as long as it can.
 DATABASE_REPLICA_MAX_LAG_SECONDS = env.float("DATABASE_REPLICA_MAX_LAG_SECONDS", default=10)
 # Refuse to serve where row security does not bind the API's role.
@@ -258,14 +246,17 @@ WEB_WORKERS = env.int(
 PRESIGN_TTL_SECONDS = env.int("PRESIGN_TTL_SECONDS", default=900)
 
 AWS_STORAGE_BUCKET_NAME = env.str("AWS_STORAGE_BUCKET_NAME", default="")
+s3_endpoint_url = env.str("AWS_S3_ENDPOINT_URL", default="")
+s3_region = env.str("AWS_S3_REGION_NAME", default="us-east-1")
+s3_addressing_style = env.str("AWS_S3_ADDRESSING_STYLE", default="auto")  # path, virtual or auto
+artifacts_folder = env.str("ARTIFACTS_DIR", default=str(DATA_DIR / "artifacts"))
 
 
 def artifact_origins() -> list[str]:
     """Where a browser finds the pictures of a bucket, whichever way it is addressed; none for local files."""
     if not AWS_STORAGE_BUCKET_NAME:
         return []
-    region = env.str("AWS_S3_REGION_NAME", default="us-east-1")
-    store = urlsplit(env.str("AWS_S3_ENDPOINT_URL", default="") or f"https://s3.{region}.amazonaws.com")
+    store = urlsplit(s3_endpoint_url or f"https://s3.{s3_region}.amazonaws.com")
     return [f"{store.scheme}://{host}" for host in (store.netloc, f"{AWS_STORAGE_BUCKET_NAME}.{store.netloc}")]
 
 
@@ -274,15 +265,15 @@ if AWS_STORAGE_BUCKET_NAME:
         "BACKEND": "jobs.artifacts.s3.SignedS3Storage",
         "OPTIONS": {
             "bucket_name": AWS_STORAGE_BUCKET_NAME,
-            "endpoint_url": env.str("AWS_S3_ENDPOINT_URL", default="") or None,
-            "region_name": env.str("AWS_S3_REGION_NAME", default="us-east-1"),
-            "addressing_style": env.str("AWS_S3_ADDRESSING_STYLE", default="auto"),  # path, virtual or auto
+            "endpoint_url": s3_endpoint_url or None,
+            "region_name": s3_region,
+            "addressing_style": s3_addressing_style,
         },
     }
 else:
     ARTIFACT_STORE = {
         "BACKEND": "jobs.artifacts.local.SignedFileSystemStorage",
-        "OPTIONS": {"location": env.str("ARTIFACTS_DIR", default=str(DATA_DIR / "artifacts"))},
+        "OPTIONS": {"location": artifacts_folder},
     }
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
@@ -320,7 +311,7 @@ CONSOLE_REFRESH_SECONDS = env.float("CONSOLE_REFRESH_SECONDS", default=3.0)
 
 # The Shopify app: session tokens name its key; several secrets, comma separated, while one is rotated out.
 SHOPIFY_API_KEY = env.str("SHOPIFY_API_KEY", default="")
-SHOPIFY_API_SECRETS = [secret.strip() for secret in env.list("SHOPIFY_API_SECRET", default=[]) if secret.strip()]
+SHOPIFY_API_SECRETS = env.list("SHOPIFY_API_SECRET", default=[])
 # Seconds a credential that was checked may be believed without asking the database again: how long a revoked token can
 # outlive its revocation. 5 at most.
 TOKEN_CACHE_SECONDS = env.float("TOKEN_CACHE_SECONDS", default=1.0)
@@ -333,23 +324,19 @@ RATE_LIMIT_FAILED_PER_ADDRESS = env.int("RATE_LIMIT_FAILED_PER_ADDRESS", default
 
 
 def cache(url: str) -> dict[str, Any]:
-    """Django's settings for the cache at ``url``; one that hangs is given up within two seconds."""
-    try:
-        config: dict[str, Any] = env.cache_url_config(url.replace("valkey", "redis", 1) if url[:6] == "valkey" else url)
-    except ImproperlyConfigured:
-        scheme = url.partition("://")[0][:16]
-        raise ImproperlyConfigured(
-            f"CACHE_URL begins with {scheme!r}. Write redis://host:6379/0 or valkey://host:6379/0, or leave it out."
-        ) from None
-    if config["BACKEND"] == "django.core.cache.backends.redis.RedisCache":
-        # Seconds.
-        config["OPTIONS"] = {"socket_connect_timeout": 0.4, "socket_timeout": 0.4, **config.get("OPTIONS", {})}
-    return config
+    """Django's settings for the cache at ``url``, "" for one in this process; a server that hangs costs two seconds."""
+    if not url:  # holds enough that no caller's count is dropped before its minute is over
+        local_memory = "django.core.cache.backends.locmem.LocMemCache"
+        return {"BACKEND": local_memory, "OPTIONS": {"MAX_ENTRIES": 100_000}}
+    return {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": parse_cache_url("CACHE_URL", url),
+        "OPTIONS": {"socket_connect_timeout": 0.4, "socket_timeout": 0.4},  # seconds; parameters of the URL win
+    }
 
 
-# Where the limits are counted: redis:// or valkey://. The default counts in each process for itself, and holds enough
-# that nobody is forgotten before their minute is over.
-CACHES = {"default": cache(env.str("CACHE_URL", default="locmemcache://?max_entries=100000"))}
+# Where the rate limits are counted: redis:// or valkey://, else in each process for itself.
+CACHES = {"default": cache(env.str("CACHE_URL", default=""))}
 
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["jobs.api.rendering.JSONRenderer"],
@@ -389,6 +376,9 @@ if METRICS_PORT:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(made(METRICS_DIR))  # before anything imports prometheus_client
 # Whether each request leaves a line in the log.
 ACCESS_LOG = env.bool("ACCESS_LOG", default=True)
+
+UNKNOWN_SETTINGS = env.unknown_names()  # after the last setting is read; `manage.py check` names them
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -7,18 +7,24 @@ worker keeps answering until its successor does: each worker that is ready leave
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 # The environment variable that names the folder, which the server's main process makes.
 FOLDER_VARIABLE = "JOBS_GATEWAY_WORKERS_DIR"
+ANNOUNCEMENT = "announcement"  # the file with a line to print, and the address that it is about
 STOPPING = "stopping"  # the file that says that no successor comes
 # The longest that a worker waits for its successor, which may fail to start.
 SUCCESSOR_SECONDS = 60.0
 # Time for the successor to open its socket, and for requests on connections that were accepted a moment ago to arrive.
 DRAIN_SECONDS = 0.5
+# The longest that a worker which accepts no more requests may take to answer those it has.
+STOP_SECONDS = 8.0
 
 
 def end_on_signals() -> None:
@@ -38,12 +44,17 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stop: asyncio.Task[None] | None = None
+        self._announced: asyncio.Task[None] | None = None
 
     def is_ready(self) -> None:
         """Called on the event loop, once requests can be answered."""
         # In place of the server's own handler, which stops at once. The server's handler of SIGINT stays.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop_soon)
         (self.folder / str(os.getpid())).touch()
+        with suppress(FileNotFoundError):
+            # Renamed, so that one worker prints it, once.
+            announcement = (self.folder / ANNOUNCEMENT).rename(self.folder / f"{ANNOUNCEMENT}-{os.getpid()}")
+            self._announced = asyncio.get_running_loop().create_task(announce(*json.loads(announcement.read_text())))
 
     def _stop_soon(self) -> None:
         if self._stop is None:
@@ -54,6 +65,10 @@ class Worker:
         while time.time() - told_at < SUCCESSOR_SECONDS and not self._has_successor(told_at):
             await asyncio.sleep(0.05)
         await asyncio.sleep(DRAIN_SECONDS)
+        # The server waits for open requests without end.
+        watchdog = threading.Timer(STOP_SECONDS, os._exit, [0])
+        watchdog.daemon = True
+        watchdog.start()
         os.kill(os.getpid(), signal.SIGINT)
 
     def _has_successor(self, told_at: float) -> bool:
@@ -64,8 +79,19 @@ class Worker:
         """
         if (self.folder / STOPPING).exists():
             return True
-        ready_at = [path.stat().st_mtime for path in self.folder.iterdir() if path.name != str(os.getpid())]
+        ready_at = [path.stat().st_mtime for path in self.folder.glob("[0-9]*") if path.name != str(os.getpid())]
         return any(moment > told_at - DRAIN_SECONDS / 2 for moment in ready_at)
+
+
+async def announce(text: str, host: str, port: int) -> None:
+    """Prints ``text`` once connections to the address are accepted."""
+    while True:
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            break
+        await asyncio.sleep(0.02)
+    print(text, flush=True)  # noqa: T201 - for the person at the terminal
 
 
 def this_worker() -> Worker | None:

@@ -8,9 +8,6 @@ from typing import Any
 from django.conf import settings
 from django.core import checks
 from django.core.cache import caches
-from django.core.cache.backends.db import DatabaseCache
-from django.core.cache.backends.dummy import DummyCache
-from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import connections
 
@@ -103,14 +100,6 @@ def check_rate_limits(**_: Any) -> list[checks.CheckMessage]:
             checks.Error(
                 "RATE_LIMIT_PER_TENANT and RATE_LIMIT_FAILED_PER_ADDRESS are requests a minute, from 0, which is off.",
                 id="tenants.E003",
-            )
-        ]
-    if any(limits) and isinstance(caches["default"], (DatabaseCache, DummyCache, FileBasedCache)):
-        return [
-            checks.Error(
-                "CACHE_URL names a cache that cannot count in one step: parallel requests would pass a limit.",
-                hint="Use redis:// or valkey://.",
-                id="tenants.E004",
             )
         ]
     if any(limits) and isinstance(caches["default"], LocMemCache):

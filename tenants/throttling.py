@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 WINDOW_SECONDS = 60
 # After the cache failed, requests are refused at once for a while instead of waiting for its time-out each.
 PAUSE_SECONDS = 1.0
+MAX_CACHE_CONNECTIONS = 8
 
 
 class RateLimited(exceptions.APIException):
@@ -131,10 +132,18 @@ class _Counter:
     async def _increment_redis(self, key: str) -> int:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:  # its connections belong to one event loop
-            from redis.asyncio import Redis
+            from redis.asyncio import BlockingConnectionPool, Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
 
             config = settings.CACHES["default"]
-            self._redis = Redis.from_url(config["LOCATION"], **config.get("OPTIONS", {}))
+            # A second try, for a connection that was closed while it was idle.
+            options = {"retry": Retry(NoBackoff(), 1), **config.get("OPTIONS", {})}
+            # A burst of requests shares a few connections, instead of making one each within their time-out.
+            limits = {"max_connections": MAX_CACHE_CONNECTIONS, "timeout": 1.0}  # seconds
+            self._redis = Redis(
+                connection_pool=BlockingConnectionPool.from_url(config["LOCATION"], **limits, **options)
+            )
             self._loop = loop
         async with self._redis.pipeline(transaction=True) as pipeline:
             # The key outlives its window, so that it cannot expire while it is counted in.

@@ -6,20 +6,26 @@ The API's statements run on Django's connection of the thread that asks, so they
 from __future__ import annotations
 
 import asyncio
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from importlib import import_module
 from time import perf_counter
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections, connections
 from django.http import HttpResponse
 from django.test import Client as DjangoClient
 
 from jobs.database import pipeline, readers
+from jobs.database.prepared import compile_queries
+from jobs_gateway.application import is_of_api
 
 BODY_PIECE_BYTES = 64 * 2**10
 
@@ -29,6 +35,12 @@ class ConnectionReader:
 
     def __init__(self, alias: str) -> None:
         self.connection: Any = connections[alias]
+
+    def connect(self) -> None:
+        """In the thread of the test; a test that may not use the database finds out when it reads."""
+        if self.connection.connection is None:
+            with suppress(RuntimeError):  # pytest-django's
+                self.connection.ensure_connection()
 
     async def open(self) -> None: ...
 
@@ -76,6 +88,8 @@ class ConnectionReaders(MutableMapping[str, Any]):
 
 def lend_connections() -> None:
     """From now on the API reads on Django's connections in this process."""
+    import_module(settings.ROOT_URLCONF)
+    compile_queries()
     readers.readers = ConnectionReaders()
 
 
@@ -95,6 +109,24 @@ def run(function: Any, *args: Any) -> Any:
         return async_to_sync(function)(*args)
 
 
+_this_thread = threading.local()
+
+
+def run_here(function: Any, *args: Any) -> Any:
+    """As :func:`run`, on an event loop that the thread keeps: a new one for each request takes longer than the request.
+
+    For coroutines that use no thread.
+    """
+    loop = getattr(_this_thread, "loop", None)
+    if loop is None:
+        loop = _this_thread.loop = asyncio.new_event_loop()
+        weakref.finalize(threading.current_thread(), loop.close)
+    with lent_connections():
+        for reader in _of_this_caller.get().values():
+            reader.connect()
+        return loop.run_until_complete(function(*args))
+
+
 class Client(DjangoClient):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,10 +144,13 @@ class Handler:
         if self._application is None:
             self._application = make_application(self.enforce_csrf_checks)
         scope = scope_of(environ)
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        body = environ["wsgi.input"].read()
         messages: list[Any] = []
-        with django_connections_stay_open():
-            run(ask, self._application, scope, body, messages)
+        if is_of_api(scope["path"]):
+            run_here(ask, self._application, scope, body, messages)
+        else:
+            with django_connections_stay_open():
+                run(ask, self._application, scope, body, messages)
         return response_of(messages, scope)
 
 
@@ -193,10 +228,17 @@ def scope_of(environ: Mapping[str, Any]) -> dict[str, Any]:
         "raw_path": unquote_to_bytes(path),
         "query_string": str(environ["QUERY_STRING"]).encode("latin-1", "replace"),
         "root_path": "",
-        "headers": [(name.encode("latin-1"), str(value).encode("latin-1")) for name, value in headers],
+        "headers": [(name.encode("latin-1"), str(value).encode("latin-1", "replace")) for name, value in headers],
         "client": (environ.get("REMOTE_ADDR", ""), 40_000),
         "server": (environ["SERVER_NAME"], int(environ["SERVER_PORT"])),
     }
+
+
+def header_name(name: bytes) -> str:
+    """As the tests write it: ASGI has names in lower case."""
+    return {b"x-request-id": "X-Request-ID", b"etag": "ETag", b"www-authenticate": "WWW-Authenticate"}.get(
+        name, name.decode("latin-1").title()
+    )
 
 
 def response_of(messages: list[Any], scope: dict[str, Any]) -> HttpResponse:
@@ -208,7 +250,7 @@ def response_of(messages: list[Any], scope: dict[str, Any]) -> HttpResponse:
         if name.lower() == b"set-cookie":  # Django capitalizes it
             response.cookies.load(text)
         else:
-            response.headers[name.decode("latin-1").title()] = text
+            response.headers[header_name(name)] = text
     if "Location" in response.headers:
         response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as Django's redirects have it
     response.wsgi_request = scope["gateway"]["request"]  # type: ignore[attr-defined]

@@ -1,15 +1,13 @@
-"""Where the tests run (SQLite or PostgreSQL, nothing of the developer's), and the cast: acme and globex."""
+"""The environment of the tests (SQLite or PostgreSQL, nothing of the developer's), and the cast: acme and globex."""
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import importlib
 import itertools
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.conf import settings as django_settings
 
-from tests import batteries, servers
+from tests import leak_checks, servers, shared_servers
+from tests.shared_servers import BUCKET
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -38,36 +37,28 @@ TEST_DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
 # --- Before Django reads its settings -----------------------------------------------------------------------------
 # pytest-django would read them before this file when the name of the module came from pyproject.toml.
 
-running = contextlib.ExitStack()
-atexit.register(running.close)  # for a run that ends before pytest was configured
+atexit.register(shared_servers.cleanup.close)  # for a run that ends before pytest was configured
 
 
-def set_the_stage() -> None:
-    """An environment that holds what the tests say and nothing else of what the settings, boto3 or psycopg read."""
-    if django_settings.configured or "DJANGO_SETTINGS_MODULE" in os.environ:
+def prepare_environment() -> None:
+    """Clears what settings, boto3 and psycopg would read of the developer's environment, and sets what tests need."""
+    is_worker = shared_servers.WORKER != "main"  # which inherits what the controller has prepared
+    if not is_worker and (django_settings.configured or "DJANGO_SETTINGS_MODULE" in os.environ):
         raise pytest.UsageError("Unset DJANGO_SETTINGS_MODULE: the tests bring their own environment.")
     read_by_settings = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', (ROOT / "jobs_gateway" / "settings.py").read_text()))
     for name in list(os.environ):
         if name in read_by_settings or name.startswith(("AWS_", "PG")):
             del os.environ[name]
-    folder = Path(tempfile.mkdtemp(prefix="jgw-tests-"))
-    running.callback(shutil.rmtree, folder, ignore_errors=True)
+    folder = shared_servers.temporary_folder("tests")
     if TEST_DATABASE == "postgresql":
-        postgresql = running.enter_context(servers.postgresql())
-        # An owner as in production: no superuser, who would walk past every permission.
-        postgresql.psql("CREATE ROLE gateway LOGIN CREATEDB CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
-        os.environ["DATABASE_URL"] = postgresql.url("gateway", user="gateway")
-        # The role that answers the API in production. Tests that ask for the fixture `api_role` run as it.
-        postgresql.psql("CREATE ROLE gateway_api LOGIN")
-        os.environ["DATABASE_API_URL"] = postgresql.url("gateway", user="gateway_api")
+        server = shared_servers.postgresql()
+        os.environ["DATABASE_URL"] = server.url("gateway", user="gateway")
+        os.environ["DATABASE_API_URL"] = server.url("gateway", user="gateway_api")
         os.environ["DATABASE_POOL_SIZE"] = "20"  # more than any test has threads
-        if os.environ.get("TEST_POOLER") == "pgbouncer":  # tests/test_pgbouncer.py runs other files so
-            pooler = servers.pgbouncer(postgresql, "gateway", "gateway_api", connections=20)
-            socket = running.enter_context(pooler)
+        if os.environ.get("TEST_POOLER") == "pgbouncer":  # tests/test_pgbouncer.py runs other files this way
             for name in ("DATABASE_URL", "DATABASE_API_URL"):
-                os.environ[name] = os.environ[name].replace(str(postgresql.folder), socket)
+                os.environ[name] = os.environ[name].replace(str(server.folder), shared_servers.pgbouncer())
             os.environ["DATABASE_PREPARED"] = "0"
-        running.postgresql = postgresql  # type: ignore[attr-defined]
     elif TEST_DATABASE == "sqlite":
         os.environ["DATABASE_URL"] = f"sqlite:///{folder / 'gateway.sqlite3'}"
     else:
@@ -79,20 +70,20 @@ def set_the_stage() -> None:
         "DJANGO_SECRET_KEY": "tests-only-" + "0123456789abcdef" * 4,
         "RECORD_TOKEN_USE": "0",  # it writes in a thread of its own; the tests about it switch it on
         "DJANGO_ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],testserver",
-        # boto3 looks for credentials on the network and in the developer's home unless told not to.
+        # boto3 looks for credentials on the network and in the developer's home directory unless these are set.
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
-    (folder / "static").mkdir()  # whitenoise warns about a folder that is not there
-    # Reads the settings here and now: pytest-django sets up Django only where that was done. What a test writes in a
-    # transaction of its own is only seen by the connection that wrote it.
+    (folder / "static").mkdir()  # whitenoise warns about a missing folder
+    # This line reads the settings: pytest-django sets up Django only where that was done. What a test writes in a
+    # transaction is only visible to the connection that wrote it.
     django_settings.API_DATABASE = "default"
-    # Cheap to compute: no test is about how a password of the console's is kept, and hundreds sign in.
+    # Cheap to compute: no test is about how a console password is stored, and hundreds of them sign in.
     django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
-set_the_stage()
+prepare_environment()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -100,11 +91,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(batteries.Batteries())
+    config.pluginmanager.register(leak_checks.SecurityTestTable())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Runs in the controller of pytest-xdist, before it starts its workers."""
+    shared_servers.start_all(TEST_DATABASE)
 
 
 def pytest_unconfigure() -> None:
-    running.close()
+    shared_servers.cleanup.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -124,24 +121,36 @@ def api_reads_on_connections_of_tests() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def watched() -> Iterator[None]:
-    yield from batteries.begin()
+def leak_watch() -> Iterator[None]:
+    yield from leak_checks.watch_responses_and_logs()
 
 
 @pytest.fixture(autouse=True)
-def nothing_leaks(watched: None) -> Iterator[None]:
-    """No test makes a token, a secret or a storage key leave, in an answer or in the log: battery 12."""
-    batteries.watch.add_settings()
+def no_leaks(leak_watch: None) -> Iterator[None]:
+    """Fails a test in which a token, a secret or a storage key was in a response or in the log."""
+    leak_checks.watch.add_settings()
     yield
-    batteries.watch.look()
+    leak_checks.watch.check()
 
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> None:
-    """SQLite's test database is a file: threads of one process cannot share one in memory as they would a real one."""
+    """Each worker's test database is a copy of the migrated one. On SQLite it is a file, which threads can share."""
+    default = django_settings.DATABASES["default"]
+    test = default.setdefault("TEST", {})
     if TEST_DATABASE == "sqlite":
-        default = django_settings.DATABASES["default"]
-        default.setdefault("TEST", {})["NAME"] = str(Path(default["NAME"]).with_name("test.sqlite3"))
+        test["NAME"] = str(Path(default["NAME"]).with_name("test.sqlite3"))
+        shutil.copy(shared_servers.migrated_sqlite(), test["NAME"])
+    else:
+        test["NAME"] = f"test_{shared_servers.WORKER}"
+        template = shared_servers.migrated_postgresql()
+        shared_servers.postgresql().psql(f"CREATE DATABASE {test['NAME']} TEMPLATE {template} OWNER gateway")
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """pytest-django does not create the test database: ``django_db_modify_db_settings`` has done it."""
+    return True
 
 
 @pytest.fixture
@@ -165,39 +174,38 @@ def api_role(transactional_db: None, settings: Settings) -> Iterator[BaseDatabas
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> servers.PostgreSQL:
-    """The server that the PostgreSQL round runs on; ``url(user="postgres")`` is its superuser."""
-    server: servers.PostgreSQL = running.postgresql  # type: ignore[attr-defined]
-    return server
+    """The server of the PostgreSQL round, which all workers share; ``url(user="postgres")`` is its superuser."""
+    return shared_servers.postgresql()
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[servers.S3]:
-    with servers.s3("artifacts") as server:
-        yield server
+def s3_server() -> servers.S3:
+    """The S3 server, which all workers share; ``BUCKET`` is this worker's."""
+    return shared_servers.s3()
 
 
 @pytest.fixture(scope="session")
-def valkey_server() -> Iterator[servers.Valkey]:
-    with servers.valkey() as server:
-        yield server
+def valkey_server() -> servers.Valkey:
+    """The Valkey server, which all workers share; its database is this worker's."""
+    return shared_servers.valkey()
 
 
 @pytest.fixture
 def s3_store(s3_server: servers.S3, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
-    """The artifact store, in the bucket ``artifacts`` of a real S3 server, which is empty again after the test."""
-    for name, value in s3_server.environment("artifacts").items():
+    """The artifact store, in this worker's bucket of a real S3 server, which is emptied after the test."""
+    for name, value in s3_server.environment(BUCKET).items():
         monkeypatch.setenv(name, value)
     yield artifact_store(
         settings,
         "jobs.artifacts.s3.SignedS3Storage",
-        bucket_name="artifacts",
+        bucket_name=BUCKET,
         endpoint_url=s3_server.endpoint_url,
         region_name=s3_server.region,
         addressing_style="path",
     )
     client = s3_server.client()
-    for each in client.list_objects_v2(Bucket="artifacts").get("Contents", []):
-        client.delete_object(Bucket="artifacts", Key=each["Key"])
+    for each in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+        client.delete_object(Bucket=BUCKET, Key=each["Key"])
 
 
 @pytest.fixture
@@ -217,16 +225,17 @@ def artifact_store(settings: Settings, backend: str, **options: Any) -> Storage:
 
 @pytest.fixture(scope="session")
 def new_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Store]:
-    """``new_store()`` is an empty, migrated store that commands in processes of their own run on.
+    """``new_store("acme")`` is a migrated store with that tenant, for commands that run as processes.
 
-    ``new_store(like=another)`` is a copy of one.
+    ``new_store(like=another)`` is a copy of a store that nobody is connected to.
     """
     from tests.stores import PostgreSQLStores, SQLiteStores
 
     folder = tmp_path_factory.mktemp("stores")
     if TEST_DATABASE == "sqlite":
         return SQLiteStores(folder).new
-    return PostgreSQLStores(folder, running.postgresql).new  # type: ignore[attr-defined]
+    server, migrated = shared_servers.postgresql(), shared_servers.migrated_postgresql()
+    return PostgreSQLStores(folder, server, f"store_{shared_servers.WORKER}", migrated).new
 
 
 # --- The cast -----------------------------------------------------------------------------------------------------

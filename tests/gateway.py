@@ -17,7 +17,7 @@ from typing import NamedTuple
 from django.db import connection
 
 from jobs.management.commands.serve import server_command
-from tests.batteries import watch
+from tests.leak_checks import watch
 from tests.servers import START_SECONDS, STOP_SECONDS, ServerFailed, answers, free_ports, temporary_folder, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +28,10 @@ class Answer(NamedTuple):
     headers: http.client.HTTPMessage
     body: bytes
     rest: bytes  # what came after the answer, on a connection that was to be closed
+
+
+class ClosedUnread(ConnectionError):
+    """The server closed the connection without a byte of a response."""
 
 
 @dataclass
@@ -59,6 +63,8 @@ class Gateway:
             received = b""
             while chunk := connection.recv(65536):
                 received += chunk
+        if not received:
+            raise ClosedUnread
         head, _, rest = received.partition(b"\r\n\r\n")
         status_line, _, fields = head.partition(b"\r\n")
         headers = http.client.HTTPMessage()
@@ -119,4 +125,4 @@ def serving(database_url: str, workers: int = 1, **environment: str) -> Iterator
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)  # its own group: the workers with it
                 process.wait()
-            watch.left("the log of a process", log.read_text(errors="replace"))
+            watch.record("the log of a process", log.read_text(errors="replace"))

@@ -1,6 +1,6 @@
-"""The real servers that tests and benchmarks run against, out of wheels: PostgreSQL 18, SeaweedFS's S3 and Valkey.
+"""The servers that tests and benchmarks run against, installed from wheels: PostgreSQL 18, SeaweedFS (S3) and Valkey.
 
-All run as root and as anyone else, side by side with others of their kind, and are stopped by their process id.
+They run under root and under any other user, several of a kind side by side, and are stopped by their process id.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -45,12 +46,19 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different TCP ports of 127.0.0.1 that nothing listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Different TCP ports of 127.0.0.1 that nothing listens on.
+
+    They lie below 32768, where the ports of outgoing connections begin on Linux: no client takes one of them before its
+    server listens. They are random: test processes that run side by side rarely choose the same.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            if port not in ports:
+                ports.append(port)
+    return ports
 
 
 @contextlib.contextmanager
@@ -296,25 +304,41 @@ def pgbouncer(server: PostgreSQL, *users: str, connections: int = 2) -> Iterator
 
 @dataclass
 class S3:
-    """A SeaweedFS server's S3 side, which checks signatures and expiry, and the one credential that it takes."""
+    """The S3 API of a SeaweedFS server, which checks signatures and expiry, and the one credential that it accepts.
+
+    ``process`` is None in a process that uses a server which another one has started.
+    """
 
     endpoint_url: str
-    access_key: str
-    secret_key: str
-    process: subprocess.Popen[bytes]
+    access_key: str = S3_ACCESS_KEY
+    secret_key: str = S3_SECRET_KEY
     region: str = "us-east-1"
+    process: subprocess.Popen[bytes] | None = None
 
     def hang(self) -> None:
         """The server keeps its connections and answers nothing until :meth:`go_on`."""
-        self.process.send_signal(signal.SIGSTOP)
+        if self.process:
+            self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        if self.process:
+            self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Its data goes with it, and in order it would take half a minute."""
-        self.process.kill()
-        self.process.wait()
+        """Kills the server, whose data is deleted too. An orderly stop would take half a minute."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def create_bucket(self, bucket: str) -> None:
+        """Returns when the bucket accepts objects. Raises ServerFailed after a minute."""
+        client = self.client()
+        client.create_bucket(Bucket=bucket)
+        deadline = time.monotonic() + START_SECONDS
+        while not takes_objects(client, bucket):
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"The bucket {bucket} accepts no objects.")
+            time.sleep(0.02)
 
     def environment(self, bucket: str) -> dict[str, str]:
         """The gateway's settings for ``bucket`` on this server."""
@@ -387,13 +411,11 @@ def s3(*buckets: str) -> Iterator[S3]:
                 stderr=output,
                 start_new_session=True,
             )
-        server = S3(f"http://127.0.0.1:{ports['s3.port']}", S3_ACCESS_KEY, S3_SECRET_KEY, process)
+        server = S3(f"http://127.0.0.1:{ports['s3.port']}", process=process)
         try:
             wait_until(lambda: answers(f"{server.endpoint_url}/healthz"), process, log)
-            client = server.client()
             for bucket in buckets:
-                client.create_bucket(Bucket=bucket)
-                wait_until(lambda bucket=bucket: takes_objects(client, bucket), process, log)  # type: ignore[misc]
+                server.create_bucket(bucket)
             yield server
         finally:
             server.stop()
@@ -425,12 +447,13 @@ class Valkey:
 
     folder: Path
     port: int
+    database: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """What ``CACHE_URL`` takes."""
-        return f"valkey://127.0.0.1:{self.port}/0"
+        return f"valkey://127.0.0.1:{self.port}/{self.database}"
 
     def start(self) -> None:
         """Returns when the server takes connections."""

@@ -1,4 +1,4 @@
-"""What a store holds, as tests compare it, and stores of their own for commands in processes of their own."""
+"""The content of a store, as tests compare it, and stores for commands that run as processes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 
-from jobs.ingest import stored
+from jobs.ingest import record_reader
 from jobs.ingest.interchange import dump
 from jobs.models import Artifact, Job, JobCounts, JobEvent
-from tests import servers
+from tests import servers, shared_servers
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# One process for all tenants, as each takes a second to start.
+ADD_TENANTS = """
+import django, sys
+django.setup()
+from django.core.management import call_command
+for slug in sys.argv[1:]:
+    call_command("create_tenant", slug)
+"""
 
 
 def counts_of(tenant: Any) -> dict[str, int]:
@@ -48,7 +56,7 @@ def everything() -> list[list[dict[str, Any]]]:
 def exported() -> bytes:
     """The whole store as ``export_jobs`` writes it."""
     out = io.BytesIO()
-    for batch in stored.batches(Job.all_tenants.all(), 100):
+    for batch in record_reader.batches(Job.all_tenants.all(), 100):
         out.writelines(map(dump, batch))
     return out.getvalue()
 
@@ -74,14 +82,18 @@ class Store:
         return subprocess.Popen(**self._how((ROOT / "manage.py", *arguments)) | pipes | how)
 
     def add_tenants(self, *slugs: str) -> None:
-        for slug in slugs:
-            self.run("create_tenant", slug)
+        self.python("-c", ADD_TENANTS, *slugs)
 
     def export(self, *arguments: object) -> bytes:
         return self.run("export_jobs", *arguments).stdout
 
+    @property
+    def name(self) -> str:
+        """The name of the database on its PostgreSQL server."""
+        return urlsplit(self.url).path[1:]
+
     def jobs(self) -> int:
-        """How many there are, asked of the database itself: a command takes a second to start."""
+        """The number of jobs, which the database itself is asked for: a command takes a second to start."""
         connect: Any = psycopg.connect
         where = self.url
         if self.url.startswith("sqlite"):
@@ -99,50 +111,50 @@ class Store:
 
 
 class SQLiteStores:
-    """Copies of one that has been migrated and has ``tenants``."""
+    """Makes stores in ``folder`` as copies of a migrated one."""
 
-    def __init__(self, folder: Path, tenants: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tenants = tenants
         self.numbers = itertools.count()
+        self.templates: dict[tuple[str, ...], Store] = {}
 
-    @cached_property
-    def migrated(self) -> Path:
-        path = self.folder / "migrated.sqlite3"
-        first = Store(f"sqlite:///{path}", self.folder)
-        first.run("migrate", "--verbosity=0")
-        first.add_tenants(*self.tenants)
-        return path
-
-    def new(self, like: Store | None = None) -> Store:
-        """An empty store, or a copy of another that nobody is connected to."""
+    def new(self, *tenants: str, like: Store | None = None) -> Store:
+        """A store without jobs that has ``tenants``, or a copy of one that nobody is connected to."""
+        if tenants and tenants not in self.templates:
+            self.templates[tenants] = self.new()
+            self.templates[tenants].add_tenants(*tenants)
+        original = like or self.templates.get(tenants)
         path = self.folder / f"store{next(self.numbers)}.sqlite3"
-        shutil.copy(like.url.removeprefix("sqlite:///") if like else self.migrated, path)
+        shutil.copy(original.url.removeprefix("sqlite:///") if original else shared_servers.migrated_sqlite(), path)
         return Store(f"sqlite:///{path}", self.folder)
 
 
 class PostgreSQLStores:
-    """Databases made after one that has been migrated and has ``tenants``; ``prefix`` tells those of a server apart."""
+    """Makes stores on ``server`` as copies of its migrated database.
 
-    def __init__(self, folder: Path, server: servers.PostgreSQL, tenants: Sequence[str] = (), prefix: str = "") -> None:
+    Their names begin with ``prefix``, so that workers can share a server. ``migrated`` is created unless given.
+    """
+
+    def __init__(
+        self, folder: Path, server: servers.PostgreSQL, prefix: str = "store", migrated: str | None = None
+    ) -> None:
         self.folder = folder
         self.server = server
-        self.tenants = tenants
         self.prefix = prefix
+        self.migrated = migrated
         self.numbers = itertools.count()
+        self.templates: dict[tuple[str, ...], Store] = {}
 
-    @cached_property
-    def migrated(self) -> str:
-        name = f"{self.prefix}migrated"
-        self.server.psql(f"CREATE DATABASE {name}")
-        first = Store(self.server.url(name), self.folder)
-        first.run("migrate", "--verbosity=0")
-        first.add_tenants(*self.tenants)
-        return name
-
-    def new(self, like: Store | None = None) -> Store:
-        """An empty store, or a copy of another that nobody is connected to."""
-        name = f"{self.prefix}store{next(self.numbers)}"
-        template = urlsplit(like.url).path[1:] if like else self.migrated
-        self.server.psql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    def new(self, *tenants: str, like: Store | None = None) -> Store:
+        """A store without jobs that has ``tenants``, or a copy of one that nobody is connected to."""
+        if self.migrated is None:
+            self.migrated = f"{self.prefix}_migrated"
+            self.server.psql(f"CREATE DATABASE {self.migrated}")
+            Store(self.server.url(self.migrated), self.folder).run("migrate", "--verbosity=0")
+        if tenants and tenants not in self.templates:
+            self.templates[tenants] = self.new()
+            self.templates[tenants].add_tenants(*tenants)
+        original = like or self.templates.get(tenants)
+        name = f"{self.prefix}_{next(self.numbers)}"
+        self.server.psql(f"CREATE DATABASE {name} TEMPLATE {original.name if original else self.migrated}")
         return Store(self.server.url(name), self.folder)

@@ -75,7 +75,7 @@ def test_a_search_for_a_slug_or_shop_domain_lists_the_jobs_of_the_tenant(support
     assert listed_ids(support_client, f"?q={name}") == [str(job.public_id)]
 
 
-@pytest.mark.parametrize("nothing", ["acm", "01JADE", "%", "x" * 500, str(ULID()), "’ OR 1=1"])
+@pytest.mark.parametrize("nothing", ["acm", "01JADE", "%", "x" * 500, "01JADE5XAMPK9M0Q7RS3T4V5W6", "’ OR 1=1"])
 def test_a_search_for_anything_else_finds_no_jobs(support_client, acme, job_of, nothing):
     job_of(acme)
     response = support_client.get("/admin/jobs/job/", {"q": nothing})

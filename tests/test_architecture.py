@@ -12,6 +12,8 @@ import pytest
 
 from jobs.api.views import TenantViewSet
 
+pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # From the top down. Rooms of one floor do not know each other; a module belongs to the room with the longest name.

@@ -15,14 +15,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from django.utils import timezone
 from jwt import encode
-from rest_framework.response import Response
-from rest_framework.test import APIRequestFactory
-from rest_framework.views import APIView
 
 from tenants import tokens
-from tenants.authentication import BearerAuthentication
 from tenants.models import Tenant
-from tests.client import Client
+from tests.client import Client, verified
 from tests.forgery import API_KEY, OLD_SECRET, SECRET, base64url, claims, hmac_header, jwt, session_token
 
 UNAUTHENTICATED = {
@@ -45,13 +41,6 @@ def _app(settings):
 CLIENT = Client()  # one for all: a new one loads the middleware anew
 
 
-class WhoAmI(APIView):
-    authentication_classes = [BearerAuthentication]
-
-    def get(self, request):
-        return Response(request.user.slug)
-
-
 def ask(authorization=None, hmac=None, body=b""):
     """``GET /v1/jobs`` with these headers, each left out when it is None."""
     given = {"HTTP_AUTHORIZATION": authorization, "HTTP_X_SHOPIFY_HMAC_SHA256": hmac}
@@ -65,10 +54,13 @@ def assert_refused(response, body):
 
 
 def test_the_caller_is_the_tenant_of_the_credential(acme, acme_token):
-    request = APIRequestFactory().get("/", headers={"Authorization": f"Bearer {acme_token}"})
-    assert WhoAmI.as_view()(request).data == "acme"
-    request = APIRequestFactory().get("/", headers={"Authorization": f"Bearer {session_token()}"})
-    assert WhoAmI.as_view()(request).data == "acme"
+    assert verified(acme_token).slug == "acme"
+    assert verified(session_token()).slug == "acme"
+
+
+@pytest.mark.parametrize("spaces", [" ", "  ", "          "])
+def test_any_number_of_spaces_may_stand_before_the_token(spaces, acme_token):
+    assert ask(f"Bearer{spaces}{acme_token}").status_code == 200
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
@@ -84,7 +76,6 @@ def test_the_scheme_may_be_written_in_any_case(scheme, acme_token):
         " ",
         "Bearer",
         "Bearer ",
-        "Bearer  {token}",
         "Bearer\t{token}",
         "Bearer {token} ",
         "Bearer {token}\t",
@@ -218,9 +209,9 @@ def wrongly_claimed():
     worthless: list[object] = [..., None, "", [], {}, "x"]
     for name in ("exp", "nbf", "aud", "dest"):
         yield from (jwt(claims(**{name: value})) for value in worthless)
-    for seconds in (6, 7, 60, 3600, 10**9):
+    for seconds in (12, 20, 60, 3600, 10**9):
         yield from (session_token(exp=now - seconds), session_token(nbf=now + 300 + seconds))
-    for aud in ("another", API_KEY[:-1], API_KEY + "0", API_KEY.upper(), [API_KEY], [API_KEY, "another"], 7):
+    for aud in ("another", API_KEY[:-1], API_KEY + "0", API_KEY.upper(), [], ["another"], 7):
         yield session_token(aud=aud)
     for host in ("nobody.myshopify.com", "acme.myshopify.com.evil.example", "acme.evil.example", "localhost", "*"):
         yield from (session_token(dest=f"{scheme}://{host}") for scheme in ("https", "http", "ftp", ""))

@@ -17,6 +17,7 @@ from jobs.artifacts import objects
 from jobs.ingest import artifacts, bulk
 from jobs.management.commands import backfill_artifacts
 from jobs.models import Artifact, Job
+from tests.shared_servers import BUCKET
 from tests.stores import everything, exported
 
 pytestmark = pytest.mark.django_db
@@ -44,7 +45,7 @@ def bucket(s3_store, s3_server):
     client = s3_server.client()
     return SimpleNamespace(
         put=lambda key, content, kind="image/png": client.put_object(
-            Bucket="artifacts", Key=key, Body=content, ContentType=kind
+            Bucket=BUCKET, Key=key, Body=content, ContentType=kind
         )
     )
 
@@ -78,7 +79,7 @@ def test_a_file_is_described(acme, job_of, folder):
     job_of(acme, artifacts=[picture("tenants/acme/front.png")])
     assert backfill() == ([], "filled 1, unchanged 0, missing 0, orphaned 0, wrong tenant 0, unreadable 0", None)
     checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    assert known(*artifacts.FILLED) == [(len(content), "image/png", checksum, 640, 480)]
+    assert known(*artifacts.METADATA_COLUMNS) == [(len(content), "image/png", checksum, 640, 480)]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])
@@ -88,11 +89,11 @@ def test_an_object_is_described_by_as_little_of_it_as_will_do(acme, job_of, buck
     bucket.put("tenants/acme/front – é.x", content, "image/some")
     job_of(acme, artifacts=[picture("tenants/acme/front – é.x")])
     read = []
-    monkeypatch.setattr(objects.Remote, "readinto", counted(objects.Remote.readinto, read))
-    monkeypatch.setattr(objects.Remote, "readall", counted(objects.Remote.readall, read, len))
+    monkeypatch.setattr(objects.RangeReader, "readinto", counted(objects.RangeReader.readinto, read))
+    monkeypatch.setattr(objects.RangeReader, "readall", counted(objects.RangeReader.readall, read, len))
     assert backfill()[1:] == ("filled 1, unchanged 0, missing 0, orphaned 0, wrong tenant 0, unreadable 0", None)
     checksum = f"etag:{hashlib.md5(content).hexdigest()}"
-    assert known(*artifacts.FILLED) == [(len(content), "image/some", checksum, 900, 700)]
+    assert known(*artifacts.METADATA_COLUMNS) == [(len(content), "image/some", checksum, 900, 700)]
     if kind in ("PNG", "JPEG", "GIF"):
         assert sum(read) <= objects.CHUNK_BYTES
 
@@ -221,16 +222,16 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(acme, job_of, folder, 
     for name in ("a", "b", "c"):
         folder.put(f"tenants/acme/{name}.png", image(3, 3))
     job = job_of(acme, artifacts=[picture(f"tenants/acme/{name}.png") for name in "abc"])
-    describe = type(local_store).describe
+    read_metadata = type(local_store).read_metadata
 
     def failing(self, found):
         if found.storage_key.endswith("a.png"):
             raise PermissionError("not yours")
         if found.storage_key.endswith("b.png"):
             raise FileNotFoundError
-        return describe(self, found)
+        return read_metadata(self, found)
 
-    monkeypatch.setattr(type(local_store), "describe", failing)
+    monkeypatch.setattr(type(local_store), "read_metadata", failing)
     key = "tenants/acme/{}.png".format
     assert backfill() == (
         [
@@ -272,11 +273,11 @@ def signalled(monkeypatch):
 
 
 def test_a_signal_stops_it_after_the_batch_and_it_says_how_to_go_on(five, signalled):
-    again = "python manage.py backfill_artifacts --batch 2 --throttle 0.01 --after tenants/acme/1.png"
+    resume_command = "python manage.py backfill_artifacts --batch 2 --throttle 0.01 --after tenants/acme/1.png"
     assert backfill(batch=2, throttle=0.01) == (
         [],
         "filled 2, unchanged 0, missing 0, orphaned 0, wrong tenant 0, unreadable 0",
-        f"Stopped. Resume with:\n{again}",
+        f"Stopped. Resume with:\n{resume_command}",
     )
     assert backfill(batch=2, after="tenants/acme/1.png") == (
         [],
@@ -287,9 +288,9 @@ def test_a_signal_stops_it_after_the_batch_and_it_says_how_to_go_on(five, signal
 
 def test_a_checkpoint_keeps_where_it_was_and_what_was_found(five, signalled, tmp_path):
     checkpoint = tmp_path / "checkpoint"
-    again = f"python manage.py backfill_artifacts --batch 2 --checkpoint {checkpoint}"
-    assert backfill(batch=2, checkpoint=str(checkpoint))[2] == f"Stopped. Resume with:\n{again}"
-    assert backfill(*again.split()[3:]) == (
+    resume_command = f"python manage.py backfill_artifacts --batch 2 --checkpoint {checkpoint}"
+    assert backfill(batch=2, checkpoint=str(checkpoint))[2] == f"Stopped. Resume with:\n{resume_command}"
+    assert backfill(*resume_command.split()[3:]) == (
         [],
         "filled 5, unchanged 0, missing 0, orphaned 0, wrong tenant 0, unreadable 0",
         None,

@@ -14,6 +14,7 @@ from ulid import ULID
 from jobs.artifacts.s3 import SignedS3Storage
 from jobs.ingest import bulk
 from jobs.models import Job
+from tests.shared_servers import BUCKET
 
 pytestmark = pytest.mark.django_db
 
@@ -39,7 +40,7 @@ def bucket(acme, s3_store, s3_server):
         "dump/empty.ndjson": b"",
         "elsewhere/x.ndjson": lines(90, 1),
     }.items():
-        client.put_object(Bucket="artifacts", Key=key, Body=content)
+        client.put_object(Bucket=BUCKET, Key=key, Body=content)
     return client
 
 
@@ -54,27 +55,29 @@ def backfill(*arguments, **options):
 
 
 def test_every_file_under_the_prefix_is_loaded_and_again_without_change(bucket):
-    assert backfill("s3://artifacts/dump/")[0] == "loaded 9, unchanged 0, rejected 0\n"
-    assert backfill("s3://artifacts/dump/")[0] == "loaded 0, unchanged 9, rejected 0\n"
-    assert backfill("s3://artifacts/dump/2026-")[0] == "loaded 0, unchanged 4, rejected 0\n"
-    assert backfill("s3://artifacts")[0] == "loaded 1, unchanged 9, rejected 0\n"
+    assert backfill(f"s3://{BUCKET}/dump/")[0] == "loaded 9, unchanged 0, rejected 0\n"
+    assert backfill(f"s3://{BUCKET}/dump/")[0] == "loaded 0, unchanged 9, rejected 0\n"
+    assert backfill(f"s3://{BUCKET}/dump/2026-")[0] == "loaded 0, unchanged 4, rejected 0\n"
+    assert backfill(f"s3://{BUCKET}")[0] == "loaded 1, unchanged 9, rejected 0\n"
 
 
 def test_files_come_in_the_order_of_their_keys_whatever_the_servers(bucket, monkeypatch):
-    opened, of = [], SignedS3Storage.opened
-    monkeypatch.setattr(SignedS3Storage, "opened", lambda store, found: opened.append(found[0]) or of(store, found))
-    backfill("s3://artifacts/dump/")
+    opened, of = [], SignedS3Storage.open_object
+    monkeypatch.setattr(
+        SignedS3Storage, "open_object", lambda store, found: opened.append(found[0]) or of(store, found)
+    )
+    backfill(f"s3://{BUCKET}/dump/")
     assert opened == ["dump/2026-b.ndjson.gz", "dump/2026/a.ndjson", "dump/2026/z é.ndjson", "dump/empty.ndjson"]
 
 
 def test_a_rejected_line_is_named_with_its_file(bucket, tmp_path):
-    bucket.put_object(Bucket="artifacts", Key="dump/2026/a.ndjson", Body=lines(0, 1) + b"no\n")
+    bucket.put_object(Bucket=BUCKET, Key="dump/2026/a.ndjson", Body=lines(0, 1) + b"no\n")
     rejects = tmp_path / "rejects"
-    backfill("s3://artifacts/dump/", rejects=str(rejects))
+    backfill(f"s3://{BUCKET}/dump/", rejects=str(rejects))
     assert rejects.read_bytes() == b"no\n"
     reasons = rejects.with_name("rejects.reasons").read_text()
     assert reasons.startswith("2 of dump/2026/a.ndjson\tnot a JSON object in UTF-8")
-    assert "line 2 of dump/2026/a.ndjson: not a JSON object" in backfill("s3://artifacts/dump/")[1]
+    assert "line 2 of dump/2026/a.ndjson: not a JSON object" in backfill(f"s3://{BUCKET}/dump/")[1]
 
 
 @pytest.fixture
@@ -95,7 +98,7 @@ def interrupted(monkeypatch):
 @pytest.mark.parametrize("with_checkpoint", [True, False])
 def test_it_goes_on_in_the_file_and_at_the_line_where_it_was(bucket, interrupted, tmp_path, with_checkpoint):
     options = {"checkpoint": str(tmp_path / "checkpoint")} if with_checkpoint else {}
-    said, _ = backfill("s3://artifacts/dump/", batch=1, **options)
+    said, _ = backfill(f"s3://{BUCKET}/dump/", batch=1, **options)
     summary, why, again = said.splitlines()
     loaded = Job.all_tenants.count()
     assert 5 <= loaded < 9
@@ -105,7 +108,7 @@ def test_it_goes_on_in_the_file_and_at_the_line_where_it_was(bucket, interrupted
     place = f"--checkpoint {tmp_path}/checkpoint"
     if not with_checkpoint:
         place = f"--from-object dump/2026/a.ndjson --after-line {line}"
-    assert again == f"python manage.py backfill_jobs s3://artifacts/dump/ --batch 1 {place}"
+    assert again == f"python manage.py backfill_jobs s3://{BUCKET}/dump/ --batch 1 {place}"
     total = 9 if with_checkpoint else 9 - loaded
     assert backfill(*again.split()[3:])[0] == f"loaded {total}, unchanged 0, rejected 0\n"
     assert Job.all_tenants.count() == 9
@@ -113,17 +116,17 @@ def test_it_goes_on_in_the_file_and_at_the_line_where_it_was(bucket, interrupted
 
 def test_a_file_that_is_replaced_while_it_is_read_stops_it(bucket, monkeypatch):
     big = lines(100, 9_000, request={"padding": "x" * 300})
-    bucket.put_object(Bucket="artifacts", Key="dump/0.ndjson", Body=big)
-    count = bulk.Loaded.count
+    bucket.put_object(Bucket=BUCKET, Key="dump/0.ndjson", Body=big)
+    count = bulk.BatchResult.count
 
     def replaced(loaded):
-        bucket.put_object(Bucket="artifacts", Key="dump/0.ndjson", Body=lines(100, 9_000))
+        bucket.put_object(Bucket=BUCKET, Key="dump/0.ndjson", Body=lines(100, 9_000))
         count(loaded)
 
-    monkeypatch.setattr(bulk.Loaded, "count", replaced)
-    said, _ = backfill("s3://artifacts/dump/", batch=500)
+    monkeypatch.setattr(bulk.BatchResult, "count", replaced)
+    said, _ = backfill(f"s3://{BUCKET}/dump/", batch=500)
     assert "PreconditionFailed" in said
-    assert "Resume with:\npython manage.py backfill_jobs s3://artifacts/dump/ --batch 500 --from-object" in said
+    assert f"Resume with:\npython manage.py backfill_jobs s3://{BUCKET}/dump/ --batch 500 --from-object" in said
 
 
 def test_a_bucket_that_is_not_there_is_told(bucket):

@@ -497,9 +497,7 @@ def test_the_estimate_of_a_run_that_goes_on_counts_what_it_has_done_itself(monke
 
 @pytest.fixture
 def store(new_store):
-    store = new_store()
-    store.add_tenants("acme")
-    return store
+    return new_store("acme")
 
 
 def lines_of(number: int) -> bytes:
@@ -529,8 +527,7 @@ def test_memory_does_not_grow_with_the_file(new_store, tmp_path):
     """The peak of the process in KiB, at 20 and at 80 batches."""
 
     def peak(number: int) -> int:
-        store = new_store()
-        store.add_tenants("acme")
+        store = new_store("acme")
         file = tmp_path / f"{number}.ndjson"
         file.write_bytes(b"".join(records(number, ("acme",))))
         code = (

@@ -81,11 +81,11 @@ def check_crashes(
     """The number of crashes."""
     number, batch, going_on, beginning_again = size
     source.write_bytes(b"".join(records(number, TENANTS)))
-    unbroken = stores.new()
+    unbroken = stores.new(*TENANTS)
     unbroken.run("backfill_jobs", source)
     whole = unbroken.export()
     for crashes, goes_on in ((going_on, True), (beginning_again, False)):
-        crashed = stores.new()
+        crashed = stores.new(*TENANTS)
         crash_until_done(crashed, source, batch, crashes, goes_on, server)
         assert crashed.export() == whole
         assert crashed.run("backfill_status", "--dry-run").stdout.decode().endswith(" 0 differ\n")
@@ -103,7 +103,7 @@ def durable_server() -> Iterator[servers.PostgreSQL]:
 @pytest.mark.parametrize("size", SIZES)
 def test_crashes_of_command_and_server_on_postgresql(durable_server, source, tmp_path, size, record_property):
     crashes = check_crashes(
-        PostgreSQLStores(tmp_path, durable_server, TENANTS, f"s{size[0]}_"), source, size, durable_server
+        PostgreSQLStores(tmp_path, durable_server, f"crash_{size[0]}"), source, size, durable_server
     )
     record_property("cases", crashes)
 
@@ -111,5 +111,5 @@ def test_crashes_of_command_and_server_on_postgresql(durable_server, source, tmp
 @pytest.mark.sqlite
 @pytest.mark.parametrize("size", SIZES)
 def test_crashes_of_the_command_on_sqlite(source, tmp_path, size, record_property):
-    crashes = check_crashes(SQLiteStores(tmp_path, TENANTS), source, size)
+    crashes = check_crashes(SQLiteStores(tmp_path), source, size)
     record_property("cases", crashes)

@@ -1,20 +1,33 @@
-"""What is shipped for production is well formed, and says what is so; nginx has a file of its own."""
+"""The files for production are valid, and the guide's commands work. ``tests/test_nginx.py`` is about nginx."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from django.core.management import get_commands
 
+from jobs_gateway import server
+from jobs_gateway.environment import parse_file
+from tests.servers import answers, free_ports, wait_until
+from tests.test_checks import manage
+
+pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 GUIDE = (ROOT / "docs" / "deploy.md").read_text()
+CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 # Read by boto3, not by the settings.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
@@ -61,22 +74,129 @@ def test_every_file_the_services_mount_is_there():
     assert [name for name in mounted if not (DEPLOY / name).exists()] == []
 
 
+UNITS = sorted(path.name for path in DEPLOY.glob("jobs-gateway*") if path.suffix in (".service", ".timer"))
+PYTHON = "/srv/jobs-gateway/.venv/bin/python"
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
-    unit = (DEPLOY / "jobs-gateway.service").read_text()
-    unit = unit.replace("/srv/jobs-gateway/.venv/bin/python", sys.executable).replace("/srv/jobs-gateway", str(ROOT))
-    (tmp_path / "jobs-gateway.service").write_text(unit)
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_finds_nothing_wrong_with_the_units(name, tmp_path):
+    for each in UNITS:
+        unit = (DEPLOY / each).read_text().replace(PYTHON, sys.executable).replace("/srv/jobs-gateway", str(ROOT))
+        (tmp_path / each).write_text(unit)
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / "jobs-gateway.service"],
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / name],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert [line for line in done.stderr.splitlines() if "jobs-gateway.service" in line] == []
+    assert [line for line in done.stderr.splitlines() if "jobs-gateway" in line] == []
+
+
+def test_each_timer_starts_a_unit_that_is_there():
+    timers = [name for name in UNITS if name.endswith(".timer")]
+    assert len(timers) == 3
+    assert [name for name in timers if name.replace(".timer", ".service") not in UNITS] == []
+
+
+@pytest.mark.sqlite
+def test_the_commands_of_the_timers_run_and_finish(tmp_path):
+    assert manage("migrate", "--verbosity", "0", DATA_DIR=str(tmp_path)).returncode == 0
+    units = "".join((DEPLOY / name).read_text() for name in UNITS if name != "jobs-gateway.service")
+    commands = re.findall(rf"^ExecStart={PYTHON} manage\.py (.*)$", units, re.MULTILINE)
+    assert sorted(command.split()[0] for command in commands) == ["backfill_artifacts", "backfill_status", "prune_jobs"]
+    for command in commands:
+        done = manage(*command.replace("/var/lib/jobs-gateway", str(tmp_path)).split(), DATA_DIR=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+
+
+def test_as_many_files_may_be_open_as_the_server_asks_for():
+    assert f"\nLimitNOFILE={server.MAX_OPEN_FILES}\n" in (DEPLOY / "jobs-gateway.service").read_text()
+    assert COMPOSE["services"]["gateway"]["ulimits"] == {"nofile": server.MAX_OPEN_FILES}
+
+
+def test_the_settings_that_the_guide_shows_can_be_read():
+    [shown] = re.findall(r"```ini\n(.*?)```", GUIDE, re.DOTALL)
+    assert set(parse_file(shown.encode(), "guide")) - settings_read() == set()
+
+
+@pytest.mark.postgresql
+def test_the_commands_of_the_guide_set_up_an_empty_database(postgresql_server, s3_server, tmp_path):
+    postgresql_server.psql("CREATE DATABASE guide OWNER gateway")
+    [shown] = re.findall(r"```ini\n(.*?)```", GUIDE, re.DOTALL)
+    given = parse_file(shown.encode(), "guide") | {
+        "DATABASE_URL": postgresql_server.url("guide", user="gateway"),
+        "DATABASE_API_URL": postgresql_server.url("guide", user="gateway_api"),
+        "DJANGO_SUPERUSER_PASSWORD": "correct-horse-battery",
+        "DJANGO_SECRET_KEY": "kD8Vq2mN7rT4xB9wZ1cF6hJ3pL5sG0aYeUoIiQvXtRnMbWzK-4f7Hq",
+        "DATA_DIR": str(tmp_path),
+        "WEB_WORKERS": "1",
+    }
+    commands = re.findall(r"^manage( REQUIRE_ROW_SECURITY=0)? \.venv/bin/python manage\.py (.*)$", GUIDE, re.MULTILINE)
+    assert [command.split()[0] for _, command in commands] == [
+        "check",
+        "serve",
+        "grant_api_role",
+        "createsuperuser",
+        "create_tenant",
+        "issue_token",
+    ]
+    for without, command in commands:
+        asked = ["--noinput"] if command.startswith("createsuperuser") else []
+        security = {"REQUIRE_ROW_SECURITY": "0"} if without else {}
+        done = manage(*command.split(), *asked, **given | security)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.sqlite
+def test_the_rule_of_the_guide_lets_a_page_read_what_is_in_the_bucket(s3_server):
+    [rule] = re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)
+    client = s3_server.client()
+    bucket = "pages"
+    client.create_bucket(Bucket=bucket)
+    client.put_object(Bucket=bucket, Key="front.png", Body=b"picture")
+    client.put_bucket_cors(Bucket=bucket, CORSConfiguration=json.loads(rule))
+    link = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "front.png"})
+    answer = httpx.get(link, headers={"Origin": "https://shop.example.com"})
+    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://shop.example.com")
+    other = httpx.get(link, headers={"Origin": "https://evil.example.com"})
+    assert "Access-Control-Allow-Origin" not in other.headers
+
+
+@pytest.mark.sqlite
+def test_another_asgi_server_needs_migrate_alone_to_be_ready(tmp_path):
+    data = tmp_path / "data"
+    done = manage("migrate", "--verbosity", "0", DATA_DIR=str(data))
+    assert (done.returncode, done.stderr) == (0, "")
+    (port,) = free_ports(1)
+    command = [Path(sys.executable).with_name("granian"), "--interface", "asgi", "--port", str(port)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "jobs_gateway.asgi:application"],
+            cwd=ROOT,
+            env=os.environ | {"DATA_DIR": str(data), "DATABASE_URL": f"sqlite:///{data}/gateway.sqlite3"},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/livez"), process, tmp_path / "log")
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz").text == "database: ok\nmigrations: ok\nartifacts: ok\n"
+        (data / "artifacts").rmdir()  # as a disk that is not mounted any more
+        time.sleep(1.1)  # an answer is reused for a second
+        assert "artifacts: failed (FileNotFoundError)\n" in httpx.get(f"http://127.0.0.1:{port}/readyz").text
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 def test_the_guide_names_commands_settings_and_files_that_exist():
     assert set(re.findall(r"manage\.py (\w+)", GUIDE)) - set(get_commands()) == set()
     assert set(re.findall(r"^([A-Z][A-Z0-9_]+)=", GUIDE, re.MULTILINE)) - settings_read() == set()
-    for path in re.findall(r"\]\(([^)#:]+)\)", GUIDE):
+    for path in re.findall(r"\]\(([^)#:]+)[)#]", GUIDE + CLIENTS):
         assert (ROOT / "docs" / path).exists(), path
+
+
+def test_the_line_for_api_job_is_the_one_that_nginx_has():
+    [line] = re.findall(r"```nginx\n(.*)\n```", CLIENTS)
+    assert f"    #{line}\n" in (DEPLOY / "nginx.conf").read_text()
+    assert f"`{line}`" in GUIDE

@@ -17,6 +17,7 @@ from jobs.ingest import erasure, ledger
 from jobs.management import stopping
 from jobs.models import Artifact, Job, JobCounts, JobEvent
 from tenants.models import ApiToken, Tenant
+from tests.shared_servers import BUCKET
 from tests.stores import counts_of, true_counts
 
 ROWS = (Job, JobEvent, Artifact, JobCounts)
@@ -157,11 +158,11 @@ def test_a_folder_that_leads_elsewhere_is_not_followed(two_tenants, acme, local_
 def test_objects_in_a_bucket_go_too(two_tenants, s3_store, s3_server):
     client = s3_server.client()
     for key in ("tenants/acme/0.png", "tenants/acme/deep/1.png", "tenants/acme2/0.png"):
-        client.put_object(Bucket="artifacts", Key=key, Body=b"picture")
+        client.put_object(Bucket=BUCKET, Key=key, Body=b"picture")
     assert erase("acme", "--yes", "--objects").endswith(", 1 tokens, 2 objects\n")
-    kept = client.list_objects_v2(Bucket="artifacts", Prefix="tenants/acme").get("Contents", [])
+    kept = client.list_objects_v2(Bucket=BUCKET, Prefix="tenants/acme").get("Contents", [])
     assert [each["Key"] for each in kept] == ["tenants/acme2/0.png"]
-    client.delete_object(Bucket="artifacts", Key="tenants/acme2/0.png")
+    client.delete_object(Bucket=BUCKET, Key="tenants/acme2/0.png")
 
 
 @pytest.mark.parametrize("prefix", ["", "tenants/", "tenants/globex/", "tenants/globex/x/", "/", "../"])

@@ -145,10 +145,10 @@ def test_the_order_of_checks_is_credential_header_parameters_ownership(acme_clie
 @pytest.fixture
 def break_reads(monkeypatch):
     def break_them(error):
-        def fetch(self, values, alias):
+        async def read(self, values, limit, alias):
             raise error
 
-        monkeypatch.setattr("jobs.database.prepared.PreparedQuery._fetch", fetch)
+        monkeypatch.setattr("jobs.database.prepared.PreparedQuery.read", read)
 
     return break_them
 
@@ -190,11 +190,8 @@ def test_a_store_that_is_away_is_told_with_when_to_come_back(acme_client, paths,
     assert response.headers["Retry-After"] == "5"
 
 
-def test_a_store_that_is_away_opens_no_door(anonymous_client, acme_token, monkeypatch):
-    def away(*args, **kwargs):
-        raise OperationalError("server closed")
-
-    monkeypatch.setattr("django.db.models.sql.compiler.SQLCompiler.execute_sql", away)
+def test_a_store_that_is_away_opens_no_door(anonymous_client, acme_token, break_reads):
+    break_reads(OperationalError("server closed"))
     client = Client(headers={"Authorization": f"Bearer {acme_token}"})
     assert told(client.get("/v1/jobs")) == (503, UNAVAILABLE)
     assert told(anonymous_client.get("/v1/jobs")) == (401, UNAUTHENTICATED)

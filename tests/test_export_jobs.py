@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from ulid import ULID
 
-from jobs.ingest import bulk, ledger, stored
+from jobs.ingest import bulk, ledger, record_reader
 from jobs.models import Job
 from tests.records import records
 from tests.stores import SQLiteStores, everything, exported
@@ -97,20 +97,20 @@ def test_what_the_ledger_wrote_is_exported_like_what_was_loaded(acme, tmp_path):
 def test_an_event_that_is_appended_while_a_job_is_read_waits_for_the_next_export(acme, job_of, monkeypatch):
     job = job_of(acme, events=[{"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z"}])
     before = exported()
-    read = stored._artifacts
+    read = record_reader._artifacts
 
     def finished_meanwhile(jobs):
         ledger.finish(job)
         return read(jobs)
 
-    monkeypatch.setattr(stored, "_artifacts", finished_meanwhile)
+    monkeypatch.setattr(record_reader, "_artifacts", finished_meanwhile)
     assert exported() == before
 
 
 def test_batches_of_long_timelines_are_small(acme, job_of):
     for _ in range(5):
         job_of(acme, events=[{"seq": 9, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z"}])
-    assert [len(batch) for batch in stored.batches(Job.all_tenants.all(), size=4, rows=20)] == [3, 2]
+    assert [len(batch) for batch in record_reader.batches(Job.all_tenants.all(), size=4, rows=20)] == [3, 2]
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,7 @@ def test_batches_of_long_timelines_are_small(acme, job_of):
 )
 def test_round_trip_between_stores(new_store, tmp_path, size, record_property):
     jobs, events = size
-    first, second = new_store(), new_store()
-    for store in (first, second):
-        store.add_tenants(*TENANTS)
+    first, second = new_store(*TENANTS), new_store(*TENANTS)
     source, once, twice = (tmp_path / name for name in ("source.ndjson", "once.ndjson", "twice.ndjson.gz"))
     source.write_bytes(b"".join(records(jobs, TENANTS, longest=events)))
     first.run("backfill_jobs", source)
@@ -142,9 +140,8 @@ def test_round_trip_between_stores(new_store, tmp_path, size, record_property):
 )
 def test_round_trip_between_postgresql_and_sqlite(new_store, tmp_path, size, record_property):
     jobs, events = size
-    postgresql, sqlite, postgresql_again = new_store(), SQLiteStores(tmp_path, TENANTS).new(), new_store()
-    for store in (postgresql, postgresql_again):
-        store.add_tenants(*TENANTS)
+    postgresql, postgresql_again = new_store(*TENANTS), new_store(*TENANTS)
+    sqlite = SQLiteStores(tmp_path).new(*TENANTS)
     source = b"".join(records(jobs, TENANTS, longest=events))
     postgresql.run("backfill_jobs", "-", stdin=source)
     first = postgresql.export()

@@ -18,8 +18,7 @@ def line(number):
 @pytest.fixture
 def followed(new_store):
     """The store, and the command that reads a pipe into it."""
-    store = new_store()
-    store.add_tenants("acme")
+    store = new_store("acme")
     process = store.start("backfill_jobs", "-", "--follow")
     yield store, process
     process.kill()

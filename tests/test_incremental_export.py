@@ -13,8 +13,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
-from jobs.ingest import ledger, stored
-from jobs.ingest.horizon import Horizon
+from jobs.ingest import ledger, record_reader
+from jobs.ingest.change_cursor import ChangeCursor
 from jobs.models import Job
 from tests.stores import exported
 
@@ -113,9 +113,9 @@ class TestSince:
         with stopped_after_a_batch(), pytest.raises(CommandError) as stopped:
             export(path, batch=1)
         ledger.append(first, "queued")  # after it was copied
-        again = str(stopped.value).splitlines()[1].split()
+        resume_command = str(stopped.value).splitlines()[1].split()
         err = io.StringIO()
-        call_command(*again[2:], stderr=err)
+        call_command(*resume_command[2:], stderr=err)
         cursor = err.getvalue().splitlines()[-1].partition(" --since ")[2]
         assert len(path.read_bytes().splitlines()) == 2
         assert str(first.pk) in export(tmp_path / "changed.ndjson", since=cursor)[0]
@@ -129,7 +129,7 @@ class TestSince:
             export(path, since=cursor)
 
     def test_a_cursor_of_another_history_is_refused(self, acme, path):
-        now = Horizon.now("")
+        now = ChangeCursor.now("")
         for other in (now._replace(history="7-1-00000001"), now._replace(transaction=now.transaction + 5_000)):
             with pytest.raises(CommandError, match="another history of this database, or too old"):
                 export(path, since=str(other))
@@ -141,11 +141,11 @@ class TestSince:
 
     def test_numbers_that_have_come_round_are_compared_as_such(self, acme, job_of):
         job_of(acme)
-        now = Horizon.now("")
+        now = ChangeCursor.now("")
         job = job_of(acme)
         for rounds in range(3):
-            horizon = now._replace(transaction=now.transaction + rounds * 2**32)
-            assert list(horizon.changed(Job.all_tenants.all())) == [job]
+            cursor = now._replace(transaction=now.transaction + rounds * 2**32)
+            assert list(cursor.changed(Job.all_tenants.all())) == [job]
 
 
 @pytest.mark.sqlite
@@ -163,7 +163,7 @@ def test_sqlite_does_not_tell_what_changed(acme, tmp_path):
 @pytest.fixture
 def stopped_after_a_batch(monkeypatch):
     """While the block runs, a command is sent SIGTERM with its first batch."""
-    batches = stored.batches
+    batches = record_reader.batches
 
     def signalled(*arguments):
         for batch in batches(*arguments):
@@ -173,7 +173,7 @@ def stopped_after_a_batch(monkeypatch):
     @contextmanager
     def patched():
         with monkeypatch.context() as patch:
-            patch.setattr(stored, "batches", signalled)
+            patch.setattr(record_reader, "batches", signalled)
             yield
 
     return patched

@@ -20,9 +20,9 @@ from jobs.models import Job, JobType
 from tenants import tokens
 from tenants.callers import credential_cache
 from tests import forgery
-from tests.batteries import watch
 from tests.client import Client
 from tests.conftest import client_with
+from tests.leak_checks import watch
 
 NOON = "2026-04-15T12:00:00Z"
 LINK = re.compile(rb'"image_url":"([^"]+)"')

@@ -75,7 +75,7 @@ def test_a_request_leaves_one_line(acme_client, acme_token, job_of, acme, writte
         ("GET", "/livez", "livez", 200),
         ("POST", "/livez", "livez", 405),
         ("GET", "/", "", 200),
-        ("GET", f"/artifacts/{KEY}?expires=1&signature=abc", r"^artifacts/(?P<key>(?s:.+))\Z", 403),
+        ("GET", f"/artifacts/{KEY}?expires=1&signature=abc", "artifacts/<key>", 403),
     ],
 )
 def test_every_answer_leaves_exactly_one_line_and_it_is_not_told_where_the_path_led(
@@ -139,7 +139,7 @@ def test_the_frames_of_our_own_code_stay_readable():
 def test_a_key_below_a_prefix_of_the_tenants_own_is_not_logged_either(rf):
     request = rf.get("/v1/jobs")
     request.user = Caller(1, "acme", "studio-a/", "abcdefghijkl")
-    reset = logs.current_request.set(request)
+    reset = logs.current_request.set({"request": request, "request_id": "abc"})
     try:
         assert logs.scrubbed("lost 'studio-a/front.png'") == "lost '[redacted]'"
     finally:
@@ -169,8 +169,9 @@ def test_lines_of_requests_can_be_switched_off(settings, acme_token, written):
 def test_on_a_terminal_it_is_text(monkeypatch, rf, capfd):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     request = rf.get("/v1/jobs")
-    request.request_id, request.user = "abc", Caller(1, "acme", "tenants/acme/", "abcdefghijkl")
-    logs.access_log()(request, "GET", "v1/jobs", 200, 0.0012)
+    request.user = Caller(1, "acme", "tenants/acme/", "abcdefghijkl")
+    scope = {"headers": [], "gateway": {"request": request, "request_id": "abc"}}
+    logs.access_log()(scope, "GET", "v1/jobs", 200, 0.0012)
     assert re.fullmatch(r"\d\d:\d\d:\d\d GET v1/jobs 200 1\.2 ms acme abcdefghijkl abc\n", capfd.readouterr().err)
     assert isinstance(logs.formatter(), logs.Text)
 
@@ -180,6 +181,9 @@ def test_a_served_gateway_writes_nothing_but_json(acme_token):
     with serving(database_of_this_test()) as gateway:
         assert gateway.get("/v1/jobs", acme_token).status == 200
         assert gateway.get("/nothing").status == 404
+        deadline = time.monotonic() + 10  # the line is written after the response
+        while b'"status":404' not in gateway.log.read_bytes() and time.monotonic() < deadline:
+            time.sleep(0.01)
         lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
     assert {line["logger"] for line in lines} >= {"access", "py.warnings"}  # it warns that nothing is collected here
     assert [(line["route"], line["status"]) for line in lines if line["logger"] == "access"][-2:] == [

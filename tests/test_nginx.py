@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -76,13 +78,16 @@ class Front:
 
     def get(self, path: str, token: str = "", **headers: str) -> httpx.Response:
         given = {"Authorization": f"Bearer {token}"} if token else {}
+        return self.request("GET", path, **given, **headers)
+
+    def request(self, method: str, path: str, **headers: str) -> httpx.Response:
         with self.client() as client:
-            return client.get(path, headers=given | headers, extensions={"sni_hostname": HOST})
+            return client.request(method, path, headers=headers, extensions={"sni_hostname": HOST})
 
 
 @contextlib.contextmanager
-def nginx(gateway_port: int):
-    """nginx with the configuration that is shipped, but for ports and the certificate."""
+def nginx(gateway_port: int, *changes: tuple[str, str]):
+    """nginx with the configuration that is shipped, but for ports, the certificate and ``changes`` of its text."""
     plain_port, port = free_ports(2)
     with temporary_folder("jgw-nginx-") as folder:
         chain, key = certificate(folder)
@@ -93,6 +98,7 @@ def nginx(gateway_port: int):
             ("127.0.0.1:8000", f"127.0.0.1:{gateway_port}"),
             ("/etc/letsencrypt/live/jobs.example.com/fullchain.pem", str(chain)),
             ("/etc/letsencrypt/live/jobs.example.com/privkey.pem", str(key)),
+            *changes,
         ]:
             assert site.count(shipped) == 1, shipped
             site = site.replace(shipped, here)
@@ -157,26 +163,149 @@ def test_eight_kilobytes_of_request_line_and_header_reach_the_gateway(acme_token
         assert front.get(f"/v1/jobs?{query}", acme_token, **{"X-Long": "a" * 8000}).status_code == 200
 
 
-def test_a_gateway_that_is_away_is_told_in_the_callers_dialect(db):
-    (nobody,) = free_ports(1)
-    with nginx(nobody) as front:
-        for path, body in [
-            (
-                "/v1/jobs",
-                {
-                    "code": "UNAVAILABLE",
-                    "detail": "The gateway cannot be reached right now. Try again in a few seconds.",
-                },
-            ),
-            ("/job", {"error": "The gateway cannot be reached right now. Try again in a few seconds.", "code": 503}),
-        ]:
-            answer = front.get(path)
-            assert (answer.status_code, answer.headers["Content-Type"], answer.headers["Retry-After"]) == (
-                503,
-                "application/json",
-                "5",
-            )
-            assert answer.json() == body
+ORIGIN = "https://shop.example.com"
+UNREACHABLE = "The gateway cannot be reached right now. Try again in a few seconds."
+UNAVAILABLE = {"code": "UNAVAILABLE", "detail": UNREACHABLE}
+FLEET_UNAVAILABLE = {"error": UNREACHABLE, "code": 503}
+
+
+@contextlib.contextmanager
+def upstream(*answers: bytes):
+    """A server that sends the first of ``answers``, waits for the event that it yields, sends the others and closes."""
+    proceed = threading.Event()
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    for number, answer in enumerate(answers):
+                        connection.sendall(answer)
+                        assert number or proceed.wait(30)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield server.getsockname()[1], proceed
+    finally:
+        proceed.set()
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/jobs", UNAVAILABLE),
+        ("/v1/events", UNAVAILABLE),
+        ("/nowhere", UNAVAILABLE),
+        ("/job", FLEET_UNAVAILABLE),
+        ("/job?limit=2", FLEET_UNAVAILABLE),
+        ("/api/job", FLEET_UNAVAILABLE),
+    ],
+)
+def test_while_the_gateway_is_down_nginx_answers_in_the_format_of_the_api(db, path, body):
+    (closed,) = free_ports(1)
+    with nginx(closed, ("#location = /api/job", "location = /api/job")) as front:
+        answer = front.get(path, Origin=ORIGIN, **{"X-Request-ID": "abc"})
+    assert (answer.status_code, answer.json()) == (503, body)
+    assert {name: answer.headers.get_list(name) for name in answer.headers} == {
+        "server": answer.headers.get_list("Server"),
+        "date": answer.headers.get_list("Date"),
+        "connection": ["keep-alive"],
+        "content-type": ["application/json"],
+        "content-length": [str(len(answer.content))],
+        "retry-after": ["5"],
+        "cache-control": ["no-store"],
+        "strict-transport-security": ["max-age=31536000"],
+        "x-request-id": ["abc"],
+        "vary": ["Origin"],
+        "access-control-allow-origin": [ORIGIN],
+        "access-control-allow-methods": ["GET, HEAD, OPTIONS"],
+        "access-control-expose-headers": ["Retry-After, X-Request-ID"],
+    }
+
+
+def test_a_page_of_another_origin_may_not_read_that_answer(db):
+    (closed,) = free_ports(1)
+    with nginx(closed) as front:
+        for origin in ("https://evil.example.com", "https://shop.example.com.evil.example", "null"):
+            assert "Access-Control-Allow-Origin" not in front.get("/v1/jobs", Origin=origin).headers
+        assert "Access-Control-Allow-Origin" not in front.get("/v1/jobs").headers
+
+
+def test_a_browser_may_ask_first_and_then_read_that_answer(db):
+    (closed,) = free_ports(1)
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization,traceparent"}
+    with nginx(closed) as front:
+        preflight = front.request("OPTIONS", "/v1/jobs", Origin=ORIGIN, **asked)
+        assert (preflight.status_code, preflight.content) == (204, b"")
+        assert preflight.headers["Access-Control-Allow-Origin"] == ORIGIN
+        assert preflight.headers["Access-Control-Allow-Headers"] == "authorization,traceparent"
+        assert front.request("OPTIONS", "/v1/jobs", Origin=ORIGIN).status_code == 503
+        assert front.request("OPTIONS", "/v1/jobs", Origin="https://evil.example.com", **asked).status_code == 503
+
+
+@pytest.mark.parametrize("given", ["a b", "a" * 129, "a;b", ""])
+def test_that_answer_has_a_request_id_that_is_safe_to_log(db, given):
+    (closed,) = free_ports(1)
+    with nginx(closed) as front:
+        answer = front.get("/v1/jobs", **{"X-Request-ID": given})
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
+
+
+@pytest.mark.parametrize(
+    ("closes", "change"),
+    [
+        (True, ()),  # 502
+        (False, [("proxy_read_timeout 75s;", "proxy_read_timeout 1s;")]),  # 504
+        (False, [("location / {", "location / { return 503;")]),  # as limit_req does
+    ],
+)
+def test_each_error_that_nginx_makes_is_a_503_in_json(db, closes, change):
+    with upstream(b"") as (port, proceed), nginx(port, *change) as front:
+        if closes:
+            proceed.set()
+        answer = front.get("/v1/jobs")
+    assert (answer.status_code, answer.json()) == (503, UNAVAILABLE)
+
+
+def test_a_503_of_the_gateway_itself_passes_unchanged(db):
+    own = b'{"code": "UNAVAILABLE", "detail": "The database cannot be reached."}'
+    head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    with upstream(head % len(own) + own) as (port, proceed), nginx(port) as front:
+        proceed.set()
+        answer = front.get("/v1/jobs")
+    assert (answer.status_code, answer.headers["Retry-After"], answer.content) == (503, "2", own)
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/01JADE5XAMPK9M0Q7RS3T4V5W6/events"])
+def test_an_event_of_a_stream_is_not_held_back(db, path):
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    with (
+        upstream(head + b"data: 1\n\n", b"data: 2\n\n") as (port, proceed),
+        nginx(port) as front,
+        front.client() as client,
+        client.stream("GET", path, timeout=10, extensions={"sni_hostname": HOST}) as answer,
+    ):
+        received = answer.iter_bytes()
+        assert next(received) == b"data: 1\n\n"
+        proceed.set()
+        assert b"".join(received) == b"data: 2\n\n"
+
+
+def test_one_line_serves_the_fleet_api_as_api_job_too(acme_token, job_of, acme):
+    job_of(acme)
+    with (
+        serving(database_of_this_test(), **SECURED) as gateway,
+        nginx(gateway.port, ("#location = /api/job", "location = /api/job")) as front,
+    ):
+        answer = front.get("/api/job?limit=1", acme_token)
+        assert (answer.status_code, answer.json()) == (200, front.get("/job?limit=1", acme_token).json())
+        assert answer.json()["total_items"] == 1
 
 
 def test_a_reload_under_load_fails_no_request(acme_token, job_of, acme):

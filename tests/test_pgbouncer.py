@@ -16,6 +16,7 @@ import pytest
 
 from tests import servers
 from tests.gateway import serving
+from tests.shared_servers import is_of_this_run
 from tests.stores import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,9 +128,9 @@ ESSENTIALS = ("list_jobs", "get_job", "job_events", "fleet", "conditional", "aut
 @pytest.mark.full
 def test_the_essentials_of_the_api_hold_through_it():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--reuse-db", *(f"tests/test_{name}.py" for name in ESSENTIALS)],
+        [sys.executable, "-m", "pytest", "-q", *(f"tests/test_{name}.py" for name in ESSENTIALS)],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        env={name: os.environ[name] for name in os.environ if not is_of_this_run(name)}
         | {"TEST_DATABASE": "postgresql", "TEST_POOLER": "pgbouncer"},
         capture_output=True,
         text=True,

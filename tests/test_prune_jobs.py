@@ -144,14 +144,14 @@ def test_a_dry_run_counts_and_removes_nothing(acme, old_job, prune):
 def test_a_job_that_gets_an_event_meanwhile_stays(acme, old_job, prune, monkeypatch):
     old_job(acme, 92)
     spoken_of = old_job(acme, 91)
-    by_age = removal.by_age
+    batches_by_age = removal.batches_by_age
 
     def meanwhile(*arguments):
-        for batch in by_age(*arguments):
+        for batch in batches_by_age(*arguments):
             ledger.append(spoken_of, "queued")
             yield batch
 
-    monkeypatch.setattr(removal, "by_age", meanwhile)
+    monkeypatch.setattr(removal, "batches_by_age", meanwhile)
     assert prune()[1] == "1 jobs, 0 events, 0 artifacts removed\n"
     assert left() == {spoken_of.pk}
 
@@ -180,7 +180,7 @@ def test_objects_stay_unless_they_are_to_go(acme, old_job, prune, store):
     store.save("tenants/acme/x.png", ContentFile(b"picture"))
     old_job(acme, 91, keys=["tenants/acme/x.png"])
     prune()
-    assert store.holds("tenants/acme/x.png")
+    assert store.object_exists("tenants/acme/x.png")
 
 
 def test_objects_that_are_the_tenants_own_and_nobody_elses_go(acme, globex, old_job, prune, store):
@@ -191,7 +191,7 @@ def test_objects_that_are_the_tenants_own_and_nobody_elses_go(acme, globex, old_
     Artifact.all_tenants.filter(job=stray, storage_key="tenants/acme/gone.png").update(storage_key=keys[2])
     old_job(acme, 10, keys=["tenants/acme/shared.png"])
     assert prune(objects=True)[1] == "1 jobs, 0 events, 3 artifacts, 1 objects removed\n"
-    assert [store.holds(key) for key in keys] == [False, True, True, True]
+    assert [store.object_exists(key) for key in keys] == [False, True, True, True]
 
 
 def test_a_tenant_without_a_prefix_keeps_its_objects(acme, old_job, prune, store):
@@ -200,14 +200,14 @@ def test_a_tenant_without_a_prefix_keeps_its_objects(acme, old_job, prune, store
     store.save("anywhere/x.png", ContentFile(b"picture"))
     old_job(acme, 91, keys=["anywhere/x.png"])
     assert prune(objects=True)[1] == "1 jobs, 0 events, 1 artifacts removed\n"
-    assert store.holds("anywhere/x.png")
+    assert store.object_exists("anywhere/x.png")
 
 
 def test_a_key_that_is_spelled_like_another_removes_nothing(acme, old_job, prune, local_store):
     local_store.save("tenants/acme/x.png", ContentFile(b"picture"))
     old_job(acme, 91, keys=["tenants/acme//x.png", "tenants/acme/./x.png"])
     prune(objects=True)
-    assert local_store.holds("tenants/acme/x.png")
+    assert local_store.object_exists("tenants/acme/x.png")
 
 
 # --- Stopping and going on ----------------------------------------------------------------------------------------
@@ -216,26 +216,26 @@ def test_a_key_that_is_spelled_like_another_removes_nothing(acme, old_job, prune
 def test_a_signal_stops_it_after_the_batch_and_it_says_how_to_go_on(acme, old_job, prune, monkeypatch, tmp_path):
     for _ in range(5):
         old_job(acme, 91, "queued")
-    by_age = removal.by_age
+    batches_by_age = removal.batches_by_age
 
     def signalled(*arguments):
-        for batch in by_age(*arguments):
+        for batch in batches_by_age(*arguments):
             signal.raise_signal(signal.SIGTERM)
             yield batch
 
     checkpoint = tmp_path / "checkpoint"
     with monkeypatch.context() as patch:
-        patch.setattr(removal, "by_age", signalled)
+        patch.setattr(removal, "batches_by_age", signalled)
         lines, said = prune(batch=2, checkpoint=str(checkpoint), keep_failures=True)
     assert len(lines) == 2
-    again = (
+    resume_command = (
         f"python manage.py prune_jobs --older-than 90d --keep-failures --record {tmp_path / 'pruned.ndjson'} "
         f"--batch 2 --checkpoint {checkpoint}"
     )
-    assert said == f"2 jobs, 2 events, 0 artifacts removed\nStopped. Resume with:\n{again}\n"
+    assert said == f"2 jobs, 2 events, 0 artifacts removed\nStopped. Resume with:\n{resume_command}\n"
     assert counts_of(acme) == true_counts(acme) == {"not_started": 3}
     err = io.StringIO()
-    call_command(*again.split()[2:], stderr=err)
+    call_command(*resume_command.split()[2:], stderr=err)
     assert err.getvalue() == "5 jobs, 5 events, 0 artifacts removed\n"
     assert len((tmp_path / "pruned.ndjson").read_bytes().splitlines()) == 5
     assert left() == set()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands
 
+from jobs_gateway.environment import parse_file
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -17,6 +19,11 @@ def test_every_setting_is_listed_and_every_listed_one_is_read():
     read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source)) - {"ENV_FILE"}
     listed = re.findall(r"^\| `([A-Z0-9_]+)` \|", README, re.MULTILINE)
     assert sorted(listed) == sorted(read)
+
+
+def test_the_settings_file_it_shows_can_be_read():
+    [shown] = re.findall(r"cat > \.env <<'END'\n(.*?)END\n", README, re.DOTALL)
+    assert parse_file(shown.encode(), ".env")["DATABASE_URL"].startswith("postgres://")
 
 
 def test_every_command_it_shows_exists():

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from jobs.management import present
+from jobs.management import id_list
 from jobs.models import Job
 from tests.conftest import TEST_DATABASE
 from tests.records import records
@@ -18,8 +18,7 @@ from tests.stores import counts_of, exported, true_counts
 
 def test_a_copy_follows_its_original(new_store, tmp_path):
     """By what is loaded, removed and erased, in two rounds."""
-    original = new_store()
-    original.add_tenants("acme", "globex")
+    original = new_store("acme", "globex")
     copy = new_store(like=original)
     lines = list(records(60, ("acme", "globex"), longest=5))
     changed, ids, cursor = tmp_path / "changed.ndjson.gz", tmp_path / "ids.gz", None
@@ -46,7 +45,7 @@ def ids(acme, globex, job_of, tmp_path):
     job_of(globex)
     stays = Job.all_tenants.exclude(pk__in=[job.pk for job in jobs[1:4]])
     path = tmp_path / "ids"
-    assert present.write_list(str(path), stays, None) == 3
+    assert id_list.write_list(str(path), stays, None) == 3
     return path
 
 
@@ -82,7 +81,7 @@ def test_a_dry_run_counts_and_removes_nothing(ids):
 
 
 def test_one_tenants_list_is_for_its_jobs_alone(ids, acme, globex):
-    present.write_list(str(ids), Job.all_tenants.none(), "acme")
+    id_list.write_list(str(ids), Job.all_tenants.none(), "acme")
     assert "lists the jobs of acme: --tenant has to say the same" in prune(ids)
     assert "lists the jobs of acme" in prune(ids, tenant="globex")
     assert prune(ids, tenant="acme") == "5 jobs, 0 events, 0 artifacts removed\n"
@@ -126,11 +125,11 @@ def test_it_is_told_which_jobs_are_to_go(db):
 
 def test_a_run_that_was_stopped_goes_on_with_the_command_it_prints(ids, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.management.commands.prune_jobs.Run.goes_on", lambda run, *_: False)
+        patch.setattr("jobs.management.commands.prune_jobs.Run.checkpoint_batch", lambda run, *_: False)
         said = prune(ids, batch=2, checkpoint=str(tmp_path / "checkpoint"))
     assert said.startswith("1 jobs, 0 events, 0 artifacts removed\nStopped. Resume with:\n")
-    again = said.splitlines()[-1].split()
-    assert again[3:5] == ["--absent-from", str(ids)]
+    resume_command = said.splitlines()[-1].split()
+    assert resume_command[3:5] == ["--absent-from", str(ids)]
     err = io.StringIO()
-    call_command(*again[2:], stderr=err)
+    call_command(*resume_command[2:], stderr=err)
     assert Job.all_tenants.count() == 3

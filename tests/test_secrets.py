@@ -1,6 +1,6 @@
 """Battery 12: the watch over the tests sees what leaves, and would see a secret in it.
 
-That nothing does is held by every other test, in its tear-down: see ``nothing_leaks`` in conftest.py.
+That nothing does is held by every other test, in its tear-down: see ``no_leaks`` in conftest.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from django.urls import path
 
 from jobs.api import tenant_renderer
 from jobs.api.errors import V1
-from tests import batteries
-from tests.batteries import Leak, watch
+from tests import leak_checks
 from tests.gateway import ROOT
+from tests.leak_checks import Leak, watch
 
 PICTURE = {"storage_key": "tenants/acme/front.png", "kind": "render", "role": "final"}
 
@@ -30,7 +30,7 @@ def leaks():
 
     def look():
         with pytest.raises(Leak) as found:
-            watch.look()
+            watch.check()
         return str(found.value)
 
     return look
@@ -49,13 +49,15 @@ def test_what_an_answer_should_hold_is_no_leak(job, acme_client):
     assert "tenants/acme/front.png" in picture["image_url"]
     assert {"tenants/acme/front.png", picture["image_url"].rpartition("signature=")[2]} <= watch.in_links_only
     before = watch.searched
-    watch.look()
+    watch.check()
     assert watch.searched - before >= 3
 
 
 @pytest.mark.parametrize("tail", ["", "/events"])
 def test_a_storage_key_in_an_answer_is_seen(job, acme_client, monkeypatch, leaks, tail, acme, job_of):
-    as_it_is = SimpleNamespace(text=lambda text: text, value=lambda value: value, finds_nothing=lambda *_, **__: False)
+    as_it_is = SimpleNamespace(
+        redact_text=lambda text: text, redact_value=lambda value: value, is_clean=lambda *_: False
+    )
     monkeypatch.setattr(tenant_renderer, "redactor", lambda *_: as_it_is)
     if tail:
         event = {"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z", "message": "tenants/acme/x"}
@@ -66,7 +68,7 @@ def test_a_storage_key_in_an_answer_is_seen(job, acme_client, monkeypatch, leaks
 
 def test_a_signature_outside_a_link_is_seen(job, acme_client, leaks):
     link = acme_client.get(f"/v1/jobs/{job}").json()["result"][0]["image_url"]
-    watch.left("a page", f"the signature is {link.rpartition('signature=')[2]}")
+    watch.record("a page", f"the signature is {link.rpartition('signature=')[2]}")
     assert "a page holds" in leaks()
 
 
@@ -87,7 +89,7 @@ def test_a_secret_in_the_log_is_seen(level, leaks):
 
 def test_the_log_scrubs_what_looks_like_a_token_itself(acme_token):
     logging.getLogger("jobs.errors").error("a caller sent %s", acme_token)
-    watch.look()
+    watch.check()
 
 
 def telling_page(request):
@@ -103,10 +105,10 @@ def test_pages_are_watched_too(client, leaks):
     assert "the answer to /telling holds a secret" in leaks()
 
 
-def test_every_file_that_the_security_page_and_the_batteries_name_is_there():
+def test_every_file_that_the_security_page_and_the_leak_checks_name_is_there():
     page = (ROOT / "docs" / "security.md").read_text()
     named = {f"tests/{name}" for name in re.findall(r"`(?:tests/)?(test_\w+\.py)`", page)}
     named |= set(re.findall(r"`((?:jobs|jobs_gateway|tenants|deploy)/[\w/.]+\.\w+)`", page))
-    named |= {f"tests/{file}.py" for file in batteries.BATTERY_OF}
+    named |= {f"tests/{file}.py" for file in leak_checks.GROUP_OF}
     assert len(named) > 40
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

@@ -10,6 +10,8 @@ import pytest
 from jobs.api.request import GatewayRequest
 from tests.gateway import serving
 
+pytestmark = pytest.mark.sqlite  # no database is asked, apart from one token: once is enough
+
 PAGES = ["/", "/docs", "/redoc", "/admin/login/"]
 SHOP = "https://shop.example.com"
 EXPOSED = {
@@ -27,9 +29,7 @@ UNKNOWN_JOB = "/v1/jobs/01JADE5XAMPK9M0Q7RS3T4V5W6"
 
 @pytest.fixture(scope="module")
 def store(new_store):
-    store = new_store()
-    store.add_tenants("acme")
-    return store
+    return new_store("acme")
 
 
 @pytest.fixture(scope="module")

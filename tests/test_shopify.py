@@ -53,13 +53,13 @@ def test_a_gateway_with_no_app_takes_no_session_token(missing, acme, settings):
 @pytest.mark.parametrize(
     ("changes", "is_valid"),
     [
-        ({"exp": -4}, True),
-        ({"exp": -6}, False),
-        ({"nbf": 4}, True),
-        ({"nbf": 7}, False),
+        ({"exp": -8}, True),
+        ({"exp": -11}, False),
+        ({"nbf": 8}, True),
+        ({"nbf": 13}, False),
     ],
 )
-def test_clocks_may_differ_by_five_seconds(changes, is_valid, acme):
+def test_clocks_may_differ_by_ten_seconds(changes, is_valid, acme):
     token = session_token(**{name: int(time.time()) + seconds for name, seconds in changes.items()})
     assert (verified(token) is not None) is is_valid
 
@@ -74,8 +74,6 @@ def test_clocks_may_differ_by_five_seconds(changes, is_valid, acme):
         {"aud": "another app"},
         {"aud": ""},
         {"aud": None},
-        {"aud": [API_KEY]},
-        {"aud": [API_KEY, "another app"]},
         {"aud": {API_KEY: 1}},
         {"exp": "soon"},
         {"exp": None},
@@ -92,7 +90,6 @@ def test_clocks_may_differ_by_five_seconds(changes, is_valid, acme):
         {"dest": 42},
         {"dest": ["https://acme.myshopify.com"]},
         {"dest": {"https": "acme.myshopify.com"}},
-        {"dest": "acme.myshopify.com"},
         {"dest": "http://acme.myshopify.com"},
         {"dest": "HTTPS://acme.myshopify.com"},
         {"dest": "https://ACME.myshopify.com"},
@@ -167,6 +164,15 @@ def test_only_one_spelling_of_a_signature_counts(acme):
     assert [last for last in alphabet if verified(token[:-1] + last)] == [token[-1]]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"aud": [API_KEY]}, {"aud": ["another app", API_KEY]}, {"dest": "acme.myshopify.com"}],
+    ids=repr,
+)
+def test_aud_may_be_a_list_and_dest_a_bare_domain(changes, acme):
+    assert verified(session_token(**changes))
+
+
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b", "a.b.c", "a.b.c.d", "\0.\0.\0", "é.é.é"])
 def test_what_is_no_session_token_is_refused_before_it_is_parsed(token, django_assert_num_queries, db):
     with django_assert_num_queries(0):
@@ -183,12 +189,13 @@ def test_a_forged_token_costs_no_statement_and_a_good_one_one(acme, django_asser
         assert verified(good)
 
 
-def test_a_believed_token_expires_all_the_same(acme, monkeypatch):
+def test_a_cached_token_expires_all_the_same(acme, monkeypatch, settings):
     token = session_token(exp=int(time.time()) + 2)
     assert verified(token)
-    later = time.time() + 8
+    later = time.time() + 13
     monkeypatch.setattr(callers, "time", lambda: later)
-    assert callers.memory.caller(token, lambda *_: None) is None
+    settings.SHOPIFY_API_SECRETS = ["shpss_another" * 4]  # if it were looked up again, it would be rejected
+    assert verified(token) is None
 
 
 def test_an_inactive_tenant_is_refused_at_once(acme):

@@ -214,6 +214,7 @@ def store(request, django_db_setup, django_db_blocker):
     if connection.vendor != "postgresql":
         pytest.skip("plans are PostgreSQL's")
     server = request.getfixturevalue("postgresql_server")
+    # Of this database only: other workers use the same server.
     logging = {
         "log_statement": "'all'",
         "session_preload_libraries": "'auto_explain'",
@@ -222,21 +223,23 @@ def store(request, django_db_setup, django_db_blocker):
         "auto_explain.log_format": "json",
     }
 
+    database = connection.settings_dict["NAME"]
+
     def set_up(*actions):
-        server.psql(*actions, "SELECT pg_reload_conf()")
+        server.psql(*(f"ALTER DATABASE {database} {action}" for action in actions))
         connection.close()
         connection.close_pool()  # settings of a session begin with it
 
     with django_db_blocker.unblock():
         filled = Store(request.param, server)
-        set_up(*(f"ALTER SYSTEM SET {name} = {value}" for name, value in logging.items()))
+        set_up(*(f"SET {name} = {value}" for name, value in logging.items()))
         try:
             with serving(database_of_this_test(), TOKEN_CACHE_SECONDS="5") as filled.gateway:
                 yield filled
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("TRUNCATE tenants_tenant CASCADE")
-            set_up(*(f"ALTER SYSTEM RESET {name}" for name in logging))
+            set_up("RESET ALL")
 
 
 def nodes(plan):

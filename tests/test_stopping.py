@@ -69,8 +69,7 @@ def store(new_store, filled, pictures):
 
 
 def loading(store, new_store, source, tmp_path):
-    empty = new_store()
-    empty.add_tenants("acme")
+    empty = new_store("acme")
     yield empty, ["backfill_jobs", source]
     assert empty.export() == store.export()
 

@@ -12,7 +12,7 @@ from rest_framework import exceptions
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from tenants.models import ApiToken
+from benchmarks.peers.models import ApiToken
 
 
 class TokenAuthentication(BaseAuthentication):

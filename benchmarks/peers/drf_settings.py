@@ -1,17 +1,17 @@
-"""Settings of the DRF peer: the gateway's models, DRF as it comes, and nothing that an API does not need."""
+"""Settings of the DRF peer: DRF as it comes, and nothing that an API does not need."""
 
 import os
 
-import environ
+from jobs_gateway.environment import parse_database_url
 
 SECRET_KEY = os.environ["DJANGO_SECRET_KEY"]
 ALLOWED_HOSTS = ["127.0.0.1"]
-INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "rest_framework", "tenants", "jobs"]
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "rest_framework", "benchmarks.peers"]
 MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
 ROOT_URLCONF = "benchmarks.peers.drf_app"
-database = environ.Env().db_url_config(os.environ["DATABASE_URL"])
+database = parse_database_url("DATABASE_URL", os.environ["DATABASE_URL"])
 DATABASES = {"default": database | {"CONN_MAX_AGE": None}}
-database.setdefault("OPTIONS", {})["server_side_binding"] = True
+database["OPTIONS"]["server_side_binding"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 USE_TZ = True
@@ -35,10 +35,3 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "UNAUTHENTICATED_USER": None,
 }
-# The models ask for these; the peer has no use for them.
-API_DATABASE, API_REPLICA = "default", ""
-SHOPIFY_API_KEY = ""
-SHOPIFY_API_SECRETS: list[str] = []
-TOKEN_CACHE_SECONDS, RECORD_TOKEN_USE = 0, False
-RATE_LIMIT_PER_TENANT = RATE_LIMIT_FAILED_PER_ADDRESS = 0
-PRESIGN_TTL_SECONDS, PUBLIC_BASE_URL = 900, ""

@@ -19,7 +19,7 @@ import orjson
 from botocore.config import Config
 from fastapi import Depends, FastAPI, Header, HTTPException, Query
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ForeignKey, and_, select
+from sqlalchemy import DateTime, ForeignKey, and_, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import (
@@ -34,7 +34,7 @@ from sqlalchemy.orm import (
 )
 from ulid import ULID
 
-from benchmarks.peers.fleet import FLEET_STATUS, fold_events, item
+from benchmarks.peers.fleet import FLEET_STATUS, item
 
 engine = create_async_engine(
     os.environ["DATABASE_URL"].replace("postgres://", "postgresql+asyncpg://"),
@@ -56,7 +56,7 @@ s3 = boto3.client(
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: JSONB}
+    type_annotation_map = {dict[str, Any]: JSONB, datetime: DateTime(timezone=True)}
 
 
 class Tenant(Base):
@@ -254,7 +254,6 @@ async def tenant_id(database: Database, authorization: Annotated[str, Header()] 
 
 TenantId = Annotated[int, Depends(tenant_id)]
 Limit = Annotated[int, Query(ge=1, le=200)]
-Offset = Annotated[int, Query(ge=0)]
 
 
 def uuid_of(public_id: str) -> UUID:
@@ -265,21 +264,30 @@ def uuid_of(public_id: str) -> UUID:
 
 
 @app.get("/v1/jobs")
-async def list_jobs(database: Database, tenant: TenantId, limit: Limit = 50, offset: Offset = 0) -> JobListResponse:
-    jobs = await database.execute(
-        select(Job.public_id, Job.job_type, Job.v1_status, Job.created_at)
-        .where(Job.tenant_id == tenant, Job.is_workflow)
-        .order_by(Job.created_at.desc(), Job.public_id.desc())
-        .limit(limit)
-        .offset(offset)
+async def list_jobs(
+    database: Database,
+    tenant: TenantId,
+    limit: Limit = 50,
+    created_after: datetime | None = None,
+    before: datetime | None = None,  # with before_id: the last job of the page before
+    before_id: str = "",
+) -> JobListResponse:
+    statement = select(Job.public_id, Job.job_type, Job.v1_status, Job.created_at).where(
+        Job.tenant_id == tenant, Job.is_workflow
     )
+    if created_after:
+        statement = statement.where(Job.created_at > created_after)
+    if before:
+        last = tuple_(literal(before), literal(uuid_of(before_id)))
+        statement = statement.where(tuple_(Job.created_at, Job.public_id) < last)
+    jobs = await database.execute(statement.order_by(Job.created_at.desc(), Job.public_id.desc()).limit(limit))
     page = [
         JobSummaryResponse(
             public_id=str(ULID.from_uuid(public_id)), job_type=job_type, status=status, created_at=created_at
         )
         for public_id, job_type, status, created_at in jobs
     ]
-    return JobListResponse(jobs=page, limit=limit, offset=offset, count=len(page))
+    return JobListResponse(jobs=page, limit=limit, offset=0, count=len(page))
 
 
 @app.get("/v1/jobs/{public_id}")
@@ -328,17 +336,14 @@ async def list_events(public_id: str, database: Database, tenant: TenantId, sinc
 
 
 @app.get("/job")
-async def list_fleet(
-    database: Database, tenant: TenantId, limit: Limit = 10, offset: Offset = 0
-) -> FleetJobListResponse:
+async def list_fleet(database: Database, tenant: TenantId) -> FleetJobListResponse:
     counts = await database.get_one(JobCounts, tenant)
-    by_status = {told: getattr(counts, stored.lower()) for stored, told in FLEET_STATUS.items()}
+    by_status = {shown: getattr(counts, stored.lower()) for stored, shown in FLEET_STATUS.items()}
     jobs = await database.scalars(
         select(Job)
         .where(Job.tenant_id == tenant)
         .order_by(Job.created_at.desc(), Job.public_id.desc())
-        .limit(limit)
-        .offset(offset)
+        .limit(10)
         .options(selectinload(Job.events), selectinload(Job.finals).joinedload(Artifact.event))
     )
     items = [fleet_job(job) for job in jobs]
@@ -347,8 +352,8 @@ async def list_fleet(
 
 def fleet_job(job: Job) -> FleetJobResponse:
     pictures = [artifact_response(final) for final in in_order(job.finals)] if job.status == "SUCCESS" else []
-    told = item(job.public_id, job.job_type, job.status, job.created_at, job.request, fold_events(job.events), pictures)
-    return FleetJobResponse.model_validate(told)
+    fields = item(job.public_id, job.job_type, job.status, job.created_at, job.request, job.events, pictures)
+    return FleetJobResponse.model_validate(fields)
 
 
 def in_order(finals: list[Artifact]) -> list[Artifact]:

@@ -16,7 +16,7 @@ from jobs import fold
 from jobs.admin.formatting import format_duration
 from jobs.admin.json_html import render_json
 from jobs.admin.tenant_view import caller_for
-from jobs.api.tenant_renderer import Boundary
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import Artifact, Job, JobEvent, JobStatus, Role, Visibility
 
 # Events on one page of the timeline.
@@ -107,7 +107,7 @@ class JobDetail:
     def __init__(self, job: Job, request: HttpRequest, after_seq: int = 0) -> None:
         self.job = job
         self.after_seq = after_seq
-        self.renderer = Boundary(request, caller_for(job.tenant))
+        self.renderer = TenantRenderer(request, caller_for(job.tenant))
 
     @property
     def version(self) -> str:
@@ -120,7 +120,7 @@ class JobDetail:
 
     @cached_property
     def request(self) -> SafeString | None:
-        return None if self.job.request is None else render_json(self.renderer.value(self.job.request))
+        return None if self.job.request is None else render_json(self.renderer.redact_value(self.job.request))
 
     @cached_property
     def _events(self) -> list[JobEvent]:
@@ -173,7 +173,7 @@ class JobDetail:
     def _timeline_event(
         self, event: JobEvent, before: datetime | None = None, artifacts: Sequence[DisplayedArtifact] = ()
     ) -> TimelineEvent:
-        text, extra = self.renderer.text, dict(event.extra)
+        text, extra = self.renderer.redact_text, dict(event.extra)
         # An error that is a string has its own place on the page; any other value is shown with the rest of extra.
         error = extra.pop("error") if isinstance(extra.get("error"), str) else ""
         return TimelineEvent(
@@ -185,7 +185,7 @@ class JobDetail:
             message=text(event.message),
             hostname=text(event.hostname or ""),
             error=text(error),
-            extra=render_json(self.renderer.value(extra), open_levels=1) if extra else None,
+            extra=render_json(self.renderer.redact_value(extra), open_levels=1) if extra else None,
             at=event.created_at,
             gap=event.created_at - before if before else None,
             is_new_day=before is None or event.created_at.date() != before.date(),
@@ -216,11 +216,11 @@ class JobDetail:
         length = max(max(event.created_at for event in events) - start, timedelta(milliseconds=1))
         return [
             AgentTimeline(
-                hostname=self.renderer.text(hostname),
+                hostname=self.renderer.redact_text(hostname),
                 status=agent.status,
                 tone=_TONES[agent.status],
                 duration=format_duration(agent.duration) if agent.last_end else "",
-                error=self.renderer.text(agent.error or ""),
+                error=self.renderer.redact_text(agent.error or ""),
                 marks=_agent_marks(by_host[hostname], start, length),
             )
             for hostname, agent in fold.fold(events, self.job.status).agents.items()
@@ -228,16 +228,16 @@ class JobDetail:
 
     def _displayed(self, artifact: Artifact) -> DisplayedArtifact:
         try:
-            link, problem = self.renderer.links.url(artifact.storage_key), ""
+            link, problem = self.renderer.presigned_url(artifact.storage_key), ""
         except ValueError:
-            link, problem = "", "This artifact's key cannot be signed."
+            link, problem = "", "This artifact's key is outside the tenant's storage prefix, or cannot be signed."
         # A key without an extension can be an image. If it is none, the page shows a message in its place.
         media_type = mimetypes.guess_type(artifact.storage_key)[0] or "image/*"
         return DisplayedArtifact(
-            kind=self.renderer.text(artifact.kind),
+            kind=self.renderer.redact_text(artifact.kind),
             role=artifact.role,
-            label=self.renderer.text(artifact.label or ""),
-            meta=render_json(self.renderer.value(artifact.meta), open_levels=1) if artifact.meta else None,
+            label=self.renderer.redact_text(artifact.label or ""),
+            meta=render_json(self.renderer.redact_value(artifact.meta), open_levels=1) if artifact.meta else None,
             link=link,
             problem=problem,
             is_image=media_type.startswith("image/"),

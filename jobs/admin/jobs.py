@@ -34,7 +34,7 @@ from jobs.admin.formatting import format_duration, format_time_ago, status_badge
 from jobs.admin.job_detail import JobDetail
 from jobs.admin.lookup import find_tenant_ids, parse_job_id
 from jobs.admin.tenant_view import caller_for, get_as_tenant
-from jobs.api.tenant_renderer import Boundary
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType, Visibility
 
 SEQ = re.compile(r"[0-9]{1,10}")  # the largest seq has 10 digits
@@ -117,7 +117,7 @@ class JobChangeList(ConsoleChangeList):
         self.result_list = list(self.result_list)
         for job in self.result_list:
             if job.last_event_data:
-                text = Boundary(request, caller_for(job.tenant)).text
+                text = TenantRenderer(request, caller_for(job.tenant)).redact_text
                 data = job.last_event_data
                 # As on the job's page, only text is an error. SQLite reads null as the text "null".
                 if not isinstance(data["error"], str) or data["error"] == "null":

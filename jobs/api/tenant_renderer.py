@@ -1,7 +1,11 @@
-"""Where an answer leaves for a tenant: free-form fields are redacted, storage keys become short-lived links."""
+"""Renders stored values for one tenant: strings are redacted, storage keys become presigned URLs (CONTRACT section 5).
+
+Nothing else signs a URL or redacts a string of an API response.
+"""
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from typing import Any
 
@@ -11,62 +15,105 @@ from prometheus_client import Counter
 
 from jobs.artifacts.redaction import redactor
 from jobs.artifacts.signing import links
+from jobs.artifacts.storage_keys import check_storage_key
 from tenants.callers import Caller
 
+logger = logging.getLogger("jobs.artifacts")
 
-@cache  # made by the first link, so that processes which make none share none
+
+@cache  # created on first use: only processes that sign URLs export it
 def _presigned() -> Counter:
-    return Counter("gateway_presigned_links", "Links to pictures that were handed out.")
+    return Counter("gateway_presigned_links", "Presigned URLs of artifacts in responses.")
 
 
-class Boundary:
-    """The way out for one request of one tenant."""
+@cache
+def _omitted() -> Counter:
+    return Counter(
+        "gateway_omitted_artifacts",
+        "Artifacts left out of responses: storage keys outside the tenant's prefix, or that cannot be signed.",
+    )
+
+
+class TenantRenderer:
+    """Renders the response to one request of one tenant.
+
+    ``asked_at`` is the origin that the request came to ("https://jobs.example.com"), ``base_url`` the one that links
+    start with. Raises CannotSign and DisallowedHost.
+    """
 
     def __init__(self, request: HttpRequest, caller: Caller) -> None:
         self.asked_at = asked_at = f"{request.scheme}://{request.get_host()}"
         self.base_url = settings.PUBLIC_BASE_URL or asked_at
         self.links = links(self.base_url)
+        self._caller = caller
         self._redactor = redactor(caller.storage_prefix, asked_at)
-        self.text = self._redactor.text
-        self.value = self._redactor.value
-        self._urls: dict[str, str] = {}  # the final artifacts of a job are those of its last event too
+        self.redact_text = self._redactor.redact_text
+        self.redact_value = self._redactor.redact_value
+        # By storage key, None for those left out: the final artifacts of a job are often those of its last event too.
+        self._urls: dict[str, str | None] = {}
+        self._logged: set[str] = set()
 
-    def of(self, document: str, artifacts: list[list[Any]]) -> Boundary:
-        """The way out for the strings of ``document``, a JSON text, whose ``artifacts`` are rows of it.
+    def for_document(self, document: str, artifacts: list[list[Any]]) -> TenantRenderer:
+        """A renderer of the strings of ``document``, a JSON text that has ``artifacts``, rows of ``ARTIFACT_COLUMNS``.
 
-        Mostly nothing else in it can be a reference, as one look at the text tells: then none is looked at by itself.
+        If no string in it holds a reference to the store, which one look at the text shows for most documents, the
+        strings are not looked at one by one.
         """
-        if not self._redactor.finds_nothing(document, apart_from=[row[0] for row in artifacts]):
+        if not self._redactor.is_clean(document, [row[0] for row in artifacts]):
             return self
-        clear = object.__new__(Boundary)
-        clear.__dict__ = self.__dict__ | {"text": _as_it_is, "optional_text": _as_it_is, "value": _as_it_is}
-        return clear
+        renderer = object.__new__(TenantRenderer)
+        unchanged = dict.fromkeys(("redact_text", "redact_optional_text", "redact_value"), _unchanged)
+        renderer.__dict__ = self.__dict__ | unchanged
+        return renderer
 
-    def optional_text(self, text: str | None) -> str | None:
-        return None if text is None else self.text(text)
+    def redact_optional_text(self, text: str | None) -> str | None:
+        return None if text is None else self.redact_text(text)
 
-    def artifacts(self, rows: list[list[Any]]) -> list[dict[str, Any]]:
-        """``ArtifactResponse`` for each row of ``ARTIFACT_COLUMNS``."""
-        if rows:
-            _presigned().inc(len(rows))
-        url, text, value, optional_text = self._url, self.text, self.value, self.optional_text
-        return [
+    def artifact_responses(self, rows: list[list[Any]]) -> list[dict[str, Any]]:
+        """``ArtifactResponse`` for each row of ``ARTIFACT_COLUMNS``.
+
+        A row whose key lies outside the tenant's prefix, or cannot be signed, is left out, logged and counted.
+        """
+        if not rows:
+            return []
+        url, text, value, optional_text = self._url, self.redact_text, self.redact_value, self.redact_optional_text
+        responses = [
             {
-                "image_url": url(storage_key),
+                "image_url": image_url,
                 "kind": text(kind),
                 "role": role,
                 "label": optional_text(label),
                 "meta": value(meta),
             }
             for storage_key, kind, role, label, meta in rows
+            if (image_url := url(storage_key)) is not None
         ]
+        _presigned().inc(len(responses))
+        if len(responses) < len(rows):
+            _omitted().inc(len(rows) - len(responses))
+        return responses
 
-    def _url(self, storage_key: str) -> str:
-        url = self._urls.get(storage_key)
-        if url is None:
-            url = self._urls[storage_key] = self.links.url(storage_key)
-        return url
+    def presigned_url(self, storage_key: str) -> str:
+        """Raises ValueError for a key that lies outside the tenant's prefix or cannot be signed."""
+        check_storage_key(storage_key, self._caller.storage_prefix)
+        return self.links.url(storage_key)
+
+    def _url(self, storage_key: str) -> str | None:
+        urls = self._urls
+        if storage_key not in urls:
+            try:
+                urls[storage_key] = self.presigned_url(storage_key)
+            except ValueError as error:
+                urls[storage_key] = None
+                self._log_once(str(error))
+        return urls[storage_key]
+
+    def _log_once(self, reason: str) -> None:
+        """Once a request for each reason, which never holds the key: a page may have a thousand such artifacts."""
+        if reason not in self._logged:
+            self._logged.add(reason)
+            logger.error("Artifacts of tenant %s were left out of a response. %s", self._caller.slug, reason)
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value

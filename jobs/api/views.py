@@ -19,7 +19,7 @@ from jobs.api.etags import etag, holds
 from jobs.api.rendering import require_json, to_json
 from jobs.api.request import GatewayRequest, Receive, Scope, Send
 from jobs.api.response import ApiResponse
-from jobs.api.tenant_renderer import Boundary
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.database.credentials import CREDENTIALS
 from tenants.authentication import BearerAuthentication
 from tenants.callers import Caller
@@ -84,8 +84,8 @@ class TenantViewSet(ViewSet):
         return self.respond(about, Allow=", ".join(self.allowed_methods))
 
     @cached_property
-    def renderer(self) -> Boundary:
-        return Boundary(self.request, self.caller)
+    def renderer(self) -> TenantRenderer:
+        return TenantRenderer(self.request, self.caller)
 
     def validator(self, *parts: object, version: int | None = None) -> str:
         """The ``ETag`` of an answer that depends on ``parts``, on the tenant, and on the links in force."""

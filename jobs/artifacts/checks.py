@@ -1,4 +1,4 @@
-"""System checks of the settings that say how artifacts leave."""
+"""System checks of the settings of the artifact store and its URLs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_link_lifetime(**_: Any) -> list[checks.CheckMessage]:
     return [
         checks.Error(
             f"PRESIGN_TTL_SECONDS is {settings.PRESIGN_TTL_SECONDS}; it may be 1 to {MAX_TTL_SECONDS}, a week.",
-            hint="S3 honours no presigned link that lives longer than a week.",
+            hint="S3 rejects presigned URLs with a lifetime of more than a week.",
             id="jobs.E001",
         )
     ]
@@ -33,8 +33,8 @@ def check_store(**_: Any) -> Iterator[checks.CheckMessage]:
     endpoint = urlsplit(options.get("endpoint_url") or "https://s3.amazonaws.com")
     if endpoint.scheme not in ("http", "https") or not endpoint.netloc or endpoint.query or endpoint.username:
         yield checks.Error(
-            f"AWS_S3_ENDPOINT_URL is {options['endpoint_url']!r}, which is no address of an S3 server.",
-            hint="Write it with its scheme, such as https://s3.internal:8333, or leave it out for AWS. Credentials go "
+            f"AWS_S3_ENDPOINT_URL is {options['endpoint_url']!r}, which is not the URL of an S3 server.",
+            hint="Write a URL such as https://s3.internal:8333, or leave it out for AWS. Credentials go "
             "into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             id="jobs.E003",
         )
@@ -47,8 +47,8 @@ def check_store(**_: Any) -> Iterator[checks.CheckMessage]:
     folder = options.get("location")
     if folder and Path(folder).exists() and not Path(folder).is_dir():
         yield checks.Error(
-            f"ARTIFACTS_DIR is {folder!r}, which is no folder.",
-            hint="Name a folder, which is made where there is none.",
+            f"ARTIFACTS_DIR is {folder!r}, which is not a folder.",
+            hint="Write the path of a folder. It is created if it does not exist.",
             id="jobs.E006",
         )
     if options.get("addressing_style", "auto") not in ("path", "virtual", "auto"):
@@ -66,8 +66,8 @@ def check_public_base_url(**_: Any) -> list[checks.CheckMessage]:
         return []
     return [
         checks.Error(
-            f"PUBLIC_BASE_URL is {settings.PUBLIC_BASE_URL!r}, which is no address that links can start with.",
-            hint="Write it with its scheme, such as https://jobs.example.com, or leave it out.",
+            f"PUBLIC_BASE_URL is {settings.PUBLIC_BASE_URL!r}, which is not a URL that links can start with.",
+            hint="Write a URL such as https://jobs.example.com, or leave it out.",
             id="jobs.E002",
         )
     ]

@@ -13,7 +13,6 @@ from io import BytesIO
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from anyio import to_thread
 from django.core.files.storage import storages
 from django.core.handlers.asgi import ASGIRequest
 from django.utils.cache import get_conditional_response
@@ -21,7 +20,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from jobs.artifacts.local import SignedFileSystemStorage, expiry_of_link
+from jobs.artifacts.local import SignedFileSystemStorage, verified_expiry
 
 PATH_PREFIX = "/artifacts/"
 # A client that takes none of the data for this long is disconnected.
@@ -77,11 +76,11 @@ async def _response(scope: Scope, opened: ExitStack) -> Response:
     store = storages["artifacts"]
     if not key or not isinstance(store, SignedFileSystemStorage):
         return _error(404, "There is no artifact at this address.")
-    seconds_left = (expiry_of_link(key, scope["query_string"].decode("latin-1")) or 0) - time.time()
+    seconds_left = (verified_expiry(key, scope["query_string"].decode("latin-1")) or 0) - time.time()
     if seconds_left <= 0:
         return _error(403, "This link was altered or has expired. Request a new one from the API.")
     try:
-        file = opened.enter_context(await to_thread.run_sync(_open, store.location, key))
+        file = opened.enter_context(await asyncio.to_thread(_open, store.location, key))
     except OSError:
         return _error(404, "The file behind this link no longer exists.")
     found = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""Artifacts in a folder of this machine, behind signed, expiring links that the gateway answers itself."""
+"""Artifacts in a local folder, behind signed URLs that expire and that the gateway serves itself."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from django.core.signing import b64_encode
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.deconstruct import deconstructible
 
-from jobs.artifacts.objects import Described, Found, pixels
-from jobs.artifacts.signing import Links, signing_times
+from jobs.artifacts.objects import ObjectMetadata, StoredObject, image_size
+from jobs.artifacts.signing import LinkSigner, signing_times
 
 _QUERY = re.compile(r"expires=([1-9][0-9]{0,11})&signature=([A-Za-z0-9_-]{43})")
 
 
 class LocalSigner:
-    """Signs links below ``root`` ("https://jobs.example.com/artifacts/") that stop at one time, with one secret."""
+    """Signs URLs below ``root`` ("https://jobs.example.com/artifacts/") with one expiry and one secret."""
 
     __slots__ = ("_expires_at", "_key", "_root")
 
@@ -46,11 +46,11 @@ class LocalSigner:
         return f"{self._root}{path}?expires={self._expires_at}&signature={self.signature(storage_key)}"
 
 
-def expiry_of_link(storage_key: str, query: str) -> int | None:
-    """When a link with this key and query string stops, in seconds since 1970; None unless the gateway made it so.
+def verified_expiry(storage_key: str, query: str) -> int | None:
+    """When a URL with this key and query string expires, in seconds since 1970; None if the signature is not valid.
 
-    Also holds for links made with one of ``SECRET_KEY_FALLBACKS``. The query is taken as it was written: another
-    order, another spelling or one parameter more, and it is not what was signed.
+    Signatures made with ``SECRET_KEY_FALLBACKS`` are valid too. The query must be exactly as it was signed: same
+    order, same spelling, no other parameter.
     """
     match = _QUERY.fullmatch(query)
     if match is None:
@@ -63,31 +63,38 @@ def expiry_of_link(storage_key: str, query: str) -> int | None:
 
 
 @lru_cache(maxsize=64)
-def _links(root: str, secret: str, expires_at: int) -> Links:
-    return Links(LocalSigner(root, secret, expires_at).url, expires_at)
+def _links(root: str, secret: str, expires_at: int) -> LinkSigner:
+    return LinkSigner(LocalSigner(root, secret, expires_at).url, expires_at)
 
 
 @deconstructible(path="jobs.artifacts.local.SignedFileSystemStorage")
 class SignedFileSystemStorage(FileSystemStorage):
-    """The embedded default's artifact store: a folder, and nothing else to install or start."""
+    """The default artifact store: a folder, with no server to install or start."""
 
-    store_bases: tuple[str, ...] = ()  # reached under the gateway's own addresses only, which redaction knows
+    base_urls: tuple[str, ...] = ()  # only the gateway's own URLs, which redactor() adds
+    _probed = False
 
-    def links(self, base_url: str) -> Links:
-        """Links of the current window below ``PUBLIC_BASE_URL``, else ``base_url``; 2 µs."""
+    def links(self, base_url: str) -> LinkSigner:
+        """The signer of the current window, below ``PUBLIC_BASE_URL`` or ``base_url``; 2 µs."""
         _, expires_at = signing_times(time.time(), settings.PRESIGN_TTL_SECONDS)
         return _links(f"{settings.PUBLIC_BASE_URL or base_url.rstrip('/')}/artifacts/", settings.SECRET_KEY, expires_at)
 
     def url(self, name: str | None) -> str:
-        """The link as an API answer has it, from the root of the gateway where ``PUBLIC_BASE_URL`` is not set."""
+        """The URL as in an API response, but without scheme and host if ``PUBLIC_BASE_URL`` is not set."""
         return self.links("").url(name or "")
 
     def probe(self) -> None:
-        """Raises OSError where the folder is missing or may not be read."""
+        """Raises OSError if the folder is missing or cannot be read.
+
+        The first call of a process creates it. A folder that is missing later is a disk that is not mounted.
+        """
+        if not self._probed:
+            Path(self.location).mkdir(parents=True, exist_ok=True)
+            self._probed = True
         os.scandir(self.location).close()
 
-    def below(self, prefix: str) -> Iterator[list[Path]]:
-        """Raises OSError where the folder is a link to another."""
+    def list_versions(self, prefix: str) -> Iterator[list[Path]]:
+        """Raises OSError if the folder is a symbolic link."""
         root = Path(os.path.realpath(self.location))
         folder = root / prefix
         if not prefix or Path(os.path.realpath(folder)) != folder:
@@ -95,54 +102,54 @@ class SignedFileSystemStorage(FileSystemStorage):
         files = (
             Path(path, name)
             for path, folders, names in os.walk(folder)
-            for name in names + [each for each in folders if Path(path, each).is_symlink()]  # which are not followed
+            for name in names + [each for each in folders if Path(path, each).is_symlink()]  # not followed
         )
         while some := list(islice(files, 1000)):
             yield some
 
-    def remove(self, some: list[Path]) -> None:
+    def delete_versions(self, some: list[Path]) -> None:
         for path in some:
             path.unlink(missing_ok=True)
-        # What is empty now goes too: its name says whose it was.
+        # Empty folders are deleted too: their names identify the tenant.
         for folder in sorted({parent for path in some for parent in path.parents}, reverse=True):
             if Path(os.path.realpath(self.location)) in folder.parents:
                 with suppress(OSError):
                     folder.rmdir()
 
-    def walk(self, prefix: str, after: str) -> Iterator[Found]:
-        """One folder's names in memory at a time for each level; what is no regular file is none of its objects."""
-        return _walk(Path(self.location) / prefix, prefix, after)
+    def list_objects(self, prefix: str, after: str) -> Iterator[StoredObject]:
+        """Holds the names of one folder a level in memory. Only regular files are objects."""
+        return _list_objects(Path(self.location) / prefix, prefix, after)
 
-    def holds(self, storage_key: str) -> bool:
-        return os.path.isfile(self._path_of(storage_key))  # noqa: PTH113 - a key is text; Path would tidy it
+    def object_exists(self, storage_key: str) -> bool:
+        return os.path.isfile(self._path_of(storage_key))  # noqa: PTH113 - Path would normalise the key
 
-    def describe(self, found: Found) -> Described:
-        """Reads all of it once, for its checksum."""
+    def read_metadata(self, found: StoredObject) -> ObjectMetadata:
+        """Reads the whole file once, for its checksum."""
         with open(self._path_of(found.storage_key), "rb") as file:  # noqa: PTH123
             content_type = mimetypes.guess_type(found.storage_key)[0] or "application/octet-stream"
             checksum = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
             size = file.tell()
             file.seek(0)
-            return Described(size, content_type, checksum, *pixels(file))
+            return ObjectMetadata(size, content_type, checksum, *image_size(file))
 
-    def remove_keys(self, storage_keys: list[str]) -> None:
-        """Leaves alone what a link or a spelling leads to: the file of another key."""
+    def delete_objects(self, storage_keys: list[str]) -> None:
+        """Skips keys that lead to the file of another key, through a symbolic link or another spelling."""
         root = os.path.realpath(self.location)
         paths = [os.path.join(root, each) for each in storage_keys]  # noqa: PTH118
-        self.remove([Path(each) for each in paths if os.path.realpath(each) == each])
+        self.delete_versions([Path(each) for each in paths if os.path.realpath(each) == each])
 
     def _path_of(self, storage_key: str) -> str:
         return os.path.join(self.location, storage_key)  # noqa: PTH118
 
 
-def _walk(folder: Path, prefix: str, after: str) -> Iterator[Found]:
+def _list_objects(folder: Path, prefix: str, after: str) -> Iterator[StoredObject]:
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        # A folder sorts by what its keys begin with, slash included.
+        # Keys are sorted, so a folder sorts by its name with the slash.
         names = [f"{each.name}/" if each.is_dir(follow_symlinks=False) else each.name for each in entries]
         for name in sorted(names, key=os.fsencode):
             key = prefix + name
             if not name.endswith("/"):
                 if os.fsencode(key) > os.fsencode(after) and stat.S_ISREG((folder / name).lstat().st_mode):
-                    yield Found(key, (folder / name).lstat().st_size, None)
+                    yield StoredObject(key, (folder / name).lstat().st_size, None)
             elif os.fsencode(key) > os.fsencode(after) or after.startswith(key):
-                yield from _walk(folder / name, key, after)
+                yield from _list_objects(folder / name, key, after)

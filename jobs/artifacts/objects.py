@@ -1,4 +1,4 @@
-"""What lies in the artifact store: a listing of its objects, and what can be known of one without reading all of it."""
+"""Objects of the artifact store: items of a listing, their metadata, and reading them by ranges."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import warnings
 from collections.abc import Callable
 from typing import IO, NamedTuple
 
-# Formats whose dimensions stand in their first bytes. (Of WebP and AVIF Pillow asks for the whole file.)
+# Formats with the image size in their first bytes. (Of WebP and AVIF Pillow reads the whole file.)
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "TIFF", "BMP")
 CHUNK_BYTES = 2**15
 
 
-class Found(NamedTuple):
-    """An object as a listing has it: its size in bytes and, where the store knows one, the checksum of its content."""
+class StoredObject(NamedTuple):
+    """An item of a listing: size in bytes, and the checksum of the content if the listing has one."""
 
     storage_key: str
     size: int
     checksum: str | None
 
 
-class Described(NamedTuple):
-    """What an object is. ``checksum`` begins with its kind: ``sha256:`` of the content, or the store's own ``etag:``,
-    which is the content's MD5 where it was uploaded in one piece and unencrypted. Pixels are None of what is no image.
+class ObjectMetadata(NamedTuple):
+    """``size`` is in bytes, ``width`` and ``height`` in pixels, None if the object is not an image.
+
+    ``checksum`` starts with its kind: ``sha256:`` of the content, or the store's ``etag:``, which is the MD5 of the
+    content if that was uploaded unencrypted and in one part.
     """
 
     size: int
@@ -33,8 +35,8 @@ class Described(NamedTuple):
     height: int | None
 
 
-class Remote(io.RawIOBase):
-    """A file elsewhere, of which ``read_range(start, end)`` gets the bytes from ``start`` to before ``end``."""
+class RangeReader(io.RawIOBase):
+    """A remote file; ``read_range(start, end)`` returns its bytes from ``start`` up to, not including, ``end``."""
 
     def __init__(self, size: int, read_range: Callable[[int, int], bytes]) -> None:
         self.size = size
@@ -70,14 +72,20 @@ class Remote(io.RawIOBase):
         return io.BufferedReader(self, chunk_bytes)
 
 
-def pixels(file: IO[bytes]) -> tuple[int, int] | tuple[None, None]:
-    """Width and height of an image, from its header alone; nothing is decoded, so none is too large."""
-    from PIL import Image  # the API does without it
+def image_size(file: IO[bytes]) -> tuple[int, int] | tuple[None, None]:
+    """Width and height in pixels, from the header alone: nothing is decoded, so no image is too large."""
+    from PIL import Image  # the API does not need it
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
                 return image.size
-    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError, struct.error):  # Pillow's, of a bad header
+    except (
+        OSError,
+        Image.DecompressionBombError,
+        SyntaxError,
+        ValueError,
+        struct.error,
+    ):  # bad headers
         return None, None

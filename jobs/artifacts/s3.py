@@ -1,4 +1,4 @@
-"""Artifacts in a bucket of S3 or of anything that speaks it, behind presigned links."""
+"""Artifacts in a bucket of S3 or of a compatible server, behind presigned URLs."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from botocore.httpsession import URLLib3Session
 from django.conf import settings
 from storages.backends.s3 import S3Storage
 
-from jobs.artifacts.objects import CHUNK_BYTES, Described, Found, Remote, pixels
-from jobs.artifacts.signing import CannotSign, Links, signing_times
+from jobs.artifacts.objects import CHUNK_BYTES, ObjectMetadata, RangeReader, StoredObject, image_size
+from jobs.artifacts.signing import CannotSign, LinkSigner, signing_times
 from jobs.artifacts.sigv4 import Credentials, Presigner
 
-PROBE_SECONDS = 1.0  # to connect, and between two packets of an answer
+PROBE_SECONDS = 1.0  # to connect, and between two packets of a response
 
 
 class StoreRefused(Exception):
-    """The artifact store answers, and would not serve our links: no such bucket, an unknown key, a wrong secret."""
+    """The artifact store rejects our requests: no such bucket, an unknown access key, or a wrong secret."""
 
 
 @lru_cache(maxsize=8)
-def _links(root: str, region: str, credentials: Credentials, signed_at: int, expires_at: int) -> Links:
-    return Links(Presigner(root, region, credentials, signed_at, expires_at).url, expires_at)
+def _links(root: str, region: str, credentials: Credentials, signed_at: int, expires_at: int) -> LinkSigner:
+    return LinkSigner(Presigner(root, region, credentials, signed_at, expires_at).url, expires_at)
 
 
-def address_of(client: Any, bucket: str) -> tuple[str, str]:
-    """The bucket's URL and the region to sign for, as botocore settles them from endpoint, region and bucket."""
+def bucket_url_and_region(client: Any, bucket: str) -> tuple[str, str]:
+    """The bucket's URL and the region to sign for, as botocore derives them from endpoint, region and bucket."""
     url = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "-"})
     root, _, query = url.partition("-?")
     return root, parse_qs(query)["X-Amz-Credential"][0].split("/")[-3]
@@ -44,9 +44,9 @@ def _checksum(answer: dict[str, Any]) -> str:
 
 
 class SignedS3Storage(S3Storage):
-    """django-storages' S3, with links of its own making: the same through a window, in 4 µs instead of boto3's 260.
+    """django-storages' S3 storage, whose presigned URLs are constant for a window and take 4 µs (boto3's take 260).
 
-    Credentials are those django-storages finds: settings, environment, then boto3's chain, refreshed as they expire.
+    Credentials are those of django-storages: settings, environment, then boto3's chain, refreshed before they expire.
     """
 
     _credentials: Any = None
@@ -54,36 +54,36 @@ class SignedS3Storage(S3Storage):
     def get_default_settings(self) -> dict[str, Any]:
         defaults = {**super().get_default_settings(), "signature_version": "s3v4", "file_overwrite": False}
         if os.environ.get("AWS_CREDENTIAL_EXPIRATION"):
-            # django-storages takes keys from the environment without their expiry; boto3's own chain reads both.
+            # django-storages reads keys from the environment without their expiry; boto3's own chain reads both.
             defaults.update(access_key=None, secret_key=None, security_token=None)
         return defaults
 
     @cached_property
-    def _address(self) -> tuple[str, str]:
+    def _bucket_url_and_region(self) -> tuple[str, str]:
         client = self._create_session().client(
             "s3",
             region_name=self.region_name,
             use_ssl=self.use_ssl,
             endpoint_url=self.endpoint_url,
             config=self.client_config,
-            aws_access_key_id="address",  # nothing is sent; this URL only shows where others lead
+            aws_access_key_id="address",  # nothing is sent; only the form of the URL is used
             aws_secret_access_key="address",  # noqa: S106
         )
-        return address_of(client, self.bucket_name)
+        return bucket_url_and_region(client, self.bucket_name)
 
     @cached_property
-    def store_bases(self) -> tuple[str, ...]:
-        """Of the endpoint, any URL; of AWS, which serves everybody, those of the bucket, whatever the region."""
+    def base_urls(self) -> tuple[str, ...]:
+        """All URLs of the endpoint. Of AWS, which serves other customers too, those of the bucket in any region."""
         bucket = self.bucket_name
         bases = (f"https://{bucket}.s3*.amazonaws.com*/", f"https://s3*.amazonaws.com*/{bucket}/")
-        root = urlsplit(self._address[0])
+        root = urlsplit(self._bucket_url_and_region[0])
         if re.search(r"\.amazonaws\.com(\.cn)?$", root.hostname or ""):
             return bases
         host, path = root.netloc.removeprefix(f"{bucket}."), root.path.removesuffix(f"{bucket}/")
         return (*bases, f"{root.scheme}://{host}{path}", f"{root.scheme}://{bucket}.{host}{path}")
 
-    def links(self, base_url: str) -> Links:
-        """Links of the current window and credentials; ``base_url`` plays no part. 3 µs. Raises CannotSign."""
+    def links(self, base_url: str) -> LinkSigner:
+        """The signer of the current window and credentials; ``base_url`` is not used. 3 µs. Raises CannotSign."""
         credentials, expiry = self._credentials_now()
         now = time.time()
         signed_at, expires_at = signing_times(now, settings.PRESIGN_TTL_SECONDS)
@@ -91,44 +91,42 @@ class SignedS3Storage(S3Storage):
             expires_at = int(expiry)
             if expires_at <= now:
                 raise CannotSign("The temporary credentials of the artifact store have expired.")
-        return _links(*self._address, credentials, signed_at, expires_at)
+        return _links(*self._bucket_url_and_region, credentials, signed_at, expires_at)
 
     def url(self, name: str) -> str:
-        """The link as an API answer has it."""
+        """The URL as in an API response."""
         return self.links("").url(name)
 
     def probe(self) -> None:
-        """Follows a link to no picture. Raises StoreRefused where the store would not serve one either, CannotSign,
-        and what the network raises.
-        """
+        """Requests a missing object by a presigned URL. Raises StoreRefused, CannotSign or a network error."""
         request = AWSRequest("GET", self.url("readyz")).prepare()
         response = URLLib3Session(timeout=PROBE_SECONDS).send(request)
         code = re.search(rb"<Code>(\w+)</Code>", response.content)
-        # Denied is what S3 says of a missing key to those who may read pictures and not list them.
+        # S3 answers AccessDenied for a missing key if the credentials may read objects and not list them.
         if response.status_code != 200 and not (code and code[1] in (b"NoSuchKey", b"AccessDenied")):
             raise StoreRefused(f"{response.status_code} {code[1].decode() if code else ''}")
 
-    def below(self, prefix: str) -> Iterator[list[dict[str, str]]]:
+    def list_versions(self, prefix: str) -> Iterator[list[dict[str, str]]]:
         if not prefix:
             raise ValueError("everything in the bucket is no tenant's")
         for page in self.bucket.object_versions.filter(Prefix=prefix).pages():
             if found := [{"Key": each.object_key, "VersionId": each.id} for each in page]:
                 yield found
 
-    def remove(self, some: list[dict[str, str]]) -> None:
+    def delete_versions(self, some: list[dict[str, str]]) -> None:
         """Raises StoreRefused for the first that the store keeps."""
         for error in self.bucket.delete_objects(Delete={"Objects": some, "Quiet": True}).get("Errors", []):
             raise StoreRefused(f"{error['Code']}: {error['Message']}")
 
-    def walk(self, prefix: str, after: str) -> Iterator[Found]:
+    def list_objects(self, prefix: str, after: str) -> Iterator[StoredObject]:
         begin = {"StartAfter": after} if after else {}
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket_name, Prefix=prefix, **begin)
         for page in pages:
             for each in page.get("Contents", ()):
-                if each["Size"] or not each["Key"].endswith("/"):  # which consoles make to show a folder
-                    yield Found(each["Key"], each["Size"], _checksum(each))
+                if each["Size"] or not each["Key"].endswith("/"):  # S3 consoles create these as folders
+                    yield StoredObject(each["Key"], each["Size"], _checksum(each))
 
-    def holds(self, storage_key: str) -> bool:
+    def object_exists(self, storage_key: str) -> bool:
         try:
             self._client.head_object(Bucket=self.bucket_name, Key=storage_key)
         except ClientError as error:
@@ -137,20 +135,20 @@ class SignedS3Storage(S3Storage):
             return False
         return True
 
-    def describe(self, found: Found) -> Described:
-        """One request for its first bytes; more where its dimensions stand further behind."""
+    def read_metadata(self, found: StoredObject) -> ObjectMetadata:
+        """One request for the first bytes; more if the image size is further behind."""
         try:
-            return self._described(found)
+            return self._metadata(found)
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
             raise FileNotFoundError(found.storage_key) from error
 
-    def _described(self, found: Found) -> Described:
+    def _metadata(self, found: StoredObject) -> ObjectMetadata:
         whose = {"Bucket": self.bucket_name, "Key": found.storage_key}
-        if not found.size:  # no byte of it can be asked for
+        if not found.size:  # S3 rejects a range of an empty object
             head = self._client.head_object(**whose)
-            return Described(head["ContentLength"], head["ContentType"], _checksum(head), None, None)
+            return ObjectMetadata(head["ContentLength"], head["ContentType"], _checksum(head), None, None)
         first = self._client.get_object(**whose, Range=f"bytes=0-{CHUNK_BYTES - 1}")
         start = first["Body"].read()
         size = int(first["ContentRange"].rpartition("/")[2]) if "ContentRange" in first else len(start)
@@ -161,13 +159,13 @@ class SignedS3Storage(S3Storage):
             more = self._client.get_object(**whose, Range=f"bytes={begin}-{end - 1}", IfMatch=first["ETag"])
             return more["Body"].read()
 
-        dimensions = pixels(Remote(size, read_range).buffered())
-        return Described(size, first["ContentType"], _checksum(first), *dimensions)
+        dimensions = image_size(RangeReader(size, read_range).buffered())
+        return ObjectMetadata(size, first["ContentType"], _checksum(first), *dimensions)
 
-    def opened(self, found: Found) -> IO[bytes]:
-        """The object's bytes, a megabyte at a time, so that it may be read as slowly as one likes.
+    def open_object(self, found: StoredObject) -> IO[bytes]:
+        """A file of the object, read by ranges of 1 MiB, so that no connection stays open between two reads.
 
-        Reading raises what botocore does where the store fails or the object is replaced meanwhile.
+        Reading raises botocore's errors if the store fails or the object was replaced.
         """
         whose = {"Bucket": self.bucket_name, "Key": found.storage_key}
         if found.checksum:
@@ -176,29 +174,29 @@ class SignedS3Storage(S3Storage):
         def read_range(begin: int, end: int) -> bytes:
             return self._client.get_object(**whose, Range=f"bytes={begin}-{end - 1}")["Body"].read()
 
-        return Remote(found.size, read_range).buffered(2**20)
+        return RangeReader(found.size, read_range).buffered(2**20)
 
-    def remove_keys(self, storage_keys: list[str]) -> None:
-        self.remove([{"Key": each} for each in storage_keys])
+    def delete_objects(self, storage_keys: list[str]) -> None:
+        self.delete_versions([{"Key": each} for each in storage_keys])
 
     @property
     def _client(self) -> Any:
-        """boto3's, which threads may share."""
+        """boto3's client, which is thread-safe."""
         return self.connection.meta.client
 
     def _credentials_now(self) -> tuple[Credentials, float | None]:
-        """What to sign with now and, of temporary credentials, when they expire; refreshed when they are about to."""
+        """Credentials, refreshed if they are about to expire, and the expiry of temporary ones."""
         try:
             if self._credentials is None:
                 self._credentials = self._create_session().get_credentials()
             frozen = self._credentials and self._credentials.get_frozen_credentials()
-        except (BotoCoreError, RuntimeError) as error:  # RuntimeError: what was refreshed is still expired
+        except (BotoCoreError, RuntimeError) as error:  # RuntimeError: expired even after a refresh
             raise CannotSign("The credentials of the artifact store cannot be loaded or refreshed.") from error
         if not (frozen and frozen.access_key and frozen.secret_key):
             raise CannotSign(
                 "There are no credentials for the artifact store. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "or give this machine a role."
+                "or give this machine an IAM role."
             )
-        # botocore has no public name for it; credentials that do not expire have none at all.
+        # botocore has no public name for the expiry; permanent credentials do not have the attribute.
         expiry = getattr(self._credentials, "_expiry_time", None)
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token), expiry and expiry.timestamp()

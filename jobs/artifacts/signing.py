@@ -1,4 +1,4 @@
-"""Short-lived links to artifacts, the same for all that ask within one signing window."""
+"""Presigned URLs of artifacts: short-lived, and the same for every request within one signing window."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Protocol, cast
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import storages
 
-from jobs.artifacts.objects import Described, Found
+from jobs.artifacts.objects import ObjectMetadata, StoredObject
 from jobs.artifacts.storage_keys import check_storage_key
 
 MAX_TTL_SECONDS = 7 * 24 * 3600  # S3 honours no presigned URL that lives longer
 
 
 class CannotSign(ImproperlyConfigured):
-    """There are no credentials to sign links with, or those there were have expired."""
+    """No credentials to sign URLs with, or they have expired."""
 
 
-class Links:
-    """What turns storage keys into links, for one signing window.
+class LinkSigner:
+    """Turns storage keys into presigned URLs, for one signing window.
 
-    ``window`` is opaque and changes exactly when the links do; ``expires_at`` is in seconds since 1970.
+    ``window`` is opaque and changes exactly when the URLs do. ``expires_at`` is in seconds since 1970.
     """
 
     __slots__ = ("_sign", "expires_at", "window")
@@ -34,65 +34,65 @@ class Links:
         self.window = hashlib.sha256(sign("window").encode()).hexdigest()[:16]
 
     def url(self, storage_key: str) -> str:
-        """A GET link to one artifact; it has at least two thirds of ``PRESIGN_TTL_SECONDS`` to live.
+        """A presigned GET URL of one artifact; it has at least two thirds of ``PRESIGN_TTL_SECONDS`` to live.
 
         ``storage_key`` is a path in the artifact store ("tenants/acme/01JA/front.png"), never a URL. Signing is local,
-        about 4 µs: no request is made, so a link to a deleted object still signs and answers 404 at the store.
-        Raises ValueError for a key that cannot be signed: empty, ``..`` as a segment, a leading slash, NUL.
+        about 4 µs: no request is made, so the URL of a deleted object can be signed too, and is 404 at the store.
+        Raises ValueError for a key that cannot be signed: empty, ``.`` or ``..`` as a segment, a leading slash, NUL.
         """
         check_storage_key(storage_key, "")
         return self._sign(storage_key)
 
 
 class ArtifactStore(Protocol):
-    """What the storage behind ``STORAGES["artifacts"]`` offers besides Django's own."""
+    """The methods of the storage ``STORAGES["artifacts"]`` beside those of Django's storages."""
 
     @property
-    def store_bases(self) -> tuple[str, ...]:
-        """The URLs it is reached by, as :class:`jobs.artifacts.redaction.Redactor` takes them."""
+    def base_urls(self) -> tuple[str, ...]:
+        """URLs of the store, in the form that :class:`jobs.artifacts.redaction.Redactor` takes."""
 
-    def links(self, base_url: str) -> Links:
-        """Links of the current window. Raises CannotSign."""
+    def links(self, base_url: str) -> LinkSigner:
+        """The signer of the current window, for a request to the origin ``base_url``. Raises CannotSign."""
 
     def probe(self) -> None:
-        """Asks the store for an answer; raises any exception where a link that is made now would lead nowhere."""
+        """Sends the store one request. Raises any exception if a URL that is signed now would not work."""
 
-    def below(self, prefix: str) -> Iterator[list[Any]]:
-        """Everything under ``prefix`` ("tenants/acme/", never empty), up to a thousand at a time, old versions too."""
+    def list_versions(self, prefix: str) -> Iterator[list[Any]]:
+        """All objects under ``prefix`` ("tenants/acme/", never empty), old versions too, at most 1,000 at a time."""
 
-    def remove(self, some: list[Any]) -> None:
-        """Removes what :meth:`below` found, for good. Raises OSError or what the network raises."""
+    def delete_versions(self, some: list[Any]) -> None:
+        """Deletes items of :meth:`list_versions` for good. Raises OSError, or a network error."""
 
-    def walk(self, prefix: str, after: str) -> Iterator[Found]:
-        """All objects under ``prefix`` behind the key ``after`` ("" for the first), in the order of their keys' bytes.
+    def list_objects(self, prefix: str, after: str) -> Iterator[StoredObject]:
+        """All objects under ``prefix`` whose key follows ``after`` ("" for all), sorted by the bytes of their keys.
 
-        Some servers that speak S3 sort by folder instead, so that "a/1" comes before "a-b/1".
+        Some S3 servers sort by folder instead: "a/1" comes before "a-b/1".
         """
 
-    def holds(self, storage_key: str) -> bool:
-        """Whether there is such an object, now."""
+    def object_exists(self, storage_key: str) -> bool:
+        """Whether the store has this object now."""
 
-    def describe(self, found: Found) -> Described:
-        """Reads as little of the object as tells what it is. Raises FileNotFoundError where it has gone meanwhile."""
+    def read_metadata(self, found: StoredObject) -> ObjectMetadata:
+        """Reads only the part of the object that it needs. Raises FileNotFoundError if the object was deleted."""
 
-    def remove_keys(self, storage_keys: list[str]) -> None:
-        """Removes a thousand objects at most; one that is not there is no error. Old versions stay."""
+    def delete_objects(self, storage_keys: list[str]) -> None:
+        """Deletes at most 1,000 objects; missing ones are no error. Old versions stay."""
 
 
 def artifact_store() -> ArtifactStore:
     return cast(ArtifactStore, storages["artifacts"])
 
 
-def links(base_url: str) -> Links:
-    """Links for an answer to a request that came to ``base_url`` ("https://jobs.example.com"). Raises CannotSign."""
+def links(base_url: str) -> LinkSigner:
+    """The signer for the response to a request to ``base_url`` ("https://jobs.example.com"). Raises CannotSign."""
     return artifact_store().links(base_url)
 
 
 def signing_times(now: float, ttl_seconds: int) -> tuple[int, int]:
-    """When links that are handed out ``now`` count as signed and when they stop, in whole seconds since 1970.
+    """The signing time and the expiry of URLs that are made ``now``, in whole seconds since 1970.
 
-    Both stay the same through a window of a third of the lifetime, and at every moment of it at least two thirds are
-    left. S3 counts in whole seconds, so links meant for 1 or 2 seconds may live up to two thirds of one longer.
+    Both are constant for a window of a third of the lifetime, and at least two thirds of the lifetime are always left.
+    S3 counts whole seconds, so URLs with a lifetime of 1 or 2 seconds may live up to two thirds of a second longer.
     """
     ttl_seconds = min(ttl_seconds, MAX_TTL_SECONDS)
     window = max(1, ttl_seconds // 3)

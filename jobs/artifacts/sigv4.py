@@ -1,4 +1,4 @@
-"""Presigned GET URLs of an S3 bucket by AWS Signature Version 4, byte for byte what botocore makes.
+"""Presigned GET URLs of an S3 bucket by AWS Signature Version 4, identical to those of botocore.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
 """
@@ -19,7 +19,7 @@ class Credentials(NamedTuple):
 
 
 class Presigner:
-    """Signs for one bucket, one signing time and one set of credentials; all that these settle is worked out once.
+    """Signs for one bucket, one signing time and one set of credentials; what these determine is computed once.
 
     ``root`` is the URL of the bucket ("https://pictures.s3.amazonaws.com/", "http://127.0.0.1:9000/pictures/"), times
     are in seconds since 1970.
@@ -35,7 +35,7 @@ class Presigner:
             f"&X-Amz-Credential={quote(f'{credentials.access_key}/{scope}', safe='')}"
             f"&X-Amz-Date={time}&X-Amz-Expires={expires_at - signed_at}"
         )
-        # The signature is made over the parameters in order of their names; botocore sends the token last.
+        # The signature covers the parameters sorted by name; botocore sends the token last.
         token = f"&X-Amz-Security-Token={quote(credentials.token, safe='')}" if credentials.token is not None else ""
         self._root = root
         self._query = f"?{query}&X-Amz-SignedHeaders=host{token}&X-Amz-Signature="
@@ -50,7 +50,7 @@ class Presigner:
         self._key = key
 
     def url(self, storage_key: str) -> str:
-        """Takes any key that UTF-8 can spell, and about 4 µs."""
+        """About 4 µs. Any key that can be encoded as UTF-8."""
         path = quote(storage_key, safe="/~")
         canonical = self._canonical.copy()
         canonical.update(f"{path}{self._canonical_tail}".encode())
@@ -59,7 +59,7 @@ class Presigner:
 
 
 def _host(url: str) -> str:
-    """The Host header a client sends for ``url``: in lower case, without a port that goes without saying."""
+    """The Host header that clients send for ``url``: in lower case, without the default port."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     return host if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f"{host}:{parts.port}"

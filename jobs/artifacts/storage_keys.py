@@ -1,12 +1,12 @@
-"""The one rule of what an artifact's key may be, on the way in and again when a link is signed."""
+"""Which storage keys are valid; checked when an artifact is recorded, and again when its URL is signed."""
 
 from __future__ import annotations
 
 
 def check_storage_key(key: str, prefix: str) -> None:
-    """Raises ValueError with the rule that ``key`` breaks; ``prefix`` is the tenant's, "" for no prefix check.
+    """Raises ValueError if ``key`` is not valid. ``prefix`` is the tenant's, "" for no prefix check.
 
-    The message never holds the key itself, so it may be logged and shown.
+    The message names the rule, never the key: it can be logged and shown.
     """
     if not key:
         raise ValueError("The storage key is empty.")
@@ -14,8 +14,9 @@ def check_storage_key(key: str, prefix: str) -> None:
         raise ValueError("The storage key holds a NUL character.")
     if key[0] == "/":
         raise ValueError("The storage key starts with “/”; keys are relative to the artifact store.")
-    if ".." in key and ".." in key.split("/"):
-        raise ValueError("The storage key has “..” as a segment.")
+    # Clients normalise such a path, so the URL would no longer match its signature, or would name another object.
+    if (key[0] == "." or "/." in key) and not {".", ".."}.isdisjoint(key.split("/")):
+        raise ValueError("The storage key has “.” or “..” as a segment.")
     try:
         key.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Artifacts as both dialects read them: in the columns that ``Boundary.artifacts`` takes."""
+"""Artifacts as both dialects read them: in the columns that ``TenantRenderer.artifact_responses`` takes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ulid import ULID
 
 from jobs.models import Artifact, Job
 
-FILLED = ("size", "content_type", "checksum", "width", "height")
+METADATA_COLUMNS = ("size", "content_type", "checksum", "width", "height")
 
 
 class ArtifactRow(NamedTuple):
@@ -65,15 +65,15 @@ def rows_between(after: str, until: str | None, prefix: str, page: int) -> Itera
         after = found[-1].storage_key
         if len(found) == page:
             known = {row.pk for row in found}
-            found += [row for row in rows_naming([after]) if row.pk not in known]
+            found += [row for row in rows_with_keys([after]) if row.pk not in known]
         yield found
 
 
-def rows_naming(storage_keys: Iterable[str]) -> list[ArtifactRow]:
+def rows_with_keys(storage_keys: Iterable[str]) -> list[ArtifactRow]:
     return _read(_by_key().filter(key__in=list(storage_keys)))
 
 
-def named(storage_keys: Iterable[str]) -> set[str]:
+def referenced_keys(storage_keys: Iterable[str]) -> set[str]:
     """Those of ``storage_keys`` that an artifact names."""
     return set(_by_key().filter(key__in=list(storage_keys)).values_list("storage_key", flat=True))
 
@@ -85,12 +85,13 @@ def _read(rows: Any) -> list[ArtifactRow]:
 
 @transaction.atomic
 def fill(described: dict[int, tuple[Any, ...]], jobs: Iterable[ULID]) -> None:
-    """Writes what is known of artifacts' files, by the artifact's id as in ``FILLED``; ``jobs`` are theirs.
+    """Writes what is known of artifacts' files, by the artifact's id as in ``METADATA_COLUMNS``; ``jobs`` are theirs.
 
     No version is bumped, for no answer shows it. The jobs are locked in ascending order of their ids, as by everyone
     who writes to several, so that what removes them does not wait in a circle.
     """
     list(Job.all_tenants.filter(pk__in=set(jobs)).order_by("pk").select_for_update(no_key=True).values_list("pk"))
     Artifact.all_tenants.bulk_update(
-        [Artifact(pk=pk, **dict(zip(FILLED, values, strict=True))) for pk, values in described.items()], FILLED
+        [Artifact(pk=pk, **dict(zip(METADATA_COLUMNS, values, strict=True))) for pk, values in described.items()],
+        METADATA_COLUMNS,
     )

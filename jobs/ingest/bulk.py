@@ -14,10 +14,10 @@ from django.db import DataError, IntegrityError, transaction
 from prometheus_client import Counter
 
 from jobs.ingest import interchange
-from jobs.ingest.changes import Change, Raced, write
+from jobs.ingest.bulk_writer import Change, ConcurrentInsert, write
 from jobs.ingest.interchange import Reason, Record, Rejected
 from jobs.ingest.merge import check_keys, merge
-from jobs.ingest.stored import records
+from jobs.ingest.record_reader import records
 from jobs.models import Job
 from tenants.models import Tenant
 
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(slots=True)
-class Loaded:
+class BatchResult:
     """What became of a batch: the records that changed the store, were there already, were not asked for, were bad."""
 
     last_line: int = 0
@@ -76,7 +76,7 @@ def load(
     after_line: int = 0,
     tenant: str | None = None,
     dry_run: bool = False,
-) -> Iterator[Loaded]:
+) -> Iterator[BatchResult]:
     """Loads ``lines`` of NDJSON from the one that follows ``after_line``, and yields what became of each batch.
 
     A batch is committed when it is yielded. With ``dry_run`` everything is done and then undone; with ``tenant`` (a
@@ -84,7 +84,7 @@ def load(
     memory holds these two. Blank lines count, and hold nothing; an empty one (not even its newline) ends the batch.
     """
     batches = _batches(lines, batch, after_line, tenant)
-    with _patient_collector(), ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+    with _infrequent_garbage_collection(), ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
         upcoming = reader.submit(next, batches, None)
         while (now := upcoming.result()) is not None:
             upcoming = reader.submit(next, batches, None)
@@ -96,7 +96,7 @@ def load(
 
 
 @contextmanager
-def _patient_collector() -> Iterator[None]:
+def _infrequent_garbage_collection() -> Iterator[None]:
     """A batch is some 50,000 objects that live until it is written: looked through every 700 it costs a sixth more."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, *before[1:])
@@ -129,10 +129,10 @@ def _content(raw: bytes) -> Record | Rejected:
     try:
         return interchange.parse(raw)
     except Rejected as error:
-        return error.told()
+        return error.without_traceback()
 
 
-def load_batch(batch: Sequence[Line], dry_run: bool = False) -> Loaded:
+def load_batch(batch: Sequence[Line], dry_run: bool = False) -> BatchResult:
     """Loads a batch in one transaction: its good records, whatever the bad ones."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -141,29 +141,29 @@ def load_batch(batch: Sequence[Line], dry_run: bool = False) -> Loaded:
                 if dry_run:
                     transaction.set_rollback(True)
                 return loaded
-        except (Raced, IntegrityError):
+        except (ConcurrentInsert, IntegrityError):
             if attempt == ATTEMPTS:
                 raise
         except DataError as error:
             # A value that passed every check and that the database refuses all the same: found by halves, so that the
             # rest of the batch still loads.
-            return _halved(batch, dry_run, error)
+            return _load_by_halves(batch, dry_run, error)
     raise AssertionError("unreachable")
 
 
-def _halved(batch: Sequence[Line], dry_run: bool, error: DataError) -> Loaded:
+def _load_by_halves(batch: Sequence[Line], dry_run: bool, error: DataError) -> BatchResult:
     if len(batch) == 1:
-        return Loaded(rejections=[Rejection(batch[0], Rejected(Reason.DATABASE, str(error).partition("\n")[0]))])
+        return BatchResult(rejections=[Rejection(batch[0], Rejected(Reason.DATABASE, str(error).partition("\n")[0]))])
     halves = [load_batch(half, dry_run) for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :])]
-    return Loaded(
+    return BatchResult(
         loaded=sum(half.loaded for half in halves),
         unchanged=sum(half.unchanged for half in halves),
         rejections=[rejection for half in halves for rejection in half.rejections],
     )
 
 
-def _load(batch: Sequence[Line]) -> Loaded:
-    loaded = Loaded()
+def _load(batch: Sequence[Line]) -> BatchResult:
+    loaded = BatchResult()
     good = [line.content for line in batch if isinstance(line.content, Record)]
     tenants = {tenant.slug: tenant for tenant in Tenant.objects.filter(slug__in={record.tenant for record in good})}
     existing = Job.all_tenants.filter(pk__in={record.public_id for record in good})
@@ -179,7 +179,7 @@ def _load(batch: Sequence[Line]) -> Loaded:
         try:
             after = _after(stored, record, tenants.get(record.tenant))
         except Rejected as error:
-            loaded.rejections.append(Rejection(line, error.told()))
+            loaded.rejections.append(Rejection(line, error.without_traceback()))
             continue
         if after is stored:
             loaded.unchanged += 1

@@ -20,7 +20,7 @@ def column(status: str) -> str:
     return status.lower()
 
 
-def moved(tenant_id: int, before: str | None, after: str | None) -> Changes:
+def status_change(tenant_id: int, before: str | None, after: str | None) -> Changes:
     """The change that one job makes by going from status ``before`` to ``after``; None where there is no job."""
     changes: Changes = Counter()
     if before != after:

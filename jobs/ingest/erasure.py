@@ -22,7 +22,7 @@ class Erased(NamedTuple):
     artifacts: int
 
 
-def close(tenant: Tenant) -> None:
+def deactivate(tenant: Tenant) -> None:
     """From now on no credential of the tenant opens anything."""
     tenant.is_active = False
     tenant.save(update_fields=["is_active"])

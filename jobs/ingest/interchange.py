@@ -73,7 +73,7 @@ class Rejected(ValueError):
         """The same, found deeper inside: ``seq: …`` within ``events[3]`` is ``events[3].seq: …``."""
         return Rejected(self.reason, f"{place}.{self}")
 
-    def told(self) -> Rejected:
+    def without_traceback(self) -> Rejected:
         """The same without its traceback, which would keep all that was in sight alive."""
         return Rejected(self.reason, str(self))
 

@@ -27,8 +27,8 @@ from ulid import ULID
 from jobs.fold import AGENT_RANKS, GATEWAY, WORKFLOW_RANKS, WORKFLOW_TERMINAL, fold_status
 from jobs.ingest import counts, interchange
 from jobs.ingest.interchange import MAX_SEQ, ArtifactLine, EventLine, Rejected
-from jobs.ingest.merge import TERMINAL_STATUSES, check_keys, settled
-from jobs.ingest.rows import insert_artifacts, insert_events
+from jobs.ingest.merge import TERMINAL_STATUSES, check_keys, resolve_status
+from jobs.ingest.row_writer import insert_artifacts, insert_events
 from jobs.models import Artifact, Job, JobEvent, Visibility
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
@@ -124,7 +124,7 @@ def open_job(
         if (group := _group.get()) is not None:
             group[job.pk] = None
         else:
-            counts.apply(counts.moved(tenant.pk, None, job.status))
+            counts.apply(counts.status_change(tenant.pk, None, job.status))
     return job
 
 
@@ -202,7 +202,7 @@ def together(*jobs: Job | ULID | str) -> Iterator[None]:
         # What is there now, for the block may have rolled a part of itself back.
         moves: counts.Changes = Counter()
         for pk, tenant_id, status in Job.all_tenants.filter(pk__in=group).values_list("pk", "tenant_id", "status"):
-            moves.update(counts.moved(tenant_id, group[pk], status))
+            moves.update(counts.status_change(tenant_id, group[pk], status))
         counts.apply(moves)
 
 
@@ -225,7 +225,7 @@ def _changing(job: Job | ULID | str) -> Iterator[Job]:
         yield row
         row.save(update_fields=_MOVED_BY_EVENTS)
         if group is None:
-            counts.apply(counts.moved(row.tenant_id, before, row.status))
+            counts.apply(counts.status_change(row.tenant_id, before, row.status))
 
 
 _MOVED_BY_EVENTS = ("status", "updated_at", "last_seq", "last_public_seq", "is_operation", "version")
@@ -277,6 +277,8 @@ def _check_open(row: Job, line: EventLine) -> None:
 
 def _status(row: Job, line: EventLine) -> str:
     if not row.is_operation:
-        return settled([line], None, row.status)  # the highest of its events: what it is, or what this one makes it
+        return resolve_status(
+            [line], None, row.status
+        )  # the highest of its events: what it is, or what this one makes it
     events = JobEvent.all_tenants.filter(job=row).values_list("event_type", "hostname", named=True)
     return fold_status([*events, line])

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
 from jobs.artifacts.storage_keys import check_storage_key
-from jobs.fold import WORKFLOW_TERMINAL, fold_status, is_operation, settles
+from jobs.fold import WORKFLOW_TERMINAL, decides_status, fold_status, is_operation
 from jobs.ingest.interchange import ArtifactLine, EventLine, Reason, Record, Rejected
 from jobs.models import JobStatus, Visibility
 
@@ -17,16 +17,16 @@ TERMINAL_STATUSES = frozenset({JobStatus.SUCCESS.value, JobStatus.FAILURE.value,
 def merge(stored: Record | None, record: Record) -> Record:
     """The job after ``record``, its status settled: ``stored`` itself where nothing is new. Raises Rejected."""
     if stored is None:
-        return record._replace(status=settled(record.events, record.status))
+        return record._replace(status=resolve_status(record.events, record.status))
     _check_same_job(stored, record)
     events = stored.events + _new_events(stored, record)
     artifacts = _longer(stored.artifacts, record.artifacts)
     if len(events) > len(stored.events):
-        status = settled(events, record.status, stored.status)
+        status = resolve_status(events, record.status, stored.status)
         return stored._replace(status=status, events=events, artifacts=artifacts)
     if record.status not in (None, stored.status):
         # An older state of the job, as its events were then, is no news; another status for the same events is.
-        settled([event for event in events if event.seq <= record.last_seq], record.status)
+        resolve_status([event for event in events if event.seq <= record.last_seq], record.status)
         if record.last_seq == stored.last_seq:
             _differs(f"status: {record.status}, where the store has {stored.status}")
     return stored if artifacts == stored.artifacts else stored._replace(artifacts=artifacts)
@@ -61,13 +61,13 @@ def header(created_at: datetime, events: Sequence[EventHead]) -> dict[str, Any]:
     }
 
 
-def refolded(events: Sequence[EventHead], stored: str) -> str:
+def expected_status(events: Sequence[EventHead], stored: str) -> str:
     """The status that a job with ``events`` should have: ``stored`` where it is ahead of what they explain.
 
     Such a job came without some of its events, with its status given.
     """
     folded = fold_status(events)
-    return stored if not settles(events) and _progress(stored) > _progress(folded) else folded
+    return stored if not decides_status(events) and _progress(stored) > _progress(folded) else folded
 
 
 def _progress(status: str) -> int:
@@ -83,7 +83,7 @@ def check_keys(artifacts: Iterable[ArtifactLine], prefix: str) -> None:
             raise Rejected(Reason.STORAGE_KEY, f"artifacts[{index}]: {error}") from None
 
 
-def settled(events: Sequence[EventLine], given: str | None, stored: str | None = None) -> str:
+def resolve_status(events: Sequence[EventLine], given: str | None, stored: str | None = None) -> str:
     """The status of a job with ``events``, where the record says ``given`` and the store ``stored`` (None: nothing).
 
     Raises Rejected where the events contradict either, or end a workflow job twice.
@@ -94,8 +94,8 @@ def settled(events: Sequence[EventLine], given: str | None, stored: str | None =
         raise Rejected(Reason.SECOND_END, "events: a workflow job ends once, with one succeeded or failed")
     # The stored status of a workflow job that has ended stands; an operation's always follows its agents.
     ended = stored if not operation and stored in TERMINAL_STATUSES else None
-    if settles(events) or ended:
-        status = folded if settles(events) else str(ended)
+    if decides_status(events) or ended:
+        status = folded if decides_status(events) else str(ended)
         if given not in (None, status) or ended not in (None, status):
             raise Rejected(Reason.STATUS, f"status: {given or stored} is said, where the events make it {status}")
         return status

@@ -17,7 +17,7 @@ from jobs.models import Artifact, Job, JobEvent, JobStatus
 FAILURES = (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
 
 
-class Gone(NamedTuple):
+class RemovedJob(NamedTuple):
     """What is remembered of a job."""
 
     public_id: ULID
@@ -28,18 +28,18 @@ class Gone(NamedTuple):
     updated_at: datetime
 
 
-class Removed(NamedTuple):
-    jobs: list[Gone]
+class RemovedBatch(NamedTuple):
+    jobs: list[RemovedJob]
     events: int
     artifacts: int
 
 
 @transaction.atomic
-def remove(jobs: QuerySet[Job]) -> Removed:
+def remove(jobs: QuerySet[Job]) -> RemovedBatch:
     """Removes ``jobs`` in one transaction. They come in ascending order of their ids, as every writer locks them."""
-    gone = [Gone(*row) for row in jobs.select_for_update().values_list(*Gone._fields)]
+    gone = [RemovedJob(*row) for row in jobs.select_for_update().values_list(*RemovedJob._fields)]
     if not gone:
-        return Removed([], 0, 0)
+        return RemovedBatch([], 0, 0)
     ids = [job.public_id for job in gone]
     # The children's foreign keys are for Django alone to know: one DELETE each, where its own way would read them all.
     tenants = {job.tenant_id for job in gone}  # said too, for where tenants have partitions
@@ -50,20 +50,20 @@ def remove(jobs: QuerySet[Job]) -> Removed:
     moves: counts.Changes = Counter()
     moves.subtract((job.tenant_id, job.status) for job in gone)
     counts.apply(moves)
-    return Removed(gone, events, artifacts)
+    return RemovedBatch(gone, events, artifacts)
 
 
-def silent(jobs: QuerySet[Job], before: datetime, keep_failures: bool) -> QuerySet[Job]:
+def inactive_since(jobs: QuerySet[Job], before: datetime, keep_failures: bool) -> QuerySet[Job]:
     """Those of ``jobs`` whose last event, or beginning where there was none, is older than ``before``."""
     # A job is not younger than its last event; said too, because that is what the indexes are by.
     jobs = jobs.filter(created_at__lt=before, updated_at__lt=before)
     return jobs.exclude(status__in=FAILURES) if keep_failures else jobs
 
 
-Place = tuple[datetime, ULID]  # of a job among all: when it was created, and its id
+AgeCursor = tuple[datetime, ULID]  # of a job among all: when it was created, and its id
 
 
-def by_age(jobs: QuerySet[Job], after: Place | None, size: int) -> Iterator[tuple[list[ULID], Place]]:
+def batches_by_age(jobs: QuerySet[Job], after: AgeCursor | None, size: int) -> Iterator[tuple[list[ULID], AgeCursor]]:
     """The ids of ``jobs``, oldest first, ``size`` at a time, with the place of each batch's last; from ``after`` on."""
     while True:
         page = jobs
@@ -77,7 +77,7 @@ def by_age(jobs: QuerySet[Job], after: Place | None, size: int) -> Iterator[tupl
         yield [public_id for _, public_id in places], after
 
 
-def keys_of(jobs: Iterable[ULID]) -> dict[ULID, list[str]]:
+def storage_keys_by_job(jobs: Iterable[ULID]) -> dict[ULID, list[str]]:
     """The storage keys of the jobs' artifacts."""
     keys: dict[ULID, list[str]] = defaultdict(list)
     rows = Artifact.all_tenants.filter(job__in=list(jobs)).order_by("pk").values_list("job_id", "storage_key")

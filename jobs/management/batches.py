@@ -27,7 +27,7 @@ class Run:
         self.progress = progress
         self.pause_seconds = pause_seconds
 
-    def goes_on(self, done: float, note: str, state: dict[str, Any]) -> bool:
+    def checkpoint_batch(self, done: float, note: str, state: dict[str, Any]) -> bool:
         """``state`` is what a later run needs to go on after this batch."""
         self.checkpoint.write(state)
         self.progress.show(done, note)
@@ -35,13 +35,13 @@ class Run:
         return not self.stop.requested
 
 
-class CutShort(CommandError):
-    """The command did what it did so far; ``again`` is the command that does the rest."""
+class IncompleteRun(CommandError):
+    """The command did what it did so far; ``resume_command`` is the command that does the rest."""
 
-    def __init__(self, why: str, again: str) -> None:
-        super().__init__(f"{why}. Resume with:\n{again}")
+    def __init__(self, why: str, resume_command: str) -> None:
+        super().__init__(f"{why}. Resume with:\n{resume_command}")
         self.why = why
-        self.again = again
+        self.resume_command = resume_command
 
 
 class StoppableCommand(BaseCommand):
@@ -64,8 +64,10 @@ class StoppableCommand(BaseCommand):
         except CommandError as error:
             if options["traceback"]:
                 raise
-            told = (error.why, {"resume": error.again}) if isinstance(error, CutShort) else (str(error), {})
-            log.log("error", told[0], **told[1])
+            if isinstance(error, IncompleteRun):
+                log.log("error", error.why, resume=error.resume_command)
+            else:
+                log.log("error", str(error))
             raise SystemExit(error.returncode) from error
 
     def say(self, message: str, **members: object) -> None:
@@ -119,15 +121,19 @@ class BatchCommand(StoppableCommand):
 
     @contextmanager
     def running(
-        self, options: dict[str, Any], kept: Checkpoint, total: float | None = None, heeded: Stop | None = None
+        self,
+        options: dict[str, Any],
+        checkpoint: Checkpoint,
+        total: float | None = None,
+        stop_request: Stop | None = None,
     ) -> Iterator[Run]:
-        """``total`` is what ``done`` grows to. ``heeded`` is a stop that something else heeds too."""
-        with nullcontext(heeded) if heeded else stoppable() as stop:
+        """``total`` is what ``done`` grows to. ``stop_request`` is a stop that something else heeds too."""
+        with nullcontext(stop_request) if stop_request else stoppable() as stop:
             progress = Progress(self.stderr, total, self.name)
-            yield Run(stop, kept, progress, options["throttle"])
+            yield Run(stop, checkpoint, progress, options["throttle"])
             progress.clear()
 
-    def again(self, options: dict[str, Any], *own: object, at: Sequence[tuple[str, object]] = ()) -> str:
+    def resume_command(self, options: dict[str, Any], *own: object, at: Sequence[tuple[str, object]] = ()) -> str:
         """The command that goes on: ``own`` arguments around the shared options, those that are no option first.
 
         ``at`` are the options that say where, for a run without a checkpoint.

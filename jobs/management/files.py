@@ -78,7 +78,7 @@ class Inputs:
             bucket, _, prefix = name.removeprefix(BUCKET).partition("/")
             self.store = bucket_named(bucket)
             # By key whatever the server's own order, so that a later run goes on where this one was.
-            self.objects = sorted(self.store.walk(prefix, ""))
+            self.objects = sorted(self.store.list_objects(prefix, ""))
 
     def each(self, begin: str = "") -> Iterator[tuple[str, int, AbstractContextManager[Source]]]:
         """From ``begin`` on: the name of each, the bytes of those before it, and its lines once entered."""
@@ -88,7 +88,7 @@ class Inputs:
         before = 0
         for found in self.objects:
             if found.storage_key >= begin:
-                raw = self.store.opened(found)
+                raw = self.store.open_object(found)
                 yield found.storage_key, before, Source.of(raw, found.storage_key, found.size, self.stop)
             before += found.size
 

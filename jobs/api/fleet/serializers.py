@@ -16,7 +16,7 @@ from rest_framework import serializers
 from jobs.api.fleet.params import FLEET_STATUS, FleetListParams
 from jobs.api.fleet.queries import FleetJob, FleetPage
 from jobs.api.rendering import to_json
-from jobs.api.tenant_renderer import Boundary
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.fold import Agent, FoldEvent, Outcome, fold, go_duration
 from jobs.models import JobStatus
 
@@ -57,7 +57,7 @@ class TimelineEventSerializer(serializers.Serializer[Any]):
 
 @extend_schema_serializer(description="A job as fleet tooling sees it.")
 class FleetJobResponseSerializer(serializers.Serializer[Any]):
-    """Made with ``context={"boundary": …}``."""
+    """Made with ``context={"renderer": …}``."""
 
     id = serializers.UUIDField(required=False, help_text="The 128 bits of the job's ULID.")
     status = serializers.CharField(
@@ -87,7 +87,7 @@ class FleetJobResponseSerializer(serializers.Serializer[Any]):
     def to_representation(self, job: FleetJob) -> dict[str, Any]:
         outcome = fold(job.events, job.status)
         agents = outcome.agents if outcome.is_broadcast else {}
-        out: Boundary = self.context["boundary"]
+        out: TenantRenderer = self.context["renderer"]
         return {
             "id": str(uuid.UUID(job.hex_id)),
             "status": FLEET_STATUS[job.status],
@@ -95,18 +95,20 @@ class FleetJobResponseSerializer(serializers.Serializer[Any]):
             "operation": operation(out, job, outcome),
             "result": result(out, job, outcome),
             "changed": outcome.changed,
-            **given("error", out.optional_text(outcome.error)),
-            **given("hostname", out.optional_text(outcome.hostname)),
+            **given("error", out.redact_optional_text(outcome.error)),
+            **given("hostname", out.redact_optional_text(outcome.hostname)),
             "updated_at": outcome.updated_at or job.created,
-            "responses": out.value({host: response(host, agent) for host, agent in agents.items() if agent.has_ended}),
-            "agent_states": out.value({host: state(agent) for host, agent in agents.items()}),
+            "responses": out.redact_value(
+                {host: response(host, agent) for host, agent in agents.items() if agent.has_ended}
+            ),
+            "agent_states": out.redact_value({host: state(agent) for host, agent in agents.items()}),
             "timeline": [timeline_event(out, event) for event in outcome.timeline],
         }
 
 
 @extend_schema_serializer(description="One page of a tenant's jobs, with counts.", many=False)
 class FleetJobListResponseSerializer(serializers.Serializer[Any]):
-    """Made with ``context={"boundary": …}``."""
+    """Made with ``context={"renderer": …}``."""
 
     total_items = serializers.IntegerField(required=False, help_text="How many jobs match the filter.")
     status_counts = serializers.DictField(
@@ -126,15 +128,15 @@ class FleetJobListResponseSerializer(serializers.Serializer[Any]):
         }
 
 
-def operation(out: Boundary, job: FleetJob, outcome: Outcome) -> dict[str, Any]:
-    request = out.value(job.request)
+def operation(out: TenantRenderer, job: FleetJob, outcome: Outcome) -> dict[str, Any]:
+    request = out.redact_value(job.request)
     return request or {} if outcome.is_operation else {"type": job.job_type, "data": request}
 
 
-def result(out: Boundary, job: FleetJob, outcome: Outcome) -> Any:
+def result(out: TenantRenderer, job: FleetJob, outcome: Outcome) -> Any:
     if outcome.is_operation:
-        return out.value(outcome.result)
-    return out.artifacts(job.artifacts) if job.status == JobStatus.SUCCESS else None
+        return out.redact_value(outcome.result)
+    return out.artifact_responses(job.artifacts) if job.status == JobStatus.SUCCESS else None
 
 
 def response(host: str, agent: Agent) -> dict[str, Any]:
@@ -151,16 +153,16 @@ def state(agent: Agent) -> dict[str, Any]:
     return {"status": agent.status, **given("error", agent.error), "duration": go_duration(agent.duration)}
 
 
-def timeline_event(out: Boundary, event: FoldEvent) -> dict[str, Any]:
+def timeline_event(out: TenantRenderer, event: FoldEvent) -> dict[str, Any]:
     told: dict[str, Any] = {
         "timestamp": event.created_at,
         "event": EVENT_NAMES.get(event.event_type, event.event_type),
     }
     if event.hostname:
-        told["hostname"] = out.text(event.hostname)
-    told["message"] = out.text(event.message)
+        told["hostname"] = out.redact_text(event.hostname)
+    told["message"] = out.redact_text(event.message)
     if event.error:
-        told["error"] = out.text(event.error)
+        told["error"] = out.redact_text(event.error)
     return told
 
 

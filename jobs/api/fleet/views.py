@@ -18,5 +18,5 @@ class FleetJobViewSet(TenantViewSet):
     async def list(self, request: GatewayRequest) -> ApiResponse:
         params = FleetListParams.read(request.GET)
         page = await queries.job_page(self.caller.tenant_id, params)
-        shape = FleetJobListResponseSerializer(context={"boundary": self.renderer})
+        shape = FleetJobListResponseSerializer(context={"renderer": self.renderer})
         return self.respond(shape.to_representation((page, params)))

@@ -15,7 +15,7 @@ from orjson import Fragment
 from rest_framework import serializers
 
 from jobs.api.rendering import to_json
-from jobs.api.tenant_renderer import Boundary
+from jobs.api.tenant_renderer import TenantRenderer
 from jobs.api.v1.params import ListParams, V1Status
 from jobs.ulid import ulid_text
 
@@ -29,13 +29,13 @@ class AboutOneJob(serializers.Serializer[Any]):
         raise NotImplementedError
 
     @staticmethod
-    def body(out: Boundary, *row: Any) -> dict[str, Any]:
+    def body(out: TenantRenderer, *row: Any) -> dict[str, Any]:
         raise NotImplementedError
 
 
 @extend_schema_serializer(description="A picture that a job made.")
 class ArtifactResponseSerializer(serializers.Serializer[Any]):
-    """Written by ``Boundary.artifacts``: a storage key never gets as far as here."""
+    """Written by ``TenantRenderer.artifact_responses``: a storage key never gets as far as here."""
 
     image_url = serializers.CharField(help_text="A short-lived presigned GET link to the picture.")
     kind = serializers.CharField(help_text="What it shows, such as on_model_render.")
@@ -58,16 +58,16 @@ class JobEventResponseSerializer(serializers.Serializer[Any]):
     created_at = serializers.DateTimeField(help_text="When it happened, in UTC.")
 
     @staticmethod
-    def body(out: Boundary, row: list[Any]) -> dict[str, Any]:
+    def body(out: TenantRenderer, row: list[Any]) -> dict[str, Any]:
         seq, event_type, visibility, stage, message, extra, created_at, artifacts = row
         return {
             "seq": seq,
             "event_type": event_type,
             "visibility": visibility,
-            "stage": out.optional_text(stage),
-            "message": out.text(message),
-            "artifacts": out.artifacts(artifacts),
-            "extra": out.value(extra),
+            "stage": out.redact_optional_text(stage),
+            "message": out.redact_text(message),
+            "artifacts": out.artifact_responses(artifacts),
+            "extra": out.redact_value(extra),
             "created_at": created_at,
         }
 
@@ -123,11 +123,11 @@ class JobDetailResponseSerializer(JobSummaryResponseSerializer, AboutOneJob):
         return [*result, *latest[0][-1]] if latest else result
 
     @staticmethod
-    def body(out: Boundary, *row: Any) -> dict[str, Any]:
+    def body(out: TenantRenderer, *row: Any) -> dict[str, Any]:
         *header, request, result, latest = row
         body = JobSummaryResponseSerializer.header(*header)
-        body["request"] = out.value(request)
-        body["result"] = out.artifacts(result) if body["status"] == V1Status.SUCCESS else []
+        body["request"] = out.redact_value(request)
+        body["result"] = out.artifact_responses(result) if body["status"] == V1Status.SUCCESS else []
         body["latest_event"] = JobEventResponseSerializer.body(out, latest[0]) if latest else None
         return body
 
@@ -145,7 +145,7 @@ class JobEventsResponseSerializer(AboutOneJob):
         return [artifact for event in row[-1] for artifact in event[-1]]
 
     @staticmethod
-    def body(out: Boundary, *row: Any) -> dict[str, Any]:
+    def body(out: TenantRenderer, *row: Any) -> dict[str, Any]:
         public_id, last_public_seq, rows = row
         event = JobEventResponseSerializer.body
         return {

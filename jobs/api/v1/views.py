@@ -78,7 +78,7 @@ class JobViewSet(TenantViewSet):
                 return not_modified
         document = found(await query.fetch_document(key, is_enough))
         version, *row = orjson.loads(document)
-        body = shape.body(self.renderer.of(document, shape.artifacts(*row)), *row)
+        body = shape.body(self.renderer.for_document(document, shape.artifacts(*row)), *row)
         return self.respond(body, ETag=self.validator(*asked, version=version))
 
 

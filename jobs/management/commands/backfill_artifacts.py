@@ -13,10 +13,10 @@ import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 from django.core.management.base import CommandError, CommandParser
 
-from jobs.artifacts.objects import Described, Found
+from jobs.artifacts.objects import ObjectMetadata, StoredObject
 from jobs.artifacts.signing import ArtifactStore, artifact_store
-from jobs.ingest.artifacts import ArtifactRow, fill, rows_after, rows_between, rows_naming
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
+from jobs.ingest.artifacts import ArtifactRow, fill, rows_after, rows_between, rows_with_keys
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
 from tenants.models import Tenant
 
 REQUESTS_AT_ONCE = 8  # to the artifact store
@@ -24,7 +24,7 @@ STORE_ERRORS = (OSError, BotoCoreError, ClientError)
 
 
 @dataclass
-class Tally:
+class Totals:
     """What was found up to two keys: the last object of the listing, and the last row beside it."""
 
     object_key: str = ""
@@ -62,8 +62,8 @@ class Command(BatchCommand):
         tenant = self.tenant_named(options["tenant"])
         if tenant and not tenant.storage_prefix:
             raise CommandError(f"Tenant {tenant} has no storage prefix: go through all tenants, without --tenant.")
-        kept = self.checkpoint_of(options, f"{self.name} of {tenant or 'all tenants'}")
-        self.tally = tally = Tally(**({"object_key": after, "row_key": after} if after else kept.read()))
+        checkpoint = self.checkpoint_of(options, f"{self.name} of {tenant or 'all tenants'}")
+        self.totals = totals = Totals(**({"object_key": after, "row_key": after} if after else checkpoint.read()))
         self.store: ArtifactStore = artifact_store()
         self.is_dry = options["dry_run"]
         self.prefixes = {each.storage_prefix: each.slug for each in Tenant.objects.exclude(storage_prefix="")}
@@ -71,50 +71,52 @@ class Command(BatchCommand):
         try:
             with (
                 ThreadPoolExecutor(REQUESTS_AT_ONCE) as self.pool,
-                self.running(options, kept, tally.artifacts + rows_after(tally.row_key, prefix)) as run,
+                self.running(options, checkpoint, totals.artifacts + rows_after(totals.row_key, prefix)) as run,
             ):
                 finished = self.walk(prefix, options["batch"], run)
         except DATABASE_ERRORS as error:
-            raise self.cut_short(database_failed(error), options) from error
+            raise self.incomplete_run(database_failed(error), options) from error
         except STORE_ERRORS as error:
-            raise self.cut_short(f"The artifact store failed: {error}", options) from error
-        self.stderr.write(f"{'Dry run, nothing written: ' if self.is_dry else ''}{tally}")
+            raise self.incomplete_run(f"The artifact store failed: {error}", options) from error
+        self.stderr.write(f"{'Dry run, nothing written: ' if self.is_dry else ''}{totals}")
         if not finished:
-            raise self.cut_short("Stopped", options)
-        kept.remove()
-        if bad := tally.missing + tally.wrong_tenant + tally.unreadable:
+            raise self.incomplete_run("Stopped", options)
+        checkpoint.remove()
+        if bad := totals.missing + totals.wrong_tenant + totals.unreadable:
             raise CommandError(f"{bad:,} artifacts have no object that is theirs and can be read.")
 
-    def cut_short(self, why: str, options: dict[str, Any]) -> CutShort:
-        return CutShort(why, self.again(options, at=[("--after", self.tally.object_key or self.tally.row_key or None)]))
+    def incomplete_run(self, why: str, options: dict[str, Any]) -> IncompleteRun:
+        return IncompleteRun(
+            why, self.resume_command(options, at=[("--after", self.totals.object_key or self.totals.row_key or None)])
+        )
 
     def walk(self, prefix: str, batch: int, run: Run) -> bool:
         """Whether it came to the end of both."""
-        tally = self.tally
-        listing = self.store.walk(prefix, tally.object_key)
+        totals = self.totals
+        listing = self.store.list_objects(prefix, totals.object_key)
         while some := list(islice(listing, batch)):
             objects = {found.storage_key: found for found in some}
             # Not every server lists in the order of bytes: what no row beside it names is looked up, and what no
             # object beside it has is asked for, before anything is said of it. That also settles what came meanwhile.
-            until = max(tally.row_key, *objects)
-            for rows in rows_between(tally.row_key, until, prefix, batch):
+            until = max(totals.row_key, *objects)
+            for rows in rows_between(totals.row_key, until, prefix, batch):
                 self.compare(rows, objects)
             left = [found.storage_key for found in some if found.storage_key in objects]
-            self.compare(rows_naming(left), objects)
+            self.compare(rows_with_keys(left), objects)
             for found in objects.values():
                 self.tell("orphaned", found.storage_key, tenant=self.owner(found.storage_key))
-            tally.objects += len(some)
-            tally.object_key, tally.row_key = some[-1].storage_key, until
-            if not run.goes_on(tally.artifacts, str(tally), asdict(tally)):
+            totals.objects += len(some)
+            totals.object_key, totals.row_key = some[-1].storage_key, until
+            if not run.checkpoint_batch(totals.artifacts, str(totals), asdict(totals)):
                 return False
-        for rows in rows_between(tally.row_key, None, prefix, batch):
+        for rows in rows_between(totals.row_key, None, prefix, batch):
             self.compare(rows, {})
-            tally.row_key = rows[-1].storage_key
-            if not run.goes_on(tally.artifacts, str(tally), asdict(tally)):
+            totals.row_key = rows[-1].storage_key
+            if not run.checkpoint_batch(totals.artifacts, str(totals), asdict(totals)):
                 return False
         return True
 
-    def compare(self, rows: Iterable[ArtifactRow], objects: dict[str, Found]) -> None:
+    def compare(self, rows: Iterable[ArtifactRow], objects: dict[str, StoredObject]) -> None:
         """Takes the objects that ``rows`` name out of ``objects``."""
         rows_of: dict[str, list[ArtifactRow]] = defaultdict(list)
         for row in rows:
@@ -127,18 +129,18 @@ class Command(BatchCommand):
                     self.tell("wrong_tenant", key, tenant=row.tenant, job=str(row.job_id))
         found = {key: objects.pop(key) for key in rows_of if key in objects}
         elsewhere = [key for key, naming in own.items() if naming and key not in found]
-        for key, is_there in zip(elsewhere, self.pool.map(self.store.holds, elsewhere), strict=True):
+        for key, is_there in zip(elsewhere, self.pool.map(self.store.object_exists, elsewhere), strict=True):
             if not is_there:
                 self.tell_each("missing", own[key])
         self.fill({key: each for key, each in found.items() if own[key]}, own)
-        self.tally.artifacts += sum(map(len, rows_of.values()))
+        self.totals.artifacts += sum(map(len, rows_of.values()))
 
-    def fill(self, found: dict[str, Found], rows_of: dict[str, list[ArtifactRow]]) -> None:
+    def fill(self, found: dict[str, StoredObject], rows_of: dict[str, list[ArtifactRow]]) -> None:
         stale = {key: [row for row in rows_of[key] if not is_filled(row, found[key])] for key in found}
-        self.tally.unchanged += sum(len(rows_of[key]) - len(stale[key]) for key in found)
+        self.totals.unchanged += sum(len(rows_of[key]) - len(stale[key]) for key in found)
         unknown = [found[key] for key, rows in stale.items() if rows]
         if self.is_dry:
-            self.tally.filled += sum(map(len, stale.values()))
+            self.totals.filled += sum(map(len, stale.values()))
             return
         filled: dict[int, tuple[Any, ...]] = {}
         for key, described in zip((each.storage_key for each in unknown), self.described(unknown), strict=True):
@@ -150,12 +152,12 @@ class Command(BatchCommand):
                 filled |= {row.pk: described for row in stale[key]}
         if filled:
             fill(filled, {row.job_id for rows in stale.values() for row in rows if row.pk in filled})
-        self.tally.filled += len(filled)
+        self.totals.filled += len(filled)
 
-    def described(self, objects: list[Found]) -> Iterator[Described | Exception]:
-        def describe(found: Found) -> Described | Exception:
+    def described(self, objects: list[StoredObject]) -> Iterator[ObjectMetadata | Exception]:
+        def describe(found: StoredObject) -> ObjectMetadata | Exception:
             try:
-                return self.store.describe(found)
+                return self.store.read_metadata(found)
             except STORE_ERRORS as error:
                 return error
 
@@ -166,7 +168,7 @@ class Command(BatchCommand):
             self.tell(finding, row.storage_key, tenant=row.tenant, job=str(row.job_id), **more)
 
     def tell(self, finding: str, storage_key: str, **more: str | None) -> None:
-        setattr(self.tally, finding, getattr(self.tally, finding) + 1)
+        setattr(self.totals, finding, getattr(self.totals, finding) + 1)
         line = {"finding": finding, "storage_key": storage_key.encode(errors="replace").decode(), **more}
         self.stdout.write(orjson.dumps(line).decode())
 
@@ -176,5 +178,5 @@ class Command(BatchCommand):
         return next((self.prefixes[folder] for folder in folders if folder in self.prefixes), None)
 
 
-def is_filled(row: ArtifactRow, found: Found) -> bool:
+def is_filled(row: ArtifactRow, found: StoredObject) -> bool:
     return row.checksum is not None and row.size == found.size and found.checksum in (None, row.checksum)

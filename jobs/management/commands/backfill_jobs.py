@@ -15,7 +15,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from jobs.ingest import bulk
 from jobs.management.arguments import at_least
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
 from jobs.management.checkpoint import Checkpoint
 from jobs.management.files import Inputs, Source
 from jobs.management.stopping import stoppable
@@ -24,7 +24,7 @@ SHOWN_REJECTIONS = 20  # on standard error; --rejects keeps them all
 
 
 @dataclass
-class Tally:
+class Totals:
     """What became of the lines up to ``line`` of ``file``, and how long the files of --rejects were then."""
 
     file: str = ""
@@ -40,7 +40,7 @@ class Tally:
     def place(self) -> str:
         return _place(self.line, self.file)
 
-    def add(self, batch: bulk.Loaded) -> None:
+    def add(self, batch: bulk.BatchResult) -> None:
         self.line = batch.last_line
         self.loaded += batch.loaded
         self.unchanged += batch.unchanged
@@ -63,22 +63,22 @@ class Rejects:
 
     @classmethod
     @contextmanager
-    def opened(cls, name: str, tally: Tally) -> Iterator[Rejects]:
-        mode = "ab" if tally.line else "wb"
+    def opened(cls, name: str, totals: Totals) -> Iterator[Rejects]:
+        mode = "ab" if totals.line else "wb"
         with Path(name).open(mode) as lines, Path(f"{name}.reasons").open(mode) as reasons:
-            if tally.rejects_bytes is not None and tally.reasons_bytes is not None:
+            if totals.rejects_bytes is not None and totals.reasons_bytes is not None:
                 # What a run that was killed wrote after its last checkpoint comes again.
-                lines.truncate(tally.rejects_bytes)
-                reasons.truncate(tally.reasons_bytes)
+                lines.truncate(totals.rejects_bytes)
+                reasons.truncate(totals.reasons_bytes)
             yield cls(lines, reasons, name.endswith(".gz"))
 
-    def add(self, rejections: Sequence[bulk.Rejection], tally: Tally) -> None:
+    def add(self, rejections: Sequence[bulk.Rejection], totals: Totals) -> None:
         lines = b"".join(each.line.raw.removesuffix(b"\n") + b"\n" for each in rejections)
         self.lines.write(gzip.compress(lines, mtime=0) if lines and self.compress else lines)
-        self.reasons.write("".join(f"{_reason(each, tally.file)}\n" for each in rejections).encode())
+        self.reasons.write("".join(f"{_reason(each, totals.file)}\n" for each in rejections).encode())
         for file in (self.lines, self.reasons):
             file.flush()
-        tally.rejects_bytes, tally.reasons_bytes = self.lines.tell(), self.reasons.tell()
+        totals.rejects_bytes, totals.reasons_bytes = self.lines.tell(), self.reasons.tell()
 
 
 def _reason(rejection: bulk.Rejection, file: str) -> str:
@@ -127,62 +127,62 @@ class Command(BatchCommand):
 
     def handle(self, *, file: str, **options: Any) -> None:
         self.tenant_named(options["tenant"])
-        kept = self.checkpoint_of(options, file)
-        tally = Tally(**{"file": options["from_object"], "line": options["after_line"]} | kept.read())
+        checkpoint = self.checkpoint_of(options, file)
+        totals = Totals(**{"file": options["from_object"], "line": options["after_line"]} | checkpoint.read())
         try:
-            finished = self.load(file, kept, tally, options)
+            finished = self.load(file, checkpoint, totals, options)
         except (OSError, EOFError) as error:
             raise CommandError(f"{file}: {error}") from error
         except DATABASE_ERRORS as error:
-            raise self.cut_short(database_failed(error), file, tally, options) from error
+            raise self.incomplete_run(database_failed(error), file, totals, options) from error
         except (BotoCoreError, ClientError) as error:
-            raise self.cut_short(str(error), file, tally, options) from error
-        self.report(tally, options["dry_run"])
+            raise self.incomplete_run(str(error), file, totals, options) from error
+        self.report(totals, options["dry_run"])
         if not finished:
-            raise self.cut_short("Stopped", file, tally, options)
-        kept.remove()
-        if tally.rejected:
-            raise CommandError(f"{sum(tally.rejected.values())} records were rejected.")
+            raise self.incomplete_run("Stopped", file, totals, options)
+        checkpoint.remove()
+        if totals.rejected:
+            raise CommandError(f"{sum(totals.rejected.values())} records were rejected.")
 
-    def load(self, file: str, kept: Checkpoint, tally: Tally, options: dict[str, Any]) -> bool:
+    def load(self, file: str, checkpoint: Checkpoint, totals: Totals, options: dict[str, Any]) -> bool:
         """Whether everything was read to its end."""
-        keeping = Rejects.opened(options["rejects"], tally) if options["rejects"] else nullcontext()
+        keeping = Rejects.opened(options["rejects"], totals) if options["rejects"] else nullcontext()
         with stoppable() as stop:
             inputs = Inputs(file, stop, options["follow"])
-            with keeping as rejects, self.running(options, kept, inputs.size, stop) as run:
-                for name, before, opening in inputs.each(tally.file):
-                    if inputs.is_bucket and name != tally.file:
-                        tally.file, tally.line = name, 0
+            with keeping as rejects, self.running(options, checkpoint, inputs.size, stop) as run:
+                for name, before, opening in inputs.each(totals.file):
+                    if inputs.is_bucket and name != totals.file:
+                        totals.file, totals.line = name, 0
                     with opening as source:
-                        self.load_lines(source, before, tally, rejects, run, options)
+                        self.load_lines(source, before, totals, rejects, run, options)
                     if not source.is_complete:
                         return False
         return True
 
     def load_lines(
-        self, source: Source, before: int, tally: Tally, rejects: Rejects | None, run: Run, options: dict[str, Any]
+        self, source: Source, before: int, totals: Totals, rejects: Rejects | None, run: Run, options: dict[str, Any]
     ) -> None:
         how = {name: options[name] for name in ("batch", "tenant", "dry_run")}
-        for batch in bulk.load(source, after_line=tally.line, **how):
+        for batch in bulk.load(source, after_line=totals.line, **how):
             if rejects:
-                rejects.add(batch.rejections, tally)
+                rejects.add(batch.rejections, totals)
             elif batch.rejections:
                 run.progress.clear()
-                self.show(batch.rejections[: max(0, SHOWN_REJECTIONS - sum(tally.rejected.values()))], tally)
-            tally.add(batch)
+                self.show(batch.rejections[: max(0, SHOWN_REJECTIONS - sum(totals.rejected.values()))], totals)
+            totals.add(batch)
             # What has been read when a stop is requested is loaded too: a pipe would not give it again.
-            run.goes_on(before + source.position, f"line {tally.place}: {tally}", asdict(tally))
+            run.checkpoint_batch(before + source.position, f"line {totals.place}: {totals}", asdict(totals))
 
-    def show(self, rejections: Sequence[bulk.Rejection], tally: Tally) -> None:
+    def show(self, rejections: Sequence[bulk.Rejection], totals: Totals) -> None:
         for rejection in rejections:
-            self.stderr.write(f"line {_reason(rejection, tally.file).replace(chr(9), ': ')}")
+            self.stderr.write(f"line {_reason(rejection, totals.file).replace(chr(9), ': ')}")
 
-    def report(self, tally: Tally, dry_run: bool) -> None:
-        self.stdout.write(f"{'Dry run, nothing written: ' if dry_run else ''}{tally}")
-        for reason, number in sorted(tally.rejected.items(), key=lambda item: (-item[1], item[0])):
+    def report(self, totals: Totals, dry_run: bool) -> None:
+        self.stdout.write(f"{'Dry run, nothing written: ' if dry_run else ''}{totals}")
+        for reason, number in sorted(totals.rejected.items(), key=lambda item: (-item[1], item[0])):
             self.stdout.write(f"  {number} × {reason}")
 
-    def cut_short(self, why: str, file: str, tally: Tally, options: dict[str, Any]) -> CutShort:
+    def incomplete_run(self, why: str, file: str, totals: Totals, options: dict[str, Any]) -> IncompleteRun:
         own = file, ("--rejects", options["rejects"]), ("--follow", options["follow"])
-        at = [("--from-object", tally.file or None), ("--after-line", tally.line)]
-        return CutShort(f"{why}, after line {tally.place}", self.again(options, *own, at=at))
+        at = [("--from-object", totals.file or None), ("--after-line", totals.line)]
+        return IncompleteRun(f"{why}, after line {totals.place}", self.resume_command(options, *own, at=at))

@@ -10,9 +10,9 @@ from django.db.models import QuerySet
 from ulid import ULID
 
 from jobs.ingest import counts
-from jobs.ingest.refold import Difference, refold
+from jobs.ingest.recompute_status import Difference, recompute_status
 from jobs.management.arguments import ulid
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
@@ -34,8 +34,8 @@ class Command(BatchCommand):
     def handle(self, *, after: ULID | None, dry_run: bool, **options: Any) -> None:
         options |= {"dry_run": dry_run}
         tenant = self.tenant_named(options["tenant"])
-        kept = self.checkpoint_of(options, f"{self.name} of {options['tenant'] or 'all tenants'}")
-        position = kept.read()
+        checkpoint = self.checkpoint_of(options, f"{self.name} of {options['tenant'] or 'all tenants'}")
+        position = checkpoint.read()
         self.last = after or (parse_ulid(position["after"]) if position else None)
         jobs = Job.all_tenants.all()
         if self.last is not None:
@@ -43,29 +43,33 @@ class Command(BatchCommand):
         if tenant is not None:
             jobs = jobs.filter(tenant=tenant)
         try:
-            with self.running(options, kept, jobs.count()) as run:
-                different = self.refold(jobs, options["batch"], dry_run, run)
+            with self.running(options, checkpoint, jobs.count()) as run:
+                different = self.recompute(jobs, options["batch"], dry_run, run)
         except DATABASE_ERRORS as error:
-            raise CutShort(database_failed(error), self.again(options, at=[("--after", self.last)])) from error
+            raise IncompleteRun(
+                database_failed(error), self.resume_command(options, at=[("--after", self.last)])
+            ) from error
         if run.stop.requested:
-            raise CutShort("Stopped", self.again(options, at=[("--after", self.last)]))
+            raise IncompleteRun("Stopped", self.resume_command(options, at=[("--after", self.last)]))
         drifted = sum([self.count(each, dry_run) for each in ([tenant] if tenant else Tenant.objects.all())])
-        kept.remove()
+        checkpoint.remove()
         if dry_run and (different or drifted):
             raise CommandError(f"{different:,} jobs and the counts of {drifted:,} tenants differ.")
 
-    def refold(self, jobs: QuerySet[Job], batch: int, dry_run: bool, run: Run) -> int:
+    def recompute(self, jobs: QuerySet[Job], batch: int, dry_run: bool, run: Run) -> int:
         """How many jobs differed."""
         checked, columns, different = 0, Counter[str](), 0
-        for done in refold(jobs, batch, repair=not dry_run):
+        for done in recompute_status(jobs, batch, repair=not dry_run):
             checked += done.jobs
             different += len(done.differences)
             self.last = done.last
             columns.update(name for difference in done.differences for name in difference.columns)
             run.progress.clear()
             for difference in done.differences:
-                self.stdout.write(self.told(difference))
-            if not run.goes_on(checked, f"{checked:,} jobs checked, {different:,} differ", {"after": str(done.last)}):
+                self.stdout.write(summary(difference))
+            if not run.checkpoint_batch(
+                checked, f"{checked:,} jobs checked, {different:,} differ", {"after": str(done.last)}
+            ):
                 break
         run.progress.clear()
         self.stdout.write(f"{checked:,} jobs checked, {different:,} {'differ' if dry_run else 'repaired'}")
@@ -73,13 +77,14 @@ class Command(BatchCommand):
             self.stdout.write(f"  {number:,} × {name}")
         return different
 
-    def told(self, difference: Difference) -> str:
-        columns = ", ".join(f"{name} {before} → {after}" for name, (before, after) in difference.columns.items())
-        return f"{difference.public_id}: {columns}"
-
     def count(self, tenant: Tenant, dry_run: bool) -> bool:
         """Whether the tenant's counts had drifted."""
         drift = counts.drift(tenant.pk, repair=not dry_run)
         for status, (kept, true) in drift.items():
             self.stdout.write(f"{tenant.slug}: {status} counted as {kept:,}, {true:,} in truth")
         return bool(drift)
+
+
+def summary(difference: Difference) -> str:
+    columns = ", ".join(f"{name} {before} → {after}" for name, (before, after) in difference.columns.items())
+    return f"{difference.public_id}: {columns}"

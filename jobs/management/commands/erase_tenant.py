@@ -13,7 +13,7 @@ from jobs.artifacts.s3 import StoreRefused
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import erasure
 from jobs.management.arguments import at_least
-from jobs.management.batches import CutShort, StoppableCommand
+from jobs.management.batches import IncompleteRun, StoppableCommand
 from jobs.management.progress import Progress
 from jobs.management.stopping import Stop, command_line, stoppable
 from jobs.models import Artifact, Job, JobEvent
@@ -56,19 +56,19 @@ class Command(StoppableCommand):
             return
         if not yes and not self.is_confirmed(tenant, store):
             raise CommandError("Nothing was removed.")
-        erasure.close(tenant)
-        again = command_line("erase_tenant", slug, ("--objects", objects), ("--yes", True), ("--batch", batch))
+        erasure.deactivate(tenant)
+        resume_command = command_line("erase_tenant", slug, ("--objects", objects), ("--yes", True), ("--batch", batch))
         with stoppable() as stop:
             try:
                 done = self.erase_jobs(tenant, batch, stop)
                 removed = self.erase_objects(store, tenant.storage_prefix, stop) if store and not stop.requested else 0
             except (DatabaseError, OSError, BotoCoreError, ClientError, StoreRefused) as error:
-                raise CutShort(f"{error}\nTenant {slug} is closed", again) from error
+                raise IncompleteRun(f"{error}\nTenant {slug} is closed", resume_command) from error
         if stop.requested:
-            raise CutShort(f"Stopped; tenant {slug} is closed", again)
+            raise IncompleteRun(f"Stopped; tenant {slug} is closed", resume_command)
         tokens = erasure.erase_tenant(tenant)
         files = f", {removed:,} objects" if store else ""
-        self.stdout.write(f"Tenant {slug} is gone: {told(done)}, {tokens:,} tokens{files}")
+        self.stdout.write(f"Tenant {slug} is gone: {summary(done)}, {tokens:,} tokens{files}")
         if not store:
             self.stdout.write(f"Its files under {tenant.storage_prefix or 'its keys'} are still in the artifact store.")
 
@@ -85,8 +85,8 @@ class Command(StoppableCommand):
 
     def inventory(self, tenant: Tenant, store: ArtifactStore | None) -> str:
         rows = [model.objects.for_tenant(tenant).count() for model in (Job, JobEvent, Artifact)]
-        found = f"{told(erasure.Erased(*rows))}, {tenant.tokens.count():,} tokens"
-        return f"{found}, {sum(map(len, store.below(tenant.storage_prefix))):,} objects" if store else found
+        found = f"{summary(erasure.Erased(*rows))}, {tenant.tokens.count():,} tokens"
+        return f"{found}, {sum(map(len, store.list_versions(tenant.storage_prefix))):,} objects" if store else found
 
     def is_confirmed(self, tenant: Tenant, store: ArtifactStore | None) -> bool:
         self.stderr.write(f"This removes tenant {tenant} for good: {self.inventory(tenant, store)}.")
@@ -101,7 +101,7 @@ class Command(StoppableCommand):
         progress = Progress(self.stderr, total, self.name)
         for erased in erasure.erase_jobs(tenant, batch):
             done = erasure.Erased(*map(sum, zip(done, erased, strict=True)))
-            progress.show(done.jobs, told(done))
+            progress.show(done.jobs, summary(done))
             if stop.requested:
                 break
         progress.clear()
@@ -110,8 +110,8 @@ class Command(StoppableCommand):
     def erase_objects(self, store: ArtifactStore, prefix: str, stop: Stop) -> int:
         removed = 0
         progress = Progress(self.stderr, None, self.name)
-        for some in store.below(prefix):
-            store.remove(some)
+        for some in store.list_versions(prefix):
+            store.delete_versions(some)
             removed += len(some)
             progress.show(removed, f"{removed:,} objects")
             if stop.requested:
@@ -120,5 +120,5 @@ class Command(StoppableCommand):
         return removed
 
 
-def told(erased: erasure.Erased) -> str:
+def summary(erased: erasure.Erased) -> str:
     return f"{erased.jobs:,} jobs, {erased.events:,} events, {erased.artifacts:,} artifacts"

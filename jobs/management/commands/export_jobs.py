@@ -9,13 +9,13 @@ from django.core.management.base import CommandError, CommandParser
 from django.db.models import QuerySet
 from ulid import ULID
 
-from jobs.ingest import stored
-from jobs.ingest.horizon import Horizon
+from jobs.ingest import record_reader
+from jobs.ingest.change_cursor import ChangeCursor
 from jobs.ingest.interchange import dump
 from jobs.management.arguments import ulid
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
 from jobs.management.files import Sink
-from jobs.management.present import write_list
+from jobs.management.id_list import write_list
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 
@@ -54,10 +54,10 @@ class Command(BatchCommand):
 
     def handle(self, *, file: str, since: str | None, after: ULID | None, begun: str | None, **options: Any) -> None:
         tenant = self.tenant_named(options["tenant"])
-        kept = self.checkpoint_of(options, f"{file} of {tenant or 'all tenants'} since {since or 'ever'}")
-        state = {} if after else kept.read()
+        checkpoint = self.checkpoint_of(options, f"{file} of {tenant or 'all tenants'} since {since or 'ever'}")
+        state = {} if after else checkpoint.read()
         self.after = parse_ulid(state["after"]) if state else after
-        now = Horizon.now(tenant.slug if tenant else "")
+        now = ChangeCursor.now(tenant.slug if tenant else "")
         self.begun = state["begun"] if state else begun or (str(now) if now and not after else None)
         jobs: QuerySet[Job] = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
         if since is not None:
@@ -71,7 +71,7 @@ class Command(BatchCommand):
         try:
             with (
                 Sink.opened(file, self.after is not None, state.get("size")) as out,
-                self.running(options, kept, jobs.count()) as run,
+                self.running(options, checkpoint, jobs.count()) as run,
             ):
                 finished = self.export(jobs, out, options["batch"], run)
         except BrokenPipeError:
@@ -81,30 +81,30 @@ class Command(BatchCommand):
         except OSError as error:
             raise CommandError(f"{file}: {error}") from error
         except DATABASE_ERRORS as error:
-            raise CutShort(database_failed(error), self.resume(options, file, own)) from error
+            raise IncompleteRun(database_failed(error), self.resume(options, file, own)) from error
         if not finished:
-            raise CutShort("Stopped", self.resume(options, file, own))
+            raise IncompleteRun("Stopped", self.resume(options, file, own))
         if options["ids"]:
             # After the copy: what is not listed has gone, or never was; and a job that came meanwhile is no harm.
             everyone = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
             number = write_list(options["ids"], everyone, tenant.slug if tenant else None)
             self.stderr.write(f"{number:,} jobs listed in {options['ids']}")
-        kept.remove()
+        checkpoint.remove()
 
     def resume(self, options: dict[str, Any], file: str, own: tuple[object, ...]) -> str:
         if self.after is None:
             own = own[:-1]  # nothing has begun
-        return f"{self.again(options, *own, at=[('--after', self.after)])}{' >> FILE' if file == '-' else ''}"
+        return f"{self.resume_command(options, *own, at=[('--after', self.after)])}{' >> FILE' if file == '-' else ''}"
 
     def export(self, jobs: QuerySet[Job], out: Sink, batch: int, run: Run) -> bool:
         """Whether it came to the end."""
         written = 0
-        for records in stored.batches(jobs, batch):
+        for records in record_reader.batches(jobs, batch):
             size = out.write(map(dump, records))
             written += len(records)
             self.after = records[-1].public_id
             state = {"after": str(self.after), "begun": self.begun, "size": size}
-            if not run.goes_on(written, f"{written:,} jobs", state):
+            if not run.checkpoint_batch(written, f"{written:,} jobs", state):
                 return False
         run.progress.clear()
         self.stderr.write(f"{written:,} jobs exported")
@@ -113,7 +113,7 @@ class Command(BatchCommand):
         return True
 
 
-def earlier(since: str, now: Horizon | None) -> Horizon:
+def earlier(since: str, now: ChangeCursor | None) -> ChangeCursor:
     if now is None:
         raise CommandError("SQLite does not tell what changed since: make a whole copy, without --since.")
     try:

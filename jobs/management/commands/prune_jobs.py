@@ -19,12 +19,12 @@ from ulid import ULID
 from jobs.artifacts.s3 import StoreRefused
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import removal
-from jobs.ingest.artifacts import named
-from jobs.ingest.removal import Gone
+from jobs.ingest.artifacts import referenced_keys
+from jobs.ingest.removal import RemovedJob
 from jobs.management.arguments import duration, duration_text
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, CutShort, Run, database_failed
+from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
 from jobs.management.files import Sink
-from jobs.management.present import absent, check_list, read_list
+from jobs.management.id_list import absent, check_list, read_list
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
@@ -39,7 +39,7 @@ Batch = tuple[list[ULID], tuple[datetime | None, ULID]]
 
 
 @dataclass
-class Tally:
+class Totals:
     jobs: int = 0
     events: int = 0
     artifacts: int = 0
@@ -90,16 +90,16 @@ class Command(BatchCommand):
         tenant = self.tenant_named(options["tenant"])
         jobs: QuerySet[Job] = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
         if older_than:
-            jobs = removal.silent(jobs, timezone.now() - older_than, options["keep_failures"])
+            jobs = removal.inactive_since(jobs, timezone.now() - older_than, options["keep_failures"])
         elif absent_from:
             if options["keep_failures"]:
                 raise CommandError("--keep-failures goes with --older-than: a copy keeps what its original keeps.")
             # What came to the copy with a later one than the list's tells of a later time, and stays.
             jobs = jobs.filter(updated_at__lte=check_list(absent_from, options["tenant"]))
         subject = f"{self.name} of {tenant or 'all tenants'}"
-        kept = self.checkpoint_of(options, f"{subject} absent from {absent_from}" if absent_from else subject)
-        state = kept.read()
-        self.tally = Tally(**state.get("tally", {}))
+        checkpoint = self.checkpoint_of(options, f"{subject} absent from {absent_from}" if absent_from else subject)
+        state = checkpoint.read()
+        self.totals = Totals(**state.get("totals", {}))
         self.store = artifact_store() if options["objects"] else None
         batches = partial(self.batches, jobs, options["batch"], state, absent_from, options["tenant"])
         number = sum(len(ids) for ids, _ in batches()) if absent_from else jobs.count()
@@ -108,21 +108,21 @@ class Command(BatchCommand):
             return
         own = [(f"--{name.replace('_', '-')}", options[name]) for name in ("keep_failures", "objects", "record")]
         age = older_than and duration_text(older_than)
-        again = self.again(options, ("--older-than", age), ("--absent-from", absent_from), *own)
+        resume_command = self.resume_command(options, ("--older-than", age), ("--absent-from", absent_from), *own)
         try:
             with (
                 Sink.opened(options["record"], append=True) as record,
-                self.running(options, kept, self.tally.jobs + number) as run,
+                self.running(options, checkpoint, self.totals.jobs + number) as run,
             ):
                 finished = self.prune(jobs, batches(), record, run)
         except DATABASE_ERRORS as error:
-            raise CutShort(database_failed(error), again) from error
+            raise IncompleteRun(database_failed(error), resume_command) from error
         except STORE_ERRORS as error:
-            raise CutShort(f"{error}\nThe record names the objects that are left", again) from error
-        self.stderr.write(f"{self.tally} removed")
+            raise IncompleteRun(f"{error}\nThe record names the objects that are left", resume_command) from error
+        self.stderr.write(f"{self.totals} removed")
         if not finished:
-            raise CutShort("Stopped", again)
-        kept.remove()
+            raise IncompleteRun("Stopped", resume_command)
+        checkpoint.remove()
 
     def batches(
         self, jobs: QuerySet[Job], size: int, state: dict[str, Any], absent_from: str | None, tenant: str | None
@@ -133,7 +133,7 @@ class Command(BatchCommand):
             for ids, last in absent(jobs, read_list(absent_from, tenant), after, size):
                 yield ids, (None, last)
         else:
-            yield from removal.by_age(jobs, (datetime.fromisoformat(at), after) if after else None, size)
+            yield from removal.batches_by_age(jobs, (datetime.fromisoformat(at), after) if after else None, size)
 
     def prune(self, jobs: QuerySet[Job], batches: Iterator[Batch], record: Sink, run: Run) -> bool:
         """Whether it came to the end."""
@@ -141,21 +141,21 @@ class Command(BatchCommand):
             with transaction.atomic():
                 # What got an event meanwhile stays: the age is asked for again with the lock.
                 these = list(jobs.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk", flat=True))
-                keys = removal.keys_of(these)
+                keys = removal.storage_keys_by_job(these)
                 removed = removal.remove(Job.all_tenants.filter(pk__in=these).order_by("pk"))
                 tenants = Tenant.objects.in_bulk({job.tenant_id for job in removed.jobs})
                 self.remember(removed.jobs, tenants, keys, record)
-            self.tally.jobs += len(removed.jobs)
-            self.tally.events += removed.events
-            self.tally.artifacts += removed.artifacts
+            self.totals.jobs += len(removed.jobs)
+            self.totals.events += removed.events
+            self.totals.artifacts += removed.artifacts
             if self.store:
                 self.remove_objects(self.store, removed.jobs, tenants, keys)
-            state = {"after": [at and at.isoformat(), str(last)], "tally": asdict(self.tally)}
-            if not run.goes_on(self.tally.jobs, str(self.tally), state):
+            state = {"after": [at and at.isoformat(), str(last)], "totals": asdict(self.totals)}
+            if not run.checkpoint_batch(self.totals.jobs, str(self.totals), state):
                 return False
         return True
 
-    def remember(self, gone: Iterable[Gone], tenants: Tenants, keys: Keys, record: Sink) -> None:
+    def remember(self, gone: Iterable[RemovedJob], tenants: Tenants, keys: Keys, record: Sink) -> None:
         at = datetime.now(UTC)
         record.write(
             orjson.dumps(
@@ -175,11 +175,11 @@ class Command(BatchCommand):
         )
         record.sync()
 
-    def remove_objects(self, store: ArtifactStore, gone: Iterable[Gone], tenants: Tenants, keys: Keys) -> None:
+    def remove_objects(self, store: ArtifactStore, gone: Iterable[RemovedJob], tenants: Tenants, keys: Keys) -> None:
         prefix_of = {job.public_id: tenants[job.tenant_id].storage_prefix for job in gone}
         own = {key for job, prefix in prefix_of.items() if prefix for key in keys[job] if key.startswith(prefix)}
-        free = sorted(own - named(own))
+        free = sorted(own - referenced_keys(own))
         for start in range(0, len(free), OBJECTS_AT_ONCE):
             some = free[start : start + OBJECTS_AT_ONCE]
-            store.remove_keys(some)
-            self.tally.objects += len(some)
+            store.delete_objects(some)
+            self.totals.objects += len(some)

@@ -30,9 +30,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
         demo = Tenant.objects.filter(slug=DEMO).first() or Tenant(slug=DEMO, name="Demo Studio")
-        told = {ULID.from_str(story.record["public_id"]): story for story in stories(demo, timezone.now())}
-        existing = set(Job.all_tenants.filter(pk__in=told).values_list("pk", flat=True))
-        missing = [story for public_id, story in told.items() if public_id not in existing]
+        demo_jobs = {ULID.from_str(story.record["public_id"]): story for story in stories(demo, timezone.now())}
+        existing = set(Job.all_tenants.filter(pk__in=demo_jobs).values_list("pk", flat=True))
+        missing = [story for public_id, story in demo_jobs.items() if public_id not in existing]
         pictures = [picture for story in missing for picture in story.pictures]
         summary = f"{len(missing)} jobs, {len(pictures)} pictures, {len(existing)} jobs unchanged"
         if dry_run:

@@ -19,16 +19,21 @@ from django.db import connections
 
 from jobs.demo.access import demo_access
 from jobs.models import Job, JobType
+from jobs_gateway.settings import env
 
 
-def server_command(host: str, port: int, workers: int) -> list[str]:
-    """The production server's program and arguments."""
+def server_command(host: str, port: int, workers: int, announce: str = "") -> list[str]:
+    """The production server's program and arguments; it prints ``announce`` once it accepts connections."""
     command = [sys.executable, "-m", "jobs_gateway.server"]
-    return [*command, "--host", host, "--port", str(port), "--workers", str(workers)]
+    command += ["--host", host, "--port", str(port), "--workers", str(workers)]
+    return [*command, "--announce", announce] if announce else command
 
 
-def free_address(host_setting: str, port_setting: str) -> str:
-    """The address, in numbers, of the host and port that the settings name. Raises CommandError where it is taken."""
+def free_address(host_setting: str, port_setting: str, command: str) -> str:
+    """The address, in numbers, of the host and port that the settings name.
+
+    Raises CommandError where it is taken or none of this machine's; ``command`` is what to try again.
+    """
     host, port = getattr(settings, host_setting), getattr(settings, port_setting)
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -37,7 +42,7 @@ def free_address(host_setting: str, port_setting: str) -> str:
             probe.bind(address)
     except OSError as error:
         is_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
-        other = f"Choose another port, such as: {port_setting}={port + 1 if port > 1023 else 8000} make run"
+        other = f"Choose another port, such as: {port_setting}={port + 1 if port > 1023 else 8000} {command}"
         hint = other if is_port else f"{host_setting} has to be an address of this machine, or a name of one."
         raise CommandError(f"Cannot listen on {in_url(host)}:{port}: {error.strerror}. {hint}") from None
     return str(address[0])
@@ -67,14 +72,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, demo: bool, prepare_only: bool, **options: Any) -> None:
         if not prepare_only:
-            address = free_address("WEB_HOST", "PORT")
+            command = "make run" if demo else "make serve"
+            address = free_address("WEB_HOST", "PORT", command)
             if settings.METRICS_PORT:
-                free_address("METRICS_HOST", "METRICS_PORT")
+                free_address("METRICS_HOST", "METRICS_PORT", command)
                 for counters in settings.METRICS_DIR.glob("*.db"):
                     counters.unlink()  # of processes before this start; Prometheus expects a counter to begin at 0
         call_command("migrate", interactive=False, verbosity=0)
-        if folder := settings.STORAGES["artifacts"]["OPTIONS"].get("location"):
-            Path(folder).mkdir(parents=True, exist_ok=True)  # one that is missing later is a disk that is not mounted
         self.collect_static()
         if demo:
             if not Job.all_tenants.exists():
@@ -123,7 +127,9 @@ class Command(BaseCommand):
 
     def become_server(self, address: str) -> None:
         connections.close_all()
-        self.stdout.write(f"Serving on {base_url()} (Ctrl-C stops it).\n")
         self.stdout.flush()
-        command = server_command(address, settings.PORT, settings.WEB_WORKERS)
+        announcement = f"Serving on {base_url()} (Ctrl-C stops it)."
+        command = server_command(address, settings.PORT, settings.WEB_WORKERS, announcement)
+        for name in env.from_file:  # the server reads the file itself, at each reload, and its environment wins
+            os.environ.pop(name, None)
         os.execv(sys.executable, command)  # noqa: S606 - no shell is meant

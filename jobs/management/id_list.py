@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from ulid import ULID
 
-from jobs.ingest import stored
+from jobs.ingest import record_reader
 from jobs.management.files import Sink
 from jobs.models import Job
 from jobs.ulid import parse_ulid
@@ -28,7 +28,7 @@ def write_list(name: str, jobs: QuerySet[Job], tenant: str | None) -> int:
     """Lists ``jobs``, all there are of ``tenant``, or of all tenants where it is None; how many they are."""
     number, at = 0, timezone.now()
     with Sink.opened(name) as out:
-        for page in stored.ids(jobs, PAGE):
+        for page in record_reader.ids(jobs, PAGE):
             out.write(f"{public_id}\n".encode() for public_id in page)
             number += len(page)
         out.write([json.dumps({"jobs": number, "tenant": tenant, "at": at.isoformat()}).encode() + b"\n"])
@@ -77,7 +77,7 @@ def absent(
 ) -> Iterator[tuple[list[ULID], ULID]]:
     """Those of ``jobs`` that are not ``present``, of ``size`` jobs at a time, with the last that was looked at."""
     ahead = next(present, None)
-    for page in stored.ids(jobs.filter(public_id__gt=after) if after else jobs, size):
+    for page in record_reader.ids(jobs.filter(public_id__gt=after) if after else jobs, size):
         there = set()
         while ahead is not None and ahead <= page[-1]:
             there.add(ahead)

@@ -26,7 +26,7 @@ REACH = 2**31
 FORMAT = "1"
 
 
-class Horizon(NamedTuple):
+class ChangeCursor(NamedTuple):
     """Where a copy began: the history it belongs to, whose jobs it holds ("" for all), and the transaction."""
 
     history: str
@@ -51,7 +51,7 @@ class Horizon(NamedTuple):
         return cls("-".join(map(str, history)), tenant, transaction)
 
     def since(self, text: str) -> Self:
-        """The earlier horizon that ``text`` names. Raises ValueError where what happened since cannot be told."""
+        """The earlier cursor that ``text`` names. Raises ValueError where what happened since cannot be told."""
         version, _, rest = text.partition(".")
         history, _, rest = rest.partition(".")
         tenant, _, number = rest.partition(".")

@@ -12,7 +12,7 @@ from django.db.models import F, QuerySet
 from ulid import ULID
 
 from jobs.ingest import counts
-from jobs.ingest.merge import header, refolded
+from jobs.ingest.merge import expected_status, header
 from jobs.models import Job, JobEvent
 
 
@@ -23,7 +23,7 @@ class Difference(NamedTuple):
     columns: dict[str, tuple[Any, Any]]
 
 
-class Refolded(NamedTuple):
+class RecomputedBatch(NamedTuple):
     """A batch: its number of jobs, the last of them, and those that differ."""
 
     jobs: int
@@ -31,7 +31,7 @@ class Refolded(NamedTuple):
     differences: list[Difference]
 
 
-def refold(jobs: QuerySet[Job], size: int, repair: bool) -> Iterator[Refolded]:
+def recompute_status(jobs: QuerySet[Job], size: int, repair: bool) -> Iterator[RecomputedBatch]:
     """Folds ``jobs`` again, ascending by id, ``size`` to a transaction, which is committed when it is yielded."""
     page = jobs = jobs.order_by("public_id")
     while True:
@@ -42,7 +42,7 @@ def refold(jobs: QuerySet[Job], size: int, repair: bool) -> Iterator[Refolded]:
             differences = _differences(batch)
             if repair:
                 _repair({job.pk: job for job in batch}, differences)
-        yield Refolded(len(batch), batch[-1].pk, differences)
+        yield RecomputedBatch(len(batch), batch[-1].pk, differences)
         page = jobs.filter(public_id__gt=batch[-1].pk)
 
 
@@ -56,7 +56,7 @@ def _differences(batch: list[Job]) -> list[Difference]:
     differences = []
     for job in batch:
         events = by_job.get(job.pk, [])
-        right = {"status": refolded(events, job.status)} | header(job.created_at, events)
+        right = {"status": expected_status(events, job.status)} | header(job.created_at, events)
         if wrong := {name: (getattr(job, name), value) for name, value in right.items() if getattr(job, name) != value}:
             differences.append(Difference(job.pk, wrong))
     return differences
@@ -68,5 +68,5 @@ def _repair(jobs: dict[ULID, Job], differences: list[Difference]) -> None:
         right = {name: after for name, (_, after) in columns.items()}
         Job.all_tenants.filter(pk=public_id).update(version=F("version") + 1, **right)
         if "status" in columns:
-            moves.update(counts.moved(jobs[public_id].tenant_id, *columns["status"]))
+            moves.update(counts.status_change(jobs[public_id].tenant_id, *columns["status"]))
     counts.apply(moves)

@@ -35,7 +35,7 @@ UPDATE_HEADERS = (
 )
 
 
-class Raced(Exception):
+class ConcurrentInsert(Exception):
     """Another writer added a job that the batch took for new."""
 
 
@@ -73,20 +73,25 @@ class Change(NamedTuple):
 
 
 def write(changes: Sequence[Change]) -> None:
-    """Writes a batch, ascending by the jobs' ids, and the counts last; raises Raced where another writer was first."""
+    """Writes a batch, ascending by the jobs' ids, and the counts last.
+
+    Raises ConcurrentInsert where another writer was first.
+    """
     instant = _instants()
     new = [_job_row(change, 1 + change.growth, instant) for change in changes if change.before is None]
     grown = [_job_row(change, change.growth, instant) for change in changes if change.before is not None]
     with connection.cursor() as cursor:
         if _through_stage(cursor, Job, JOB_COLUMNS, new, f"{INSERT} ON CONFLICT DO NOTHING") != len(new):
-            raise Raced
+            raise ConcurrentInsert
         _through_stage(cursor, Job, JOB_COLUMNS, grown, UPDATE_HEADERS)
         events, artifacts = _event_and_artifact_rows(changes, _new_event_ids(cursor, changes))
         _through_stage(cursor, JobEvent, EVENT_COLUMNS, events, INSERT)
         _through_stage(cursor, Artifact, ARTIFACT_COLUMNS, artifacts, INSERT)
     moves: counts.Changes = Counter()
     for change in changes:
-        moves.update(counts.moved(change.tenant_id, change.before and change.before.status, change.after.status))
+        moves.update(
+            counts.status_change(change.tenant_id, change.before and change.before.status, change.after.status)
+        )
     counts.apply(moves)
 
 

@@ -1,7 +1,7 @@
-"""``make prove``: that the batteries bite. Plants one fault at a time into a copy of the tree, and runs what must fail.
+"""``make prove``: plants one fault at a time into a copy of the source, and checks that the security tests fail.
 
-The batteries hold on the untouched copy first. A fault whose text is no longer there is an error, and so is a test run
-that ends in any way but failed tests. Exit code 0: every fault was caught.
+The tests must pass on the unchanged copy first. It is an error if the text that a fault replaces is not there, or if a
+test run ends in another way than by failed tests. Exit status 0: every fault was caught.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "var", "__pycache__", ".*_cache", ".hypothesis", "node_modules")
-SECONDS = 600  # for one battery
+TIMEOUT_SECONDS = 600  # of one test run
 
 
 class Fault(NamedTuple):
-    """``edits`` are the texts that change in ``file``, each of which is there once, and what they change into."""
+    """``edits`` are pairs of a text that ``file`` holds once, and what replaces it. ``group`` is one of leak_checks."""
 
     name: str
-    battery: int
+    group: int
     file: str
     edits: Sequence[tuple[str, str]]
     tests: str
@@ -99,14 +102,26 @@ FAULTS = (
         "unsigned link to a local file accepted",
         5,
         "jobs/artifacts/downloads.py",
-        [("if seconds_left <= 0:", "if seconds_left <= 0 and request.GET:")],
+        [("if seconds_left <= 0:", 'if seconds_left <= 0 and scope["query_string"]:')],
         "tests/test_local_links.py",
+    ),
+    Fault(
+        "redactor cached by something other than the tenant's prefix",
+        6,
+        "jobs/artifacts/redaction.py",
+        [
+            (
+                "_cached = lru_cache(maxsize=4096)(Redactor)",
+                "_of = {}\n\n\ndef _cached(prefix, bases):\n    return _of.setdefault(bases, Redactor(prefix, bases))",
+            )
+        ],
+        "tests/test_tenant_renderer.py",
     ),
     Fault(
         "redaction of member names skipped",
         6,
         "jobs/artifacts/redaction.py",
-        [("if (text := self.text(name)) is not name:", "if (text := name) is not name:")],
+        [("if (text := self.redact_text(name)) is not name:", "if (text := name) is not name:")],
         "tests/test_redaction.py",
     ),
     Fault(
@@ -128,7 +143,7 @@ FAULTS = (
 
 
 def plant(copy: Path, fault: Fault) -> str:
-    """The file as it was. Raises ValueError for a fault that no longer applies."""
+    """Returns the file's text before the change. Raises ValueError if an edit does not apply."""
     path = copy / fault.file
     before = text = path.read_text()
     for old, new in fault.edits:
@@ -143,7 +158,7 @@ def run(copy: Path, tests: str, database: str) -> subprocess.CompletedProcess[st
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests.split()]
     environment = os.environ | {"TEST_DATABASE": database, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        command, cwd=copy, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        command, cwd=copy, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
     )
 
 
@@ -152,37 +167,65 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def hold(copy: Path) -> bool:
-    """Whether the batteries that are to catch something hold without it."""
-    for tests, database in sorted({(fault.tests, fault.database) for fault in FAULTS}):
+class Copies:
+    """Copies of the source, one for each thread: a fault in one does not change what another one tests."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.free: Queue[Path] = Queue()
+        for each in range(number):
+            copy = folder / f"copy{each}"
+            shutil.copytree(ROOT, copy, ignore=NOT_COPIED, symlinks=True)
+            self.free.put(copy)
+
+    @contextmanager
+    def one(self) -> Iterator[Path]:
+        copy = self.free.get()
+        try:
+            yield copy
+        finally:
+            self.free.put(copy)
+
+
+def check_passes(copies: Copies, tests: str, database: str) -> str:
+    """Why ``tests`` do not pass without a fault; an empty text if they do."""
+    with copies.one() as copy:
         done = run(copy, tests, database)
-        if done.returncode != 0:
-            say(f"{tests} on {database} does not hold as it is:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
-            return False
-    return True
+    if done.returncode == 0:
+        return ""
+    return f"{tests} on {database} fails without a fault:\n{done.stdout[-3000:]}{done.stderr[-1000:]}"
+
+
+def check_caught(copies: Copies, fault: Fault) -> tuple[bool, str]:
+    """Whether a test failed because of ``fault``, and what to print about it."""
+    with copies.one() as copy:
+        began = time.monotonic()
+        before = plant(copy, fault)
+        done = run(copy, fault.tests, fault.database)
+        (copy / fault.file).write_text(before)
+        seconds = time.monotonic() - began
+    failed = re.findall(r"^FAILED \S+?::(\S+)", done.stdout, re.MULTILINE)
+    is_caught = done.returncode == 1 and bool(failed)
+    outcome = f"caught by {failed[0]}" if is_caught else f"NOT CAUGHT (exit status {done.returncode})"
+    return is_caught, f"{fault.group:>7}  {fault.name:<50} {outcome} ({seconds:.0f} s)"
 
 
 def main() -> int:
-    caught = 0
-    with tempfile.TemporaryDirectory(prefix="jgw-prove-") as folder:
-        copy = Path(folder) / "tree"
-        shutil.copytree(ROOT, copy, ignore=NOT_COPIED, symlinks=True)
-        for fault in FAULTS:  # before anything takes long
-            (copy / fault.file).write_text(plant(copy, fault))
-        say("The batteries, without a fault …")
-        if not hold(copy):
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix="jgw-mutations-") as folder, ThreadPoolExecutor(cores) as pool:
+        copies = Copies(Path(folder), cores)
+        with copies.one() as copy:
+            for fault in FAULTS:  # an edit that does not apply is found before anything takes long
+                (copy / fault.file).write_text(plant(copy, fault))
+        say("The tests without a fault …")
+        runs = sorted({(fault.tests, fault.database) for fault in FAULTS})
+        if failures := [why for why in pool.map(lambda each: check_passes(copies, *each), runs) if why]:
+            say("\n".join(failures))
             return 2
-        say(f"They hold. {len(FAULTS)} faults, one at a time:\n\n  #  battery  {'fault':<50} outcome")
-        for number, fault in enumerate(FAULTS, 1):
-            began = time.monotonic()
-            before = plant(copy, fault)
-            done = run(copy, fault.tests, fault.database)
-            (copy / fault.file).write_text(before)
-            failed = re.findall(r"^FAILED \S+?::(\S+)", done.stdout, re.MULTILINE)
-            is_caught = done.returncode == 1 and bool(failed)
+        say(f"They pass. {len(FAULTS)} faults:\n\n  #    group  {'fault':<50} outcome")
+        caught = 0
+        for number, (is_caught, line) in enumerate(pool.map(lambda fault: check_caught(copies, fault), FAULTS), 1):
             caught += is_caught
-            outcome = f"caught by {failed[0]}" if is_caught else f"NOT CAUGHT (exit code {done.returncode})"
-            say(f"{number:>3}  {fault.battery:>7}  {fault.name:<50} {outcome} ({time.monotonic() - began:.0f} s)")
+            say(f"{number:>3}  {line}")
     say(f"\n{caught} of {len(FAULTS)} caught.")
     return caught != len(FAULTS)
 
