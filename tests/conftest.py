@@ -275,6 +275,16 @@ def globex_client(globex: Tenant) -> Client:
 
 
 @pytest.fixture
+def admin_client(admin_user: User) -> Client:
+    """pytest-django's, through the gateway's whole application."""
+    from tests.client import Client
+
+    client = Client()
+    client.force_login(admin_user)
+    return client
+
+
+@pytest.fixture
 def anonymous_client() -> Client:
     from tests.client import Client
 
@@ -308,16 +318,6 @@ def support_client(sam: User) -> Client:
 
     client = Client()
     client.force_login(sam)
-    return client
-
-
-@pytest.fixture
-def admin_client(admin_user: User) -> Client:
-    """A superuser. Replaces the fixture of pytest-django, whose client does not use the gateway's ASGI application."""
-    from tests.client import Client
-
-    client = Client()
-    client.force_login(admin_user)
     return client
 
 
