@@ -44,7 +44,7 @@ def check_server(**_: Any) -> Iterator[checks.CheckMessage]:
 def check_names(**_: Any) -> Iterator[checks.CheckMessage]:
     for name, meant, in_file in settings.UNKNOWN_SETTINGS:
         text = f"{name} is set{' in the settings file' if in_file else ''}, and no setting has this name."
-        hint = f"Did you mean {meant}?" if meant else "The README lists the settings."
+        hint = f"Did you mean {meant}?" if meant else "docs/settings.md lists the settings."
         if in_file and meant:  # else the gateway would run without the setting that was meant
             yield checks.Error(text, hint=hint, id="jobs_gateway.E009")
         else:  # the environment may hold it for another program

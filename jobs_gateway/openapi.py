@@ -1,4 +1,4 @@
-"""The OpenAPI document as a whole, its address and its pages; each dialect's ``schema.py`` describes its operations."""
+"""The OpenAPI document, its address and its pages. Each dialect's ``schema.py`` describes its operations."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ class BearerScheme(OpenApiAuthenticationExtension):
 
 
 def as_published(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-    """Postprocessing hook: the same document in the words of the published contract."""
+    """Postprocessing hook: the document in the form of the published contract."""
     result["security"] = [{BearerScheme.name: []}]
+    result["servers"] = [{"url": "/"}]
     components = result["components"]
     components["schemas"]["CtmJobType"] = {"type": "string", "enum": JobType.values}
     for operation in (operation for path in result["paths"].values() for operation in path.values()):
@@ -58,8 +59,8 @@ def as_published(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         for status, response in operation["responses"].items():
             operation["responses"][status] = shared(components, "responses", status, response)
     for schema in components["schemas"].values():
-        for name, told in schema.get("properties", {}).items():
-            schema["properties"][name] = null_as_alternative(told)
+        for name, described in schema.get("properties", {}).items():
+            schema["properties"][name] = null_as_alternative(described)
     return result
 
 
@@ -77,8 +78,8 @@ def null_as_alternative(schema: dict[str, Any]) -> dict[str, Any]:
     match schema:
         case {"type": [kind, "null"]}:
             schema = {"anyOf": [schema | {"type": kind}, {"type": "null"}]}
-        case {"oneOf": [told, {"type": "null"}]}:
-            schema = {"anyOf": [told, {"type": "null"}]} if told else {}
+        case {"oneOf": [other, {"type": "null"}]}:
+            schema = {"anyOf": [other, {"type": "null"}]} if other else {}
     return schema | description
 
 
@@ -108,7 +109,7 @@ async def openapi_document(request: GatewayRequest) -> ApiResponse:
 
 
 class DocsPage(TemplateView):
-    """A page that shows the document; the browser is told to load nothing for it but what the gateway serves.
+    """A page that shows the document; its policy lets the browser load only what the gateway serves.
 
     ``styles`` are the hashes of what the page's library writes into it, empty or not; the rest is in files.
     """

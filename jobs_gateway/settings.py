@@ -1,4 +1,4 @@
-"""All settings, each from the environment or ``.env``; the README lists them with their units and defaults."""
+"""All settings, each from the environment or ``.env``; docs/settings.md lists them with their units and defaults."""
 
 from __future__ import annotations
 

@@ -275,16 +275,6 @@ def globex_client(globex: Tenant) -> Client:
 
 
 @pytest.fixture
-def admin_client(admin_user: User) -> Client:
-    """pytest-django's, through the gateway's whole application."""
-    from tests.client import Client
-
-    client = Client()
-    client.force_login(admin_user)
-    return client
-
-
-@pytest.fixture
 def anonymous_client() -> Client:
     from tests.client import Client
 

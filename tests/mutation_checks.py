@@ -127,8 +127,8 @@ FAULTS = (
     Fault(
         "id instead of seq as the timeline's cursor",
         8,
-        "jobs/api/v1/queries.py",
-        [('filter(seq__gt=Param("since")).order_by("seq")', 'filter(pk__gt=Param("since")).order_by("pk")')],
+        "jobs/database/events.py",
+        [('filter(seq__gt=_PreviousSeq("since")).order_by("seq")', 'filter(pk__gt=Param("since")).order_by("pk")')],
         "tests/test_timeline_walk.py tests/test_job_events.py",
         "postgresql",
     ),

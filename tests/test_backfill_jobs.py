@@ -215,7 +215,6 @@ def spelled(number: str) -> bytes:
 
 NOT_OF_ITS_KIND: list[dict[str, Any]] = [
     {"job_type": ""},
-    {"job_type": "x" * 101},
     {"job_type": None},
     {"status": "DONE"},
     {"status": ""},
@@ -226,7 +225,6 @@ NOT_OF_ITS_KIND: list[dict[str, Any]] = [
     {"created_at": 1776254400},
     {"request": []},
     {"request": "prompt"},
-    {"events": None},
     {"events": {}},
     {"events": [7]},
     {"priority": 1},
@@ -236,18 +234,31 @@ NOT_OF_ITS_KIND: list[dict[str, Any]] = [
     {"events": [event(1) | {"seq": True}]},
     {"events": [event(1) | {"seq": "1"}]},
     {"events": [event(1) | {"seq": 1.5}]},
+    {"events": [event(1) | {"seq": 2.0**31}]},
+    {"events": [event(1) | {"seq": None}]},
+    {"events": [event(1, visibility=None)]},
     {"events": [event(1, visibility="secret")]},
     {"events": [event(1, "")]},
-    {"events": [event(1, "x" * 51)]},
     {"events": [event(1, message=None)]},
-    {"events": [event(1, extra=None)]},
     {"events": [event(1, extra=[])]},
     {"events": [event(1, stage=1)]},
-    {"events": [event(1, level="info")]},
+    {"events": [event(1, level="INFO")]},
     {"artifacts": [artifact(role="last")]},
-    {"artifacts": [artifact(kind="x" * 101)]},
-    {"artifacts": [artifact(meta=None)]},
     {"artifacts": [artifact(created_at="2026-04-15T12:00:00Z")]},
+]
+TOO_LARGE: list[dict[str, Any]] = [
+    {"job_type": "x" * 101},
+    {"request": {"a": "x" * (2**20 - 7)}},
+    {"request": {"a": "é" * 2**19}},
+    {"events": [event(1, "x" * 51)]},
+    {"events": [event(1, extra={"a": "x" * (2**16 - 7)})]},
+    {"events": [event(1, message="é" * 10_001)]},
+    {"events": [event(1, artifacts=[artifact()] * 501)]},
+    {"events": [event(seq) for seq in range(1, 10_002)]},
+    {"events": [event(seq, artifacts=[artifact()] * 500) for seq in (1, 2, 3, 4)], "artifacts": [artifact()]},
+    {"artifacts": [artifact(kind="x" * 101)]},
+    {"artifacts": [artifact(meta={"a": "x" * (2**16 - 7)})]},
+    {"artifacts": [artifact()] * 2_001},
 ]
 REJECTED = [
     # against the store
@@ -287,6 +298,10 @@ REJECTED = [
     (NEW | {"request": {"a": -(2**63) - 1}}, "JSON that no store keeps faithfully"),
     (spelled("9" * 5000), "JSON that no store keeps faithfully"),
     (spelled("1e400"), "JSON that no store keeps faithfully"),
+    (spelled("1e-400"), "JSON that no store keeps faithfully"),
+    (spelled("-123.4E-0326"), "JSON that no store keeps faithfully"),
+    (spelled(f"0.{'0' * 350}1"), "JSON that no store keeps faithfully"),
+    (spelled(f"0.{'0' * 300}1e-99"), "JSON that no store keeps faithfully"),
     (spelled("18446744073709551616"), "JSON that no store keeps faithfully"),
     (spelled("-9223372036854775809"), "JSON that no store keeps faithfully"),
     (NEW | {"request": {"a": float("nan")}}, "JSON that no store keeps faithfully"),
@@ -296,6 +311,8 @@ REJECTED = [
     (NEW | {"events": [event(1, message="\0")]}, "JSON that no store keeps faithfully"),
     (NEW | {"events": [event(1, hostname="\udbff")]}, "JSON that no store keeps faithfully"),
     (NEW | {"job_type": "a\0"}, "JSON that no store keeps faithfully"),
+    # beyond a bound
+    *((NEW | wrong, "larger than the store takes") for wrong in TOO_LARGE),
     # not of its kind
     *((NEW | wrong, "a member that is missing, unknown or not of its kind") for wrong in NOT_OF_ITS_KIND),
     *(
@@ -313,7 +330,7 @@ REJECTED = [
     (b'{"a": 1} {"a": 1}\n', "not a JSON object in UTF-8"),
     (b'{"a": "\xff"}\n', "not a JSON object in UTF-8"),
     (b"{'a': 1}\n", "not a JSON object in UTF-8"),
-    (b"\xef\xbb\xbf{}\n", "not a JSON object in UTF-8"),
+    (b"\xef\xbb\xbf{}\n", "not a JSON object in UTF-8"),  # a byte order mark inside a file
     (b'{"a": NaN}\n', "JSON that no store keeps faithfully"),
     (b'{"a": "\\u0000"}\n', "a member that is missing, unknown or not of its kind"),
     (b'{"a": 1, "a": 1}\n', "a member name given twice"),
@@ -332,7 +349,7 @@ def test_a_bad_record_is_rejected_whole_and_the_good_ones_beside_it_load(
     good = [JOB | {"public_id": str(ULID()), "tenant": "globex"} for _ in range(2)]
     rejects = tmp_path / "bad.ndjson"
     out = backfill(good[0], bad, good[1], rejects=str(rejects))
-    assert out == (f"loaded 2, unchanged 0, rejected 1\n  1 × {reason}\n1 records were rejected.\n")
+    assert out == (f"loaded 2, unchanged 0, rejected 1\n  1 × {reason}\n1 record was rejected.\n")
     assert rejects.read_bytes() == file.read_bytes().splitlines(keepends=True)[1]
     number, _, why = rejects.with_name("bad.ndjson.reasons").read_text().partition("\t")
     assert number == "2"
@@ -388,7 +405,7 @@ def test_gzip_is_known_by_its_name(acme, backfill, tmp_path):
     call_command("backfill_jobs", str(packed), stdout=io.StringIO(), stderr=io.StringIO())
     assert Job.all_tenants.count() == 1
     packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(CommandError, match=r"jobs\.ndjson\.gz: Compressed file ended"):
+    with pytest.raises(CommandError, match=r"jobs\.ndjson\.gz to its end: it was cut off"):
         call_command("backfill_jobs", str(packed), stdout=io.StringIO(), stderr=io.StringIO())
 
 
@@ -514,11 +531,11 @@ def test_it_reads_standard_input_and_says_how_it_went(store):
     log = [json.loads(line) for line in done.stderr.splitlines()]
     assert [(line["level"], line["logger"], line["message"]) for line in log] == [
         (
-            "info",
+            "INFO",
             "backfill_jobs",
-            "line 6: not a JSON object in UTF-8: not JSON: Expecting value: line 1 column 1 (char 0)",
+            "line 6: not a JSON object in UTF-8: not JSON: Expecting value, at character 1",
         ),
-        ("error", "backfill_jobs", "1 records were rejected."),
+        ("ERROR", "backfill_jobs", "1 record was rejected."),
     ]
     assert len(store.export().splitlines()) == 5
 

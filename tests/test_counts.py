@@ -70,11 +70,11 @@ def test_truth_beside_what_is_kept(acme, globex, jobs):
     assert backfill_status(dry_run=True) == "6 jobs checked, 0 differ\n"
     JobCounts.objects.for_tenant(acme).update(success=F("success") + 2, failure=0)
     before = everything()
-    said = "acme: SUCCESS counted as 3, 1 in truth\nacme: FAILURE counted as 0, 1 in truth\n"
+    said = "acme: SUCCESS counted as 3, should be 1\nacme: FAILURE counted as 0, should be 1\n"
     assert backfill_status(dry_run=True) == (
-        f"6 jobs checked, 0 differ\n{said}0 jobs and the counts of 1 tenants differ.\n"
+        f"6 jobs checked, 0 differ\n{said}0 jobs and the counts of 1 tenant differ from the events.\n"
     )
-    assert backfill_status(dry_run=True, tenant="globex") == "1 jobs checked, 0 differ\n"
+    assert backfill_status(dry_run=True, tenant="globex") == "1 job checked, 0 differ\n"
     assert everything() == before
     assert backfill_status() == f"6 jobs checked, 0 repaired\n{said}"
     assert counts_of(acme) == true_counts(acme)
@@ -92,7 +92,7 @@ def test_counts_that_have_drifted_below_zero_stop_no_writer(acme, job_of):
     JobCounts.all_tenants.update(not_started=0)
     ledger.finish(job)
     assert counts_of(acme) == {"not_started": -1, "success": 1}
-    assert backfill_status() == "1 jobs checked, 0 repaired\nacme: NOT_STARTED counted as -1, 0 in truth\n"
+    assert backfill_status() == "1 job checked, 0 repaired\nacme: NOT_STARTED counted as -1, should be 0\n"
 
 
 def test_rows_that_do_not_say_what_their_events_do_are_repaired(acme, job_of):
@@ -121,7 +121,7 @@ def test_a_status_that_came_without_its_events_is_left_as_given(acme, job_of):
 
 def test_it_goes_on_after_a_job(acme, job_of):
     first, _ = job_of(acme), job_of(acme)
-    assert backfill_status(after=first.pk) == "1 jobs checked, 0 repaired\n"
+    assert backfill_status(after=first.pk) == "1 job checked, 0 repaired\n"
 
 
 class Crash(Exception):

@@ -452,8 +452,8 @@ def test_what_other_programs_read_is_not_taken_for_a_setting(names):
     assert unknown_names(others) == []
 
 
-def test_every_setting_of_the_readme_is_known_whichever_of_them_are_set():
-    listed = re.findall(r"^\| `([A-Z0-9_]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_every_documented_setting_is_known_whichever_of_them_are_set():
+    listed = re.findall(r"^\| `([A-Z0-9_]+)` \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
     values = {"CACHE_URL": "redis://cache", "TRUSTED_PROXIES": "10.0.0.7", "DATABASE_URL": "sqlite://:memory:"}
     texts = {"AWS_STORAGE_BUCKET_NAME": "", "DATABASE_API_URL": "", "DATABASE_REPLICA_URL": "", "METRICS_PORT": "0"}
     given = {name: "1" for name in listed if name != "DATA_DIR"} | values | texts
@@ -476,7 +476,7 @@ def test_every_setting_of_the_readme_is_known_whichever_of_them_are_set():
             0,
             (
                 "(jobs_gateway.W006) BUCKET is set in the settings file, and no setting has this name.\n"
-                "\tHINT: The README lists the settings."
+                "\tHINT: docs/settings.md lists the settings."
             ),
         ),
     ],

@@ -59,7 +59,7 @@ def stored(store):
 def test_nothing_is_left_of_the_tenant_and_all_of_the_other(two_tenants, acme, globex, acme_client, globex_client):
     before = globex_client.get(f"/v1/jobs/{two_tenants}").json()
     assert erase("acme", "--yes") == (
-        "Tenant acme is gone: 5 jobs, 10 events, 10 artifacts, 1 tokens\n"
+        "Tenant acme is removed: 5 jobs, 10 events, 10 artifacts, 1 token\n"
         "Its files under tenants/acme/ are still in the artifact store.\n"
     )
     assert left_of(acme) == 0
@@ -75,7 +75,7 @@ def test_nothing_is_left_of_the_tenant_and_all_of_the_other(two_tenants, acme, g
 def test_a_dry_run_counts_and_removes_nothing(two_tenants, acme, local_store):
     local_store.save("tenants/acme/0.png", ContentFile(b"picture"))
     said = erase("acme", "--objects", "--dry-run")
-    assert said == "Dry run, nothing removed: 5 jobs, 10 events, 10 artifacts, 1 tokens, 1 objects\n"
+    assert said == "Dry run, nothing removed: 5 jobs, 10 events, 10 artifacts, 1 token, 1 object\n"
     acme.refresh_from_db()
     assert acme.is_active
     assert left_of(acme) == 26
@@ -93,7 +93,7 @@ def test_it_asks_for_the_tenants_name(two_tenants, acme, monkeypatch, typed):
 
 def test_the_tenants_name_lets_it_begin(two_tenants, acme, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: "acme")
-    assert "Tenant acme is gone" in erase("acme")
+    assert "Tenant acme is removed" in erase("acme")
 
 
 def test_nobody_at_the_terminal_is_no_consent(two_tenants, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_signal_stops_it_after_the_batch_and_the_next_run_goes_on(two_tenants,
         with pytest.raises(CommandError) as stopped:
             erase("acme", "--yes", "--batch", "2")
     again = "python manage.py erase_tenant acme --yes --batch 2"
-    assert str(stopped.value) == f"Stopped; tenant acme is closed. Resume with:\n{again}"
+    assert str(stopped.value) == f"Stopped. Tenant acme is deactivated. Resume with:\n{again}"
     assert Job.all_tenants.filter(tenant=acme).count() == 3
     assert counts_of(acme) == true_counts(acme) == {"success": 3}
     assert acme_client.get("/v1/jobs").status_code == 401
@@ -135,7 +135,7 @@ def test_objects_go_with_it_and_only_its_own(two_tenants, local_store, tmp_path)
     root = Path(local_store.location)
     (root / "tenants/acme/link").symlink_to(outside)
     (root / "tenants/acme/link.png").symlink_to(root / "tenants/globex/0.png")
-    assert erase("acme", "--yes", "--objects").endswith(", 1 tokens, 4 objects\n")
+    assert erase("acme", "--yes", "--objects").endswith(", 1 token, 4 objects\n")
     assert stored(local_store) == [
         "tenants",
         "tenants/acme2",
@@ -159,7 +159,7 @@ def test_objects_in_a_bucket_go_too(two_tenants, s3_store, s3_server):
     client = s3_server.client()
     for key in ("tenants/acme/0.png", "tenants/acme/deep/1.png", "tenants/acme2/0.png"):
         client.put_object(Bucket=BUCKET, Key=key, Body=b"picture")
-    assert erase("acme", "--yes", "--objects").endswith(", 1 tokens, 2 objects\n")
+    assert erase("acme", "--yes", "--objects").endswith(", 1 token, 2 objects\n")
     kept = client.list_objects_v2(Bucket=BUCKET, Prefix="tenants/acme").get("Contents", [])
     assert [each["Key"] for each in kept] == ["tenants/acme2/0.png"]
     client.delete_object(Bucket=BUCKET, Key="tenants/acme2/0.png")
@@ -169,7 +169,7 @@ def test_objects_in_a_bucket_go_too(two_tenants, s3_store, s3_server):
 def test_a_prefix_that_does_not_say_whose_it_is_removes_nothing(two_tenants, acme, local_store, prefix):
     local_store.save("tenants/globex/0.png", ContentFile(b"picture"))
     Tenant.objects.filter(pk=acme.pk).update(storage_prefix=prefix)
-    with pytest.raises(CommandError, match=r"no storage prefix|cannot be told from others"):
+    with pytest.raises(CommandError, match=r"no storage prefix|cannot be identified"):
         erase("acme", "--yes", "--objects")
     assert Tenant.objects.get(pk=acme.pk).is_active
     assert Job.all_tenants.filter(tenant=acme).count() == 5
@@ -187,7 +187,7 @@ def test_a_job_that_came_at_the_last_moment_goes_with_the_tenant(two_tenants, ac
         return finish(tenant)
 
     monkeypatch.setattr(erasure, "erase_tenant", late)
-    assert "Tenant acme is gone: 5 jobs" in erase("acme", "--yes")
+    assert "Tenant acme is removed: 5 jobs" in erase("acme", "--yes")
     assert left_of(acme) == 0
 
 

@@ -74,7 +74,7 @@ def test_a_dry_run_counts_and_writes_nothing(acme, job_of, tmp_path):
     job_of(acme)
     err = io.StringIO()
     call_command("export_jobs", str(tmp_path / "jobs.ndjson"), dry_run=True, stderr=err)
-    assert err.getvalue() == "Dry run, nothing written: 1 jobs\n"
+    assert err.getvalue() == "Dry run, nothing written: 1 job\n"
     assert not (tmp_path / "jobs.ndjson").exists()
 
 

@@ -112,6 +112,13 @@ def test_a_job_is_an_operation_as_soon_as_an_event_names_a_host():
         ([("completed", "web-01"), ("started", "web-02")], JobStatus.IN_PROGRESS),
         ([("completed", "web-01"), ("submitted", "web-02")], JobStatus.IN_PROGRESS),
         ([("succeeded", "web-01")], JobStatus.NOT_STARTED),
+        ([("skipped", "web-01")], JobStatus.SUCCESS),
+        ([("skipped", "web-01"), ("skipped", "web-02")], JobStatus.SUCCESS),
+        ([("failed", "web-01"), ("skipped", "web-01")], JobStatus.SUCCESS),
+        ([("skipped", "web-01"), ("failed", "web-01")], JobStatus.SUCCESS),
+        ([("skipped", "web-01"), ("failed", "web-02")], JobStatus.PARTIAL_FAILURE),
+        ([("skipped", "web-01"), ("started", "web-02")], JobStatus.IN_PROGRESS),
+        ([("completed", "web-01"), ("heartbeat", "web-01"), ("heartbeat", "web-02")], JobStatus.SUCCESS),
     ],
 )
 def test_an_operation_job_has_the_status_that_its_agents_amount_to(told, status):
@@ -142,6 +149,25 @@ def test_a_mixed_broadcast_gives_the_latest_result_and_the_latest_error():
         "web-03": ("failed", None, None, "no route"),
         "web-04": ("completed", {"free": 4}, False, None),
     }
+
+
+def test_an_agent_that_skips_has_completed_without_a_change():
+    outcome = fold(story(("started", "web-01"), ("skipped", "web-01", {"data": "up to date", "changed": True})))
+    assert (outcome.status, outcome.changed, outcome.result) == (JobStatus.SUCCESS, False, "up to date")
+    assert outcome.hostname == "web-01"
+    agent = outcome.agents["web-01"]
+    assert (agent.status, agent.has_ended, agent.changed, agent.data) == ("skipped", True, False, "up to date")
+
+
+def test_the_result_is_that_of_an_agent_that_completed_where_another_skipped_later():
+    outcome = fold(story(("completed", "a", {"data": 1, "changed": True}), ("skipped", "b", {"data": 2})))
+    assert (outcome.status, outcome.changed, outcome.result, outcome.hostname) == (JobStatus.SUCCESS, True, 1, "b")
+
+
+def test_a_word_of_an_agent_without_a_rank_is_kept_in_the_timeline_and_changes_nothing():
+    outcome = fold(story(("started", "a"), ("heartbeat", "a"), ("heartbeat", "b")))
+    assert [event.event_type for event in outcome.timeline] == ["started", "heartbeat", "heartbeat"]
+    assert (outcome.status, list(outcome.agents), outcome.is_broadcast) == (JobStatus.IN_PROGRESS, ["a"], False)
 
 
 def test_a_job_that_is_still_running_has_neither_result_nor_error():
@@ -228,7 +254,7 @@ def test_durations_are_printed_as_go_prints_them(elapsed, printed):
 
 # --- section 8, told a second time: sentence by sentence, without a thought for speed ---
 
-RANKS = ["submitted", "acknowledged", "started", "failed", "completed"]
+RANKS = {"submitted": 0, "acknowledged": 1, "started": 2, "failed": 3, "completed": 4, "skipped": 4}
 
 
 def said(events: Sequence[FoldEvent], host: str, *types: str) -> list[FoldEvent]:
@@ -243,11 +269,8 @@ def plain(events: Sequence[FoldEvent]) -> dict[str, Any]:
     """Status, result, changed, error, hostname, responses, states and timeline of an operation job."""
     hosts = sorted({e.hostname for e in events if e.hostname} - {"_api"})
     hosts = [host for host in hosts if said(events, host, *RANKS)]
-    state = {
-        host: latest(said(events, host, max((e.event_type for e in said(events, host, *RANKS)), key=RANKS.index)))
-        for host in hosts
-    }
-    states = {e.event_type for e in state.values()}
+    state = {host: max(said(events, host, *RANKS), key=lambda e: (RANKS[e.event_type], e.seq)) for host in hosts}
+    states = {"completed" if e.event_type == "skipped" else e.event_type for e in state.values()}
     if not states or states == {"submitted"}:
         status = "NOT_STARTED"
     elif states - {"completed", "failed"}:
@@ -261,15 +284,19 @@ def plain(events: Sequence[FoldEvent]) -> dict[str, Any]:
 
     # An agent that only internal events name is counted, not named.
     shown = [host for host in hosts if any(e.visibility == "public" for e in said(events, host, *RANKS))]
-    ends = [e for host in shown for e in said(events, host, "completed", "failed")]
-    done = [e for host in hosts for e in said(events, host, "completed")]
+    ends = [e for host in shown for e in said(events, host, "completed", "skipped", "failed")]
+    done = [e for host in hosts for e in said(events, host, "completed")] or [
+        e for e in state.values() if e.event_type == "skipped"
+    ]
     broken = [e for e in state.values() if e.event_type == "failed" and e.visibility == "public"]
 
     def told(e: FoldEvent, name: str) -> Any:
-        return e.extra.get(name) if e.visibility == "public" else None
+        if e.visibility != "public":
+            return None
+        return False if name == "changed" and e.event_type == "skipped" else e.extra.get(name)
 
     def lasted(host: str) -> timedelta:
-        started, ended = (said(events, host, "started"), said(events, host, "completed", "failed"))
+        started, ended = (said(events, host, "started"), said(events, host, "completed", "skipped", "failed"))
         return latest(ended).created_at - started[0].created_at if started and ended else timedelta(0)
 
     good, bad = (status in ("SUCCESS", "PARTIAL_FAILURE"), status in ("FAILURE", "PARTIAL_FAILURE"))
@@ -295,7 +322,7 @@ EXTRAS = st.fixed_dictionaries(
     optional={"data": st.integers(0, 9), "changed": st.booleans(), "error": st.sampled_from(["disk full", "no route"])},
 )
 LINES = st.tuples(
-    st.sampled_from([*RANKS, *RANKS[2:], "retried", "note"]),
+    st.sampled_from([*RANKS, *RANKS, "failed", "completed", "skipped", "retried", "note"]),
     HOSTS,
     EXTRAS,
     st.sampled_from(["public", "public", "public", "internal"]),

@@ -125,18 +125,18 @@ class TestSince:
         mine = job_of(acme)
         job_of(globex)
         assert export(path, tenant="acme", since=cursor)[0].keys() == {str(mine.pk)}
-        with pytest.raises(CommandError, match="The cursor is of a copy of acme, not of all tenants"):
+        with pytest.raises(CommandError, match="The cursor is for an export of acme, not of all tenants"):
             export(path, since=cursor)
 
     def test_a_cursor_of_another_history_is_refused(self, acme, path):
         now = ChangeCursor.now("")
         for other in (now._replace(history="7-1-00000001"), now._replace(transaction=now.transaction + 5_000)):
-            with pytest.raises(CommandError, match="another history of this database, or too old"):
+            with pytest.raises(CommandError, match="another history of this database, or is too old"):
                 export(path, since=str(other))
         with pytest.raises(ValueError, match="too old"):
             now._replace(transaction=now.transaction + 2**30).since(str(now))
         for bad in ("", "2026-04-15", "1...", f"{now}x", f"2{str(now)[1:]}"):
-            with pytest.raises(CommandError, match="The cursor is no cursor of export_jobs"):
+            with pytest.raises(CommandError, match="The cursor is not a cursor of export_jobs"):
                 export(path, since=bad)
 
     def test_numbers_that_have_come_round_are_compared_as_such(self, acme, job_of):
@@ -153,7 +153,7 @@ def test_sqlite_does_not_tell_what_changed(acme, tmp_path):
     err = io.StringIO()
     call_command("export_jobs", str(tmp_path / "jobs.ndjson"), stderr=err)
     assert err.getvalue() == "0 jobs exported\n"
-    with pytest.raises(CommandError, match="SQLite does not tell what changed"):
+    with pytest.raises(CommandError, match="SQLite does not record which jobs changed"):
         call_command("export_jobs", str(tmp_path / "jobs.ndjson"), since="1.a..1", stderr=io.StringIO())
 
 

@@ -222,3 +222,139 @@ def test_anything_else_is_no_instant(text):
     with pytest.raises(Rejected, match="is not an RFC 3339 instant") as rejected:
         interchange.instant(text, "created_at")
     assert rejected.value.reason is Reason.MEMBER
+
+
+# --- Bounds and spellings -----------------------------------------------------------------------------------------
+
+
+def load(record: dict[str, Any]) -> bulk.BatchResult:
+    """Loads the record from a line, as a file has it."""
+    [batch] = bulk.load([json.dumps(record).encode()])
+    assert batch.rejections == []
+    return batch
+
+
+def with_event(**members: Any) -> dict[str, Any]:
+    event = {"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z"} | members
+    return EXAMPLE | {"status": None, "events": [event]}
+
+
+KEY = {"storage_key": "tenants/acme/a.png", "kind": "render", "role": "final"}
+EVENTS = [{"seq": seq, "event_type": "stage", "created_at": "2026-04-15T12:00:00Z"} for seq in range(1, 10_001)]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        EXAMPLE | {"request": {"a": "x" * (2**20 - 8)}},
+        EXAMPLE | {"request": {"a": "é" * (2**19 - 4)}},
+        with_event(extra={"a": "x" * (2**16 - 8)}),
+        with_event(message="é" * 10_000),
+        with_event(artifacts=[KEY] * 500),
+        with_event(artifacts=[KEY | {"meta": {"a": "x" * (2**16 - 8)}}]),
+        EXAMPLE | {"status": None, "events": EVENTS},
+        EXAMPLE | {"status": None, "events": [], "artifacts": [KEY] * 2_000 + [KEY | {"role": "intermediate"}] * 100},
+    ],
+    ids=[
+        "request",
+        "request in bytes",
+        "extra",
+        "message",
+        "artifacts of an event",
+        "meta",
+        "events",
+        "final artifacts",
+    ],
+)
+def test_what_just_fits_the_bounds_is_loaded(acme, record):
+    bulk.load_record(record)
+    before = exported()
+    bulk.load_record(record)
+    assert exported() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"events": [EVENTS[0] | {"seq": 10_001}]}, "events: 10,001 with those stored; a job has at most 10,000"),
+        ({"artifacts": [KEY] * 1_501}, "artifacts: 2,001 with role final; a job has at most 2,000"),
+    ],
+)
+def test_a_job_does_not_grow_beyond_its_bounds_in_several_records(acme, more, reason):
+    bulk.load_record(EXAMPLE | {"status": None, "events": [EVENTS[0] | {"artifacts": [KEY] * 500}, *EVENTS[1:]]})
+    before = exported()
+    with pytest.raises(Rejected, match=reason) as rejected:
+        bulk.load_record(EXAMPLE | {"status": None, "events": []} | more)
+    assert rejected.value.reason is Reason.TOO_LARGE
+    assert exported() == before
+
+
+@pytest.mark.parametrize("name", ["events", "artifacts"])
+def test_null_for_a_list_of_a_job_is_the_empty_list(acme, name):
+    load(EXAMPLE | {"status": None, "events": []} | {name: None})
+    assert json.loads(exported())[name] == []
+
+
+def test_null_for_what_go_leaves_empty_in_events_and_artifacts_is_empty(acme):
+    load(with_event(extra=None, artifacts=[KEY | {"meta": None, "label": None}]))
+    [event] = json.loads(exported())["events"]
+    assert (event["extra"], event["artifacts"][0]["meta"]) == ({}, {})
+    assert load(with_event(extra={}, artifacts=[KEY | {"meta": {}}])).unchanged == 1
+    load(EXAMPLE | {"public_id": str(ULID()), "status": None, "events": [EVENTS[0] | {"artifacts": None}]})
+
+
+@pytest.mark.parametrize("seq", ["1.0", "1e0", "10E-1"])
+def test_a_seq_that_is_spelled_as_a_float_is_the_integer(acme, seq):
+    line = json.dumps(with_event()).replace('"seq": 1', f'"seq": {seq}').encode()
+    assert interchange.parse(line) == interchange.record(with_event())
+
+
+@pytest.mark.parametrize(
+    ("spelled", "kept"),
+    [
+        ("3.14159265358979323846", "3.141592653589793"),  # the nearest IEEE double
+        ("5e-324", "5e-324"),  # the smallest one
+        ("3E-324", "5e-324"),
+        ("1.7976931348623157e308", "1.7976931348623157e+308"),
+        ("0e-400", "0"),
+        ("0.000e-999", "0"),
+        ("1e-100", "1e-100"),
+        ("9007199254740993.0", "9007199254740992"),
+        ("18446744073709551615", "18446744073709551615"),
+    ],
+)
+def test_numbers_are_kept_as_the_nearest_double(acme, spelled, kept):
+    line = json.dumps(EXAMPLE | {"request": {"a": "number"}}).replace('"number"', spelled).encode()
+    assert interchange.parse(line).request == f'{{"a":{kept}}}'
+    assert [batch.loaded for batch in bulk.load([line])] == [1]
+    assert json.loads(exported())["request"] == {"a": json.loads(kept)}
+
+
+def test_a_number_that_a_double_would_make_0_is_named():
+    line = json.dumps(EXAMPLE | {"request": {"a": "number"}}).replace('"number"', "-1e-400").encode()
+    with pytest.raises(Rejected, match=r"^-1e-400 is too small for a double$"):
+        interchange.parse(line)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"job_type": None}, "job_type: null is not a string"),
+        ({"request": True}, "request: true is not a JSON object"),
+        ({"events": {"a": None}}, 'events: {"a": null} is not a list'),
+        ({"public_id": None}, "public_id: null is not a string"),
+        ({"created_at": False}, "created_at: false is not an RFC 3339 instant"),
+    ],
+)
+def test_reasons_show_values_as_json(wrong, reason):
+    with pytest.raises(Rejected) as rejected:
+        interchange.record(EXAMPLE | wrong)
+    assert str(rejected.value).startswith(reason)
+
+
+@pytest.mark.parametrize("first", [b"", b"\n", b"\n\n"])
+def test_a_byte_order_mark_at_the_start_is_skipped(acme, first):
+    lines = b"".join([b"\xef\xbb\xbf", first, json.dumps(EXAMPLE).encode(), b"\n"]).splitlines(keepends=True)
+    assert sum(batch.loaded for batch in bulk.load(lines)) == 1
+    lines = [b"", *lines]  # as a pipe begins that has nothing yet
+    assert sum(batch.unchanged for batch in bulk.load(lines)) == 1

@@ -10,7 +10,7 @@ import pytest
 from django.db import transaction
 from ulid import ULID
 
-from jobs.ingest import ledger
+from jobs.ingest import bulk, ledger
 from jobs.models import Artifact, Job, JobEvent
 from tests.stores import counts_of, everything, true_counts
 
@@ -161,11 +161,11 @@ for _ in range(64):
         ({"extra": {"a": object()}}, "extra: a object, which is no JSON value"),
         ({"extra": DEEP}, "extra: nested deeper than 64"),
         ({"extra": []}, "extra: [] is not a JSON object"),
-        ({"visibility": "secret"}, "visibility: 'secret' is none of public, internal"),
+        ({"visibility": "secret"}, 'visibility: "secret" is none of public, internal'),
         ({"created_at": datetime(2026, 1, 1)}, "created_at: datetime.datetime(2026, 1, 1, 0, 0) is not an RFC 3339"),  # noqa: DTZ001
-        ({"artifacts": [RENDER | {"kind": ""}]}, "artifacts[0].kind: 0 characters, where 1 to 100 fit"),
-        ({"artifacts": [RENDER | {"role": "last"}]}, "artifacts[0].role: 'last' is none of intermediate, final"),
-        ({"artifacts": [RENDER | {"size": 1}]}, "artifacts[0].'size': no member of that name is known"),
+        ({"artifacts": [RENDER | {"kind": ""}]}, "artifacts[0].kind: 0 characters; 1 to 100 are allowed"),
+        ({"artifacts": [RENDER | {"role": "last"}]}, 'artifacts[0].role: "last" is none of intermediate, final'),
+        ({"artifacts": [RENDER | {"size": 1}]}, 'artifacts[0]."size": unknown member'),
         ({"artifacts": [RENDER | {"storage_key": "tenants/globex/a.png"}]}, "lies outside the tenant's storage prefix"),
         ({"artifacts": [RENDER | {"storage_key": "tenants/acme/../a.png"}]}, "as a segment"),
         ({"artifacts": [RENDER | {"storage_key": ""}]}, "is empty"),
@@ -241,3 +241,68 @@ def test_what_a_part_of_a_group_took_back_is_not_counted(acme, job):
 def test_times_are_kept_to_the_microsecond_in_utc(job):
     ledger.append(job, "queued", created_at=datetime.fromisoformat("2026-04-15T12:00:00.123456+02:00"))
     assert JobEvent.all_tenants.get().created_at == datetime(2026, 4, 15, 10, 0, 0, 123456, tzinfo=UTC)
+
+
+# --- Bounds -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("details", "reason"),
+    [
+        ({"message": "é" * 10_001}, "message: 10,001 characters; 0 to 10,000 are allowed"),
+        ({"extra": {"a": "x" * 2**16}}, "extra: 65,544 bytes of JSON; at most 65,536 are allowed"),
+        ({"artifacts": [RENDER] * 501}, "artifacts: 501 of them; at most 500 are allowed"),
+        ({"artifacts": [RENDER | {"meta": {"a": "x" * 2**16}}]}, "artifacts[0].meta: 65,544 bytes of JSON"),
+    ],
+)
+def test_an_event_beyond_a_bound_is_refused_by_its_name(job, details, reason):
+    before = everything()
+    with pytest.raises(ledger.ValueRefused) as refused:
+        ledger.append(job, "stage", **{"message": "", **details})
+    assert str(refused.value).startswith(reason)
+    assert everything() == before
+
+
+def test_a_request_beyond_its_bound_is_refused(acme):
+    with pytest.raises(ledger.ValueRefused, match="request: 1,048,584 bytes of JSON; at most 1,048,576 are allowed"):
+        ledger.open_job(acme, "MODEL_GENERATOR", {"a": "x" * 2**20})
+    assert not Job.all_tenants.exists()
+
+
+def test_a_job_has_at_most_2000_final_artifacts(job):
+    for _ in range(3):
+        ledger.append(job, "stage", artifacts=[RENDER] * 500)
+    ledger.attach(job, [RENDER] * 499 + [RENDER | {"role": "intermediate"}] * 10)
+    ledger.append(job, "stage", artifacts=[RENDER])
+    before = everything()
+    for add in (lambda: ledger.attach(job, [RENDER]), lambda: ledger.finish(job, artifacts=[RENDER])):
+        with pytest.raises(ledger.ValueRefused, match="more than 2,000 artifacts with role final"):
+            add()
+    assert everything() == before
+    ledger.finish(job, artifacts=[RENDER | {"role": "intermediate"}])
+    assert Artifact.all_tenants.filter(role="final").count() == 2_000
+
+
+def test_a_job_has_at_most_10000_events(acme, job):
+    times = {"created_at": job.created_at, "event_type": "stage"}
+    record = {"public_id": str(job.pk), "tenant": "acme", "job_type": job.job_type, "created_at": job.created_at}
+    record["request"] = {"prompt": "studio"}
+    # With a hole, so that the highest seq is not the number of events.
+    bulk.load_record(record | {"events": [times | {"seq": seq} for seq in range(1, 10_002) if seq not in (5, 6)]})
+    ledger.finish(job)
+    with pytest.raises(ledger.ValueRefused, match=r"has 10,000 events, the most that a job may have"):
+        ledger.note(job, "one more")
+
+
+def test_null_for_the_lists_and_objects_of_an_event_is_empty(job):
+    event = ledger.append(job, "stage", extra=None, artifacts=None)
+    assert event.extra == {}
+
+
+def test_an_agent_may_skip(acme):
+    job = ledger.open_job(acme, "restart")
+    ledger.append(job, "started", hostname="web-01")
+    ledger.append(job, "skipped", "Up to date", hostname="web-01")
+    assert Job.all_tenants.get().status == "SUCCESS"
+    with pytest.raises(ledger.WrongEventType, match="completed, failed, skipped, started, submitted; not"):
+        ledger.append(job, "ignored", hostname="web-01")

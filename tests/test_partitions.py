@@ -103,12 +103,13 @@ def statements() -> dict[str, PreparedQuery]:
         found |= {
             f"{module.__name__}.{name}": each for name, each in vars(module).items() if isinstance(each, PreparedQuery)
         }
-    for types, status, after, position, offset in itertools.product((0, 1, 3), *[(False, True)] * 4):
-        given = (types, status, after, position, 50, offset)
-        found[f"/v1/jobs {given}"] = v1_queries.listing(*given)
-    for filtered, later in itertools.product((False, True), repeat=2):
-        found[f"/job {filtered, later}"] = fleet_queries.listing(filtered, later, 10)
-        found[f"/job beginning {filtered}"] = fleet_queries._beginning(filtered)
+    for types, *given in itertools.product((0, 1, 3), *[(False, True)] * 5):
+        named = dict(zip(("status", "created_after", "updated_after", "cursor", "offset"), given, strict=True))
+        found[f"/v1/jobs {types, given}"] = v1_queries.list_query(limit=50, job_types=types, **named)
+    for status in (False, True):
+        found[f"/job beginning {status}"] = fleet_queries.first_query(status=status)
+        for limit, offset in itertools.product((10, 100), (False, True)):
+            found[f"/job {limit, status, offset}"] = fleet_queries.list_query(limit=limit, status=status, offset=offset)
     return found
 
 
@@ -120,8 +121,8 @@ def test_all_statements_are_among_those_that_are_looked_at():
             if isinstance(each, PreparedQuery) or (hasattr(each, "cache_info") and each.__module__ == module.__name__)
         }
 
-    assert made(v1_queries) == {"VERSION", "DETAIL", "EVENTS", "listing"}
-    assert made(fleet_queries) == {"_COUNTS", "_beginning", "listing"}
+    assert made(v1_queries) == {"VERSION", "DETAIL", "EVENTS", "list_query"}
+    assert made(fleet_queries) == {"COUNTS", "first_query", "list_query"}
 
 
 def nodes(plan):
@@ -136,8 +137,8 @@ def test_a_statement_looks_at_one_partition_of_each_table(db, database, mode):
         "SELECT tenant_id, public_id, created_at FROM jobs_job ORDER BY last_seq DESC LIMIT 1"
     ).fetchone()
     values = {"tenant": tenant, "since": 0, "offset": 1, "status": "SUCCESS"}
-    values |= dict.fromkeys(("created_after", "position_time", "beginning_time"), at)
-    values |= dict.fromkeys(("public_id", "position_id", "beginning_id"), job)
+    values |= dict.fromkeys(("created_after", "updated_after", "cursor_time", "first_time"), at)
+    values |= dict.fromkeys(("public_id", "cursor_id", "first_id"), job)
     values |= dict.fromkeys(("job_type_0", "job_type_1", "job_type_2"), "MODEL_GENERATOR")
     database.execute(f"SET plan_cache_mode = {mode}")
     looked_at = {}

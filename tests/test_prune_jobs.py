@@ -69,7 +69,7 @@ def test_what_is_old_goes_on_the_record_and_the_api_knows_it_no_more(acme, acme_
     young = old_job(acme, 89, "queued", "succeeded", keys=["tenants/acme/2/front.png"])
     assert acme_client.get(f"/v1/jobs/{old.pk}").status_code == 200
     [line], said = prune()
-    assert said == "1 jobs, 2 events, 1 artifacts removed\n"
+    assert said == "1 job, 2 events, 1 artifact removed\n"
     assert datetime.fromisoformat(line.pop("pruned_at")) > timezone.now() - timedelta(minutes=1)
     assert line == {
         "public_id": str(old.pk),
@@ -111,7 +111,7 @@ def test_failures_stay_where_they_are_to_be_kept(acme, old_job, prune):
 def test_one_tenants_alone(acme, globex, old_job, prune):
     old_job(acme, 91)
     theirs = old_job(globex, 91)
-    assert prune(tenant="acme")[1] == "1 jobs, 0 events, 0 artifacts removed\n"
+    assert prune(tenant="acme")[1] == "1 job, 0 events, 0 artifacts removed\n"
     assert left() == {theirs.pk}
     assert counts_of(globex) == true_counts(globex) == {"not_started": 1}
 
@@ -137,7 +137,7 @@ def test_jobs_of_one_moment_are_all_found(acme, job_of, prune):
 def test_a_dry_run_counts_and_removes_nothing(acme, old_job, prune):
     old_job(acme, 91, "queued", keys=["tenants/acme/x.png"])
     before = exported()
-    assert prune(dry_run=True) == ([], "Dry run, nothing removed: 1 jobs\n")
+    assert prune(dry_run=True) == ([], "Dry run, nothing removed: 1 job\n")
     assert exported() == before
 
 
@@ -152,7 +152,7 @@ def test_a_job_that_gets_an_event_meanwhile_stays(acme, old_job, prune, monkeypa
             yield batch
 
     monkeypatch.setattr(removal, "batches_by_age", meanwhile)
-    assert prune()[1] == "1 jobs, 0 events, 0 artifacts removed\n"
+    assert prune()[1] == "1 job, 0 events, 0 artifacts removed\n"
     assert left() == {spoken_of.pk}
 
 
@@ -165,7 +165,7 @@ def test_an_age_is_a_whole_number_and_a_unit(prune, age):
 def test_ages_in_hours_and_minutes(acme, old_job, job_of, prune):
     job_of(acme, created_at=ago(minutes=90))
     assert prune(older_than="2h")[1] == "0 jobs, 0 events, 0 artifacts removed\n"
-    assert prune(older_than="80m")[1] == "1 jobs, 0 events, 0 artifacts removed\n"
+    assert prune(older_than="80m")[1] == "1 job, 0 events, 0 artifacts removed\n"
 
 
 # --- Objects ------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_objects_that_are_the_tenants_own_and_nobody_elses_go(acme, globex, old_
     stray = old_job(acme, 91, keys=["tenants/acme/own.png", "tenants/acme/shared.png", "tenants/acme/gone.png"])
     Artifact.all_tenants.filter(job=stray, storage_key="tenants/acme/gone.png").update(storage_key=keys[2])
     old_job(acme, 10, keys=["tenants/acme/shared.png"])
-    assert prune(objects=True)[1] == "1 jobs, 0 events, 3 artifacts, 1 objects removed\n"
+    assert prune(objects=True)[1] == "1 job, 0 events, 3 artifacts, 1 object removed\n"
     assert [store.object_exists(key) for key in keys] == [False, True, True, True]
 
 
@@ -199,7 +199,7 @@ def test_a_tenant_without_a_prefix_keeps_its_objects(acme, old_job, prune, store
     acme.save()
     store.save("anywhere/x.png", ContentFile(b"picture"))
     old_job(acme, 91, keys=["anywhere/x.png"])
-    assert prune(objects=True)[1] == "1 jobs, 0 events, 1 artifacts removed\n"
+    assert prune(objects=True)[1] == "1 job, 0 events, 1 artifact removed\n"
     assert store.object_exists("anywhere/x.png")
 
 

@@ -91,10 +91,10 @@ def test_one_tenants_list_is_for_its_jobs_alone(ids, acme, globex):
 @pytest.mark.parametrize(
     ("bent", "said"),
     [
-        (lambda lines: lines[:-1], "is not whole"),
-        (lambda lines: lines[1:], "is not whole"),
-        (lambda lines: [], "is not whole"),
-        (lambda lines: [*lines, lines[-1]], "is no list of jobs"),
+        (lambda lines: lines[:-1], "is incomplete"),
+        (lambda lines: lines[1:], "is incomplete"),
+        (lambda lines: [], "is incomplete"),
+        (lambda lines: [*lines, lines[-1]], "is not a list of jobs"),
         (lambda lines: [lines[1], lines[0], *lines[2:]], "follows"),
         (lambda lines: [lines[0], *lines], "follows"),
         (lambda lines: ["", *lines], "is not a ULID"),
@@ -110,7 +110,7 @@ def test_a_list_that_is_not_whole_removes_nothing(ids, bent, said):
 
 
 def test_a_list_that_is_not_there_is_named(db, tmp_path):
-    assert f"{tmp_path / 'ids'} is no list of jobs: " in prune(tmp_path / "ids")
+    assert prune(tmp_path / "ids") == f"Cannot read the list of jobs {tmp_path / 'ids'}: No such file or directory"
 
 
 def test_a_copy_keeps_failures_as_its_original_does(ids):
@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_command_it_prints(ids, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("jobs.management.commands.prune_jobs.Run.checkpoint_batch", lambda run, *_: False)
         said = prune(ids, batch=2, checkpoint=str(tmp_path / "checkpoint"))
-    assert said.startswith("1 jobs, 0 events, 0 artifacts removed\nStopped. Resume with:\n")
+    assert said.startswith("1 job, 0 events, 0 artifacts removed\nStopped. Resume with:\n")
     resume_command = said.splitlines()[-1].split()
     assert resume_command[3:5] == ["--absent-from", str(ids)]
     err = io.StringIO()

@@ -13,7 +13,7 @@ from django.db import ProgrammingError
 
 from jobs.api.fleet import queries as fleet_queries
 from jobs.api.v1 import queries as v1_queries
-from jobs.database import row_security
+from jobs.database import artifacts, events, row_security
 from jobs.models import Artifact, Job, JobCounts, JobEvent
 from tenants import tokens
 from tenants.scoping import TenantManager
@@ -27,11 +27,15 @@ def broken_scope(monkeypatch):
     """``for_tenant`` lets every row through, in the statements that are prepared too. Ask for it after the jobs."""
     with monkeypatch.context() as patch:
         patch.setattr(TenantManager, "for_tenant", lambda self, tenant: self._queryset_class(self.model))
-        importlib.reload(v1_queries)
-        importlib.reload(fleet_queries)
+        build_statements_anew()
         yield
-    importlib.reload(v1_queries)
-    importlib.reload(fleet_queries)
+    build_statements_anew()
+
+
+def build_statements_anew():
+    """In the order in which one module takes parts of its statements from another."""
+    for module in (artifacts, events, v1_queries, fleet_queries):
+        importlib.reload(module)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_seeding_again_changes_nothing(demo):
 
 
 def test_a_dry_run_makes_nothing(db, local_store):
-    assert seed_demo("--dry-run").startswith("Would make for tenant demo: 41 jobs, 34 pictures")
+    assert seed_demo("--dry-run").startswith("Would create for tenant demo: 41 jobs, 34 pictures")
     assert not Tenant.objects.exists()
 
 

@@ -110,7 +110,7 @@ def by_sigterm(store: Store, command: list[object], checkpoint: Path) -> str:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1, err
     lines = [json.loads(line) for line in err.splitlines()]
-    assert (lines[-1]["level"], lines[-1]["logger"]) == ("error", command[0])
+    assert (lines[-1]["level"], lines[-1]["logger"]) == ("ERROR", command[0])
     assert lines[-1]["message"].startswith("Stopped")
     return lines[-1]["resume"]
 

@@ -33,7 +33,7 @@ class EstimatingPaginator(Paginator):
     """
 
     object_list: QuerySet[Any]
-    count_ordering: Sequence[str] | None = None  # by default that of object_list
+    count_ordering: Sequence[Any] | None = None  # by default that of object_list
 
     @cached_property
     def counted(self) -> int:

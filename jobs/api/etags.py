@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 
 import orjson
+from rest_framework import serializers
 
-# Bumped whenever the same data would be written differently, so that no old answer is taken for a new one.
-FORMAT_VERSION = 1
+from jobs.api.keys import current_key
+
+# Changed by hand where the same rows would be written differently in the same fields. A change of the declared fields
+# changes every validator by itself, see shape_of.
+FORMAT_VERSION = 2
 
 _VERSION = re.compile(r'"([0-9]{1,18})-')
+# What compressing proxies and servers make of "validator": W/"validator" (nginx, RFC 9110), "validator-gzip" (Apache,
+# Caddy), "validator--gzip" (Jetty), "validator;gzip" and "validator"-gzip (others).
+_COMPRESSED = re.compile(r'(?:W/)?("[^"]*?)(?:[-;]{1,2}(?:gzip|x-gzip|deflate|df|br|zstd))?"(?:[-;](?:gzip|br|zstd))?')
 
 
 def etag(*parts: object, version: int | None = None) -> str:
     """A strong validator that is equal exactly when all ``parts`` and the ``version`` are, as JSON or text.
 
-    It tells nothing about the parts. :func:`newest_version` reads the version from it, where one is given.
+    It is keyed, so that a part of it cannot be found by trying values.
+    :func:`newest_version` reads the version from it, where one is given.
     """
-    digest = hashlib.blake2b(orjson.dumps((FORMAT_VERSION, *parts), default=str), digest_size=15).hexdigest()
+    written = orjson.dumps((FORMAT_VERSION, *parts), default=str)
+    digest = hashlib.blake2b(written, key=current_key("validators"), digest_size=15).hexdigest()
     return f'"{digest}"' if version is None else f'"{version}-{digest}"'
+
+
+@cache
+def shape_of(serializer: type[serializers.BaseSerializer]) -> str:
+    """A fingerprint of the declared fields, those of nested serializers included."""
+    return hashlib.blake2b(orjson.dumps(_shape(serializer())), digest_size=8).hexdigest()
+
+
+def _shape(field: serializers.Field) -> list[object]:
+    inner = getattr(field, "fields", None)
+    nested = getattr(field, "child", None)
+    members = {name: _shape(member) for name, member in inner.items()} if inner is not None else None
+    return [type(field).__name__, field.allow_null, members, _shape(nested) if nested is not None else None]
 
 
 def newest_version(if_none_match: str) -> int:
@@ -28,7 +51,13 @@ def newest_version(if_none_match: str) -> int:
 
 
 def holds(if_none_match: str, current: str) -> bool:
-    """Whether ``If-None-Match`` names ``current``, by weak comparison as RFC 9110 asks of it."""
+    """Whether ``If-None-Match`` names ``current``, by weak comparison as RFC 9110 requires.
+
+    A validator that a proxy changed when it compressed the answer counts as the one that it was made from.
+    """
     if if_none_match == current or if_none_match.strip() == "*":
         return True
-    return any(candidate.strip().removeprefix("W/") == current for candidate in if_none_match.split(","))
+    return any(
+        (named := _COMPRESSED.fullmatch(candidate.strip())) is not None and f'{named[1]}"' == current
+        for candidate in if_none_match.split(",")
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from django.http import QueryDict
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -28,20 +28,29 @@ def integer(text: str) -> int:
 
 
 Integer = BeforeValidator(integer)
-Offset = Annotated[int, Integer, Field(ge=0, le=MAX_OFFSET)]
 
 
 class Params(BaseModel):
-    """Reads a query string: unknown names change nothing, and of a name given twice the last counts."""
+    """The query parameters of one operation, read from a query string and described in the OpenAPI document.
+
+    Every field has a default, and ``None`` stands for a parameter that is not sent. Unknown parameters are ignored. A
+    parameter that is sent twice counts the last time, unless it is one of ``repeatable``, which may also be spelt with
+    ``[]`` at its end.
+    """
+
+    repeatable: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def read(cls, query: QueryDict, context: Any = None) -> Self:
         """Raises Invalid (422, on ``/job`` 400) that names every bad parameter."""
-        if not query:  # as most are asked
-            return cls._of_nothing()
-        given = {name: cls.given(query, name) for name in cls.model_fields if name in query}
+        if not query:  # most requests
+            return cls._defaults()
+        sent: dict[str, Any] = {name: query[name] for name in cls.model_fields if name in query}
+        for name in cls.repeatable:
+            if values := [*query.getlist(name), *query.getlist(f"{name}[]")]:
+                sent[name] = values
         try:
-            return cls.model_validate(given, context=context)
+            return cls.model_validate(sent, context=context)
         except ValidationError as error:
             raise Invalid(
                 [
@@ -52,9 +61,11 @@ class Params(BaseModel):
 
     @classmethod
     @cache
-    def _of_nothing(cls) -> Self:
+    def _defaults(cls) -> Self:
         return cls()
 
-    @classmethod
-    def given(cls, query: QueryDict, name: str) -> Any:
-        return query[name]
+
+# The bounds come first, or the OpenAPI document would not have them.
+Offset = Annotated[
+    int, Field(ge=0, le=MAX_OFFSET, description="How many jobs to skip. The cost grows with the number."), Integer
+]

@@ -7,15 +7,44 @@ from typing import Any
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 
 from jobs.api.errors import Dialect, problem_of
+from jobs.api.parameters import Params
+
+# Enumerations that are components of the document, by the name of their class; others are written where they are used.
+ENUM_COMPONENTS = {"JobType": "CtmJobType", "V1Status": "JobStatus"}
 
 
-def nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter that clients may model as null, which they write by leaving the parameter out."""
-    return {"anyOf": [schema, {"type": "null"}]}
+def query_parameters(params: type[Params]) -> list[OpenApiParameter]:
+    """The parameters that ``params`` reads, with the types, bounds and defaults that it checks.
+
+    ``null`` is not among the values: a parameter without a value is not sent.
+    """
+    described = params.model_json_schema()
+    found = []
+    for name, schema in described["properties"].items():
+        description = schema.pop("description")
+        parameter = OpenApiParameter(name, _plain(schema, described.get("$defs", {})), description=description)
+        if name in params.repeatable:
+            parameter.style, parameter.explode = "form", True
+        found.append(parameter)
+    return found
 
 
-def query(name: str, schema: dict[str, Any], description: str, **style: Any) -> OpenApiParameter:
-    return OpenApiParameter(name, schema, OpenApiParameter.QUERY, description=description, **style)
+def _plain(schema: dict[str, Any], enums: dict[str, Any]) -> dict[str, Any]:
+    """A schema of pydantic's without titles, null and empty defaults, and with the document's own components."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name in ENUM_COMPONENTS:
+            return {"$ref": f"#/components/schemas/{ENUM_COMPONENTS[name]}"}
+        return {"type": "string", "enum": enums[name]["enum"]}
+    if "anyOf" in schema:
+        (schema,) = [each for each in schema["anyOf"] if each != {"type": "null"}]
+        return _plain(schema, enums)
+    kept = {
+        key: value for key, value in schema.items() if key != "title" and not (key == "default" and value in ([], None))
+    }
+    if "items" in kept:
+        kept["items"] = _plain(kept["items"], enums)
+    return kept
 
 
 def response_header(name: str, description: str, *statuses: int, kind: type = str) -> OpenApiParameter:
@@ -26,7 +55,7 @@ def response_header(name: str, description: str, *statuses: int, kind: type = st
 
 
 def refusal(dialect: Dialect, shape: Any, description: str, *errors: Exception) -> OpenApiResponse:
-    """An error response, with what is really answered to each of ``errors`` as its examples."""
+    """An error response, with the real body for each of ``errors`` as its examples."""
     return OpenApiResponse(
         shape,
         description,
@@ -36,7 +65,7 @@ def refusal(dialect: Dialect, shape: Any, description: str, *errors: Exception) 
 
 SHOPIFY_HMAC = OpenApiParameter(
     "X-Shopify-Hmac-Sha256",
-    nullable({"type": "string"}),
+    {"type": "string"},
     OpenApiParameter.HEADER,
     description=(
         "Base64 of the HMAC-SHA256 of the raw request body, keyed with the app secret. Optional; when it is sent it "
@@ -44,11 +73,11 @@ SHOPIFY_HMAC = OpenApiParameter(
     ),
 )
 COMMON_HEADERS = [
-    response_header("X-Request-ID", "Names this answer in the gateway's log; your own, if you sent one."),
+    response_header("X-Request-ID", "The id of this request in the gateway's log; your own, if you sent one."),
     response_header(
         "RateLimit-Policy", "The tenant's limit and its window in seconds, where the operator set one.", 200, 429
     ),
-    response_header("RateLimit", "What is left of it (`r`), and seconds until it is renewed (`t`).", 200, 429),
-    response_header("WWW-Authenticate", "`Bearer`: the one scheme there is.", 401),
+    response_header("RateLimit", "Requests that are left (`r`), and seconds until they are renewed (`t`).", 200, 429),
+    response_header("WWW-Authenticate", "`Bearer`, the only scheme.", 401),
     response_header("Retry-After", "Seconds to wait before the next try.", 429, 503, kind=int),
 ]

@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from prometheus_client import Counter
 
 from jobs.artifacts.redaction import redactor
-from jobs.artifacts.signing import links
+from jobs.artifacts.signing import artifact_store, links
 from jobs.artifacts.storage_keys import check_storage_key
 from tenants.callers import Caller
 
@@ -52,6 +52,15 @@ class TenantRenderer:
         # By storage key, None for those left out: the final artifacts of a job are often those of its last event too.
         self._urls: dict[str, str | None] = {}
         self._logged: set[str] = set()
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """All that a response depends on beside the rows it shows: equal for two requests that are rendered alike.
+
+        ``links.window`` changes with the signing window and with the credentials, their expiry included.
+        """
+        prefix = self._caller.storage_prefix
+        return (self.asked_at, self.base_url, self.links.window, prefix, artifact_store().base_urls)
 
     def for_document(self, document: str, artifacts: list[list[Any]]) -> TenantRenderer:
         """A renderer of the strings of ``document``, a JSON text that has ``artifacts``, rows of ``ARTIFACT_COLUMNS``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
 
@@ -81,27 +82,25 @@ class TenantViewSet(ViewSet):
         if request.method != "OPTIONS":
             raise MethodNotAllowed(request.method or "")
         about = self.metadata_class().determine_metadata(cast(Request, request), self)  # type: ignore[misc]
-        return self.respond(about, Allow=", ".join(self.allowed_methods))
+        return self.respond(about, {"Allow": ", ".join(self.allowed_methods)})
 
     @cached_property
     def renderer(self) -> TenantRenderer:
         return TenantRenderer(self.request, self.caller)
 
     def validator(self, *parts: object, version: int | None = None) -> str:
-        """The ``ETag`` of an answer that depends on ``parts``, on the tenant, and on the links in force."""
-        out = self.renderer
-        common = (self.caller.tenant_id, self.caller.storage_prefix, out.base_url, out.asked_at, out.links.window)
-        return etag(*common, *parts, version=version)
+        """The ``ETag`` of a response that depends on ``parts``, on the tenant, and on how it is rendered."""
+        return etag(self.caller.tenant_id, self.renderer.fingerprint, *parts, version=version)
 
     @property
     def is_poll(self) -> bool:
         return "HTTP_IF_NONE_MATCH" in self.request.META
 
-    def not_modified(self, validator: str) -> ApiResponse | None:
+    def not_modified(self, validator: str, headers: Mapping[str, str] | None = None) -> ApiResponse | None:
         """``304``, where ``If-None-Match`` says that the caller has the answer already."""
         if not self.is_poll or not holds(self.request.META["HTTP_IF_NONE_MATCH"], validator):
             return None
-        return ApiResponse(b"", {"ETag": validator}, status=304)
+        return ApiResponse(b"", {"ETag": validator, **(headers or {})}, status=304)
 
-    def respond(self, body: Any, **headers: str) -> ApiResponse:
-        return ApiResponse(to_json(body), headers)
+    def respond(self, body: Any, headers: Mapping[str, str] | None = None) -> ApiResponse:
+        return ApiResponse(to_json(body), headers or {})

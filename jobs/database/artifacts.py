@@ -1,14 +1,47 @@
-"""Artifacts as both dialects read them: in the columns that ``TenantRenderer.artifact_responses`` takes."""
+"""Artifacts as both dialects read them."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from django.db.models import F, FilteredRelation, OuterRef, Q, QuerySet
 
-from jobs.database.prepared import Param, json_rows
+from jobs.database.prepared import JSONRow, JSONRows, Param, json_rows
+from jobs.database.records import columns
 from jobs.models import Artifact, Role
 
 TENANT = Param("tenant")
-ARTIFACT_COLUMNS = ("storage_key", "kind", "role", "label", "meta")
+
+# The most final artifacts that a job may have (CONTRACT.md, section 9). Jobs from before that bound show these many.
+MAX_RESULT_ARTIFACTS = 2_000
+
+
+class ArtifactRow(NamedTuple):
+    storage_key: str
+    kind: str
+    role: str
+    label: str | None
+    meta: dict[str, Any]
+
+
+class ResultRows(JSONRows):
+    """The rows of a queryset with the columns ``row``, ``event_seq`` and ``place``, in the order of the latter two.
+
+    Rows without ``event_seq`` come last. The order is applied to what the queryset's limit has left, so that a job with
+    500,000 final artifacts is not sorted.
+    """
+
+    # The condition, which always holds, keeps SQLite from sorting before it applies the limit.
+    _ordered = (
+        "SELECT row FROM (%(subquery)s) AS unordered WHERE place >= 0 ORDER BY (event_seq IS NULL), event_seq, place"
+    )
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        return self.as_sql(compiler, connection, template=f"array_to_json(ARRAY({self._ordered}))", **context)
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = f"(SELECT json_group_array(json(row)) FROM ({self._ordered}))"  # noqa: S608 - a constant
+        return self.as_sql(compiler, connection, template=template, **context)
 
 
 def artifacts() -> QuerySet[Artifact]:
@@ -17,12 +50,16 @@ def artifacts() -> QuerySet[Artifact]:
     return own
 
 
+# The artifacts of the event that the statement is at, each an ArtifactRow.
+EVENT_ARTIFACTS = json_rows(artifacts().filter(event=OuterRef("pk")).order_by("position"), *columns(ArtifactRow))
+
 # A job's result: the final artifacts of its events by seq and position, then those that no event recorded. The event's
 # tenant is that of the artifact; said too, so that no other partition of a partitioned table is looked at.
-RESULT = json_rows(
+RESULT = ResultRows(
     artifacts()
     .filter(job=OuterRef("pk"), role=Role.FINAL)
     .annotate(recorded_by=FilteredRelation("event", condition=Q(event__tenant=TENANT)))
-    .order_by(F("recorded_by__seq").asc(nulls_last=True), "position"),
-    *ARTIFACT_COLUMNS,
+    .values(row=JSONRow(*columns(ArtifactRow)), event_seq=F("recorded_by__seq"), place=F("position"))[
+        :MAX_RESULT_ARTIFACTS
+    ]
 )

@@ -17,7 +17,7 @@ from tenants.shopify import ShopRow
 from tenants.tokens import TokenRow
 
 _TOKEN = PreparedQuery(
-    ApiToken.objects.filter(prefix=Param("prefix", TextField())).values_list(
+    lambda: ApiToken.objects.filter(prefix=Param("prefix", TextField())).values_list(
         AsText(
             JSONRow(
                 "pk",
@@ -34,7 +34,7 @@ _TOKEN = PreparedQuery(
     )
 )
 _SHOP = PreparedQuery(
-    Tenant.objects.filter(Q(is_active=True), shop_domain=Param("shop_domain", TextField())).values_list(
+    lambda: Tenant.objects.filter(Q(is_active=True), shop_domain=Param("shop_domain", TextField())).values_list(
         AsText(JSONRow("pk", "slug", "storage_prefix"))
     )
 )

@@ -122,28 +122,33 @@ def starts_at_offset(queryset: models.QuerySet[Any], *key: str) -> Expression:
     )
 
 
-class PreparedQuery:
-    """A queryset with ``Param``\\ s in it, compiled once by :func:`compile_queries`.
+Statement = pipeline.Statement | readers.SQLiteStatement
 
-    Every column is text. ``offset`` adds ``OFFSET`` as the param ``offset``: a limit belongs in the text, but there are
-    too many offsets for a statement each.
+
+class PreparedQuery:
+    """A queryset with ``Param``\\ s in it, which is made and compiled once by :func:`compile_queries`.
+
+    Every column is text. A limit of ``ANY_LIMIT`` is chosen at each read, and so is the number of values of a filter
+    ``…__in=[Param("name_0")]``: the statement is written for as many as there are. ``offset`` adds ``OFFSET`` as the
+    param ``offset``: a limit belongs in the text, but there are too many offsets for a statement each.
     """
 
-    def __init__(self, queryset: models.QuerySet[Any], *, offset: bool = False) -> None:
-        self.queryset = queryset
+    def __init__(self, make_queryset: Callable[[], models.QuerySet[Any]], *, offset: bool = False) -> None:
+        self.make_queryset = make_queryset
         self.offset = offset
         self._compiled: tuple[str, list[Any]] | None = None
-        self._statements: dict[int, pipeline.Statement | readers.SQLiteStatement] = {}
+        self._statements: dict[tuple[int, int], Statement] = {}
         _queries.append(self)
 
-    async def fetch(self, values: Mapping[str, Any], limit: int = ANY_LIMIT) -> list[tuple[Any, ...]]:
+    async def fetch(self, values: Mapping[str, Any], limit: int = ANY_LIMIT, one_of: int = 1) -> list[tuple[Any, ...]]:
         """The rows, by one statement in one round trip; of a replica where there is one that can answer.
 
         ``values["tenant"]`` is the tenant that row security shows the rows of; without it no tenant's are shown.
         """
+        statement = self.statement(limit, one_of)
         if settings.API_REPLICA:
-            return await replica_first(partial(self.read, values, limit))
-        return await self.read(values, limit, settings.API_DATABASE)
+            return await replica_first(partial(read, statement, values))
+        return await read(statement, values, settings.API_DATABASE)
 
     async def fetch_document(
         self, values: Mapping[str, Any], is_enough: Callable[[str | None], bool] | None = None
@@ -156,25 +161,22 @@ class PreparedQuery:
             return await replica_first(partial(self.read_document, values), is_enough)
         return await self.read_document(values, settings.API_DATABASE)
 
-    async def read(self, values: Mapping[str, Any], limit: int, alias: str) -> list[tuple[Any, ...]]:
-        """The rows that the database ``alias`` has."""
-        return await (await readers.reader(alias)).read(self.statement(limit), values)
-
     async def read_document(self, values: Mapping[str, Any], alias: str) -> str | None:
-        rows = await self.read(values, ANY_LIMIT, alias)
+        """As :meth:`fetch_document`, from the database ``alias``."""
+        rows = await read(self.statement(), values, alias)
         return rows[0][0] if rows else None
 
-    def statement(self, limit: int = ANY_LIMIT) -> pipeline.Statement | readers.SQLiteStatement:
+    def statement(self, limit: int = ANY_LIMIT, one_of: int = 1) -> Statement:
         """What a reader runs. Raises RuntimeError before :func:`compile_queries`."""
         try:
-            return self._statements[limit]
+            return self._statements[limit, one_of]
         except KeyError:
-            self._statements[limit] = statement = self._make_statement(limit)
+            self._statements[limit, one_of] = statement = self._make_statement(limit, one_of)
             return statement
 
     def compile(self, connection: Any) -> tuple[str, list[Any]]:
         """The statement for databases of the kind of ``connection``, and its parameters: values and ``Param``\\ s."""
-        sql, params = self.queryset.query.get_compiler(connection=connection).as_sql()
+        sql, params = self.make_queryset().query.get_compiler(connection=connection).as_sql()
         if self.offset:
             sql, params = f"{sql} OFFSET %s", (*params, Param("offset"))
         # Choices as plain strings: the drivers take a slow path for members of an enumeration.
@@ -189,11 +191,13 @@ class PreparedQuery:
         self._statements.clear()
         self.statement()
 
-    def _make_statement(self, limit: int) -> pipeline.Statement | readers.SQLiteStatement:
+    def _make_statement(self, limit: int, one_of: int) -> Statement:
         if self._compiled is None:
             raise RuntimeError("A query is not compiled: compile_queries() runs before a worker serves.")
         sql, params = self._compiled
         sql = sql.replace(str(ANY_LIMIT), str(limit))
+        if one_of > 1:
+            sql, params = with_values(sql, params, one_of)
         connection = connections[settings.API_DATABASE]
         if connection.vendor == "sqlite":
             return readers.SQLiteStatement(sql, params, connection)
@@ -201,6 +205,21 @@ class PreparedQuery:
         return pipeline.Statement(
             sql, [None if position in names else part for position, part in enumerate(params)], names
         )
+
+
+async def read(statement: Statement, values: Mapping[str, Any], alias: str) -> list[tuple[Any, ...]]:
+    """The rows that the database ``alias`` has."""
+    return await (await readers.reader(alias)).read(statement, values)
+
+
+def with_values(sql: str, params: list[Any], number: int) -> tuple[str, list[Any]]:
+    """A statement with one ``IN (%s)`` for so many values, its Params named ``…_0``, ``…_1`` and so on."""
+    before, after = sql.split("IN (%s)")
+    place = before.count("%s") - before.count("%%s")
+    first = params[place]
+    names = [f"{first.name.removesuffix('_0')}_{n}" for n in range(number)]
+    several = [Param(name, first.output_field) for name in names]
+    return f"{before}IN ({', '.join(['%s'] * number)}){after}", [*params[:place], *several, *params[place + 1 :]]
 
 
 _queries: list[PreparedQuery] = []

@@ -1,4 +1,4 @@
-"""The way into the demo: a token for the API and a password for the admin, kept for the next start."""
+"""Access to the demo: a token for the API and a password for the console, saved for the next start."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Access(NamedTuple):
 
 
 def demo_access() -> Access | None:
-    """A token of the demo tenant that opens the API, and the password of the user “demo”; None without a demo tenant.
+    """A valid token of the demo tenant, and the password of the user “demo”. None without a demo tenant.
 
-    The store keeps hashes only, so both are kept in ``DATA_DIR``, in a file that only its owner reads. A token that
-    opens nothing any more is replaced, and whatever others the demo had are revoked.
+    The store has only hashes, so both are saved in ``DATA_DIR``, in a file that only its owner can read. A token that
+    is no longer valid is replaced, and the demo's other tokens are revoked.
     """
     tenant = Tenant.objects.filter(slug=DEMO, is_active=True).first()
     if tenant is None:

@@ -1,4 +1,4 @@
-"""The demo's pictures: fashion figures, garments and studio sets, each drawn from a seed and always the same for it."""
+"""Draws the demo's images: figures, garments and studio sets. The same seed gives the same image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 480, 640  # pixels of a finished picture
-SCALE = 2  # drawn this much larger and then reduced, which is what smooths the edges
+SCALE = 2  # drawn larger by this factor and then reduced, for smooth edges
 
 # Backdrop above, backdrop below, garment, second garment, accent: each set made to go together.
 PALETTES: list[tuple[str, str, str, str, str]] = [
@@ -37,7 +37,7 @@ HAIRS = ["#241a17", "#3b2a22", "#6b4428", "#a8743f", "#c9c2bb", "#7a2f22"]
 
 @dataclass(frozen=True)
 class Look:
-    """What stays the same from one picture of a job to the next: who wears what, in which light."""
+    """The properties that all images of a job share: figure, clothes and light."""
 
     top: Colour
     bottom: Colour
@@ -115,7 +115,7 @@ def _curve(points: Sequence[Point], steps: int = 10) -> list[Point]:
 
 
 def _limb(spine: Sequence[tuple[float, float, float]]) -> list[Point]:
-    """The outline of something soft along a spine of (x, y, half its width there): an arm, a leg, a dress."""
+    """A soft outline along a spine of points (x, y, half the width): an arm, a leg, a dress."""
     line = _curve([(x, y) for x, y, _ in spine])
     widths = [width for width, _ in _curve([(half, 0.0) for _, _, half in spine])]
     left, right = [], []
@@ -129,7 +129,7 @@ def _limb(spine: Sequence[tuple[float, float, float]]) -> list[Point]:
 
 
 class _Canvas:
-    """A picture in the making. Figures are drawn in heads: (0, 0) is above the crown, y 8.4 is the floor."""
+    """An unfinished image. The unit of figures is the head: (0, 0) is above the crown, y 8.4 is the floor."""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
@@ -167,7 +167,7 @@ class _Canvas:
         pattern: str = "plain",
         accent: Colour = (0, 0, 0),
     ) -> None:
-        """Fills ``outline`` with something soft: its pattern, folds that hang, a shadow side and a lit rim."""
+        """Fills ``outline`` with cloth: pattern, folds, a shadow side and a lit rim."""
         points = self.pixels(outline)
         left, above = (math.floor(min(point[axis] for point in points)) - 2 for axis in (0, 1))
         wide, high = (
@@ -219,7 +219,7 @@ class _Canvas:
 
 
 def _stage(canvas: _Canvas, look: Look, *props: str) -> None:
-    """The set: a backdrop that sweeps into the floor, a light on it, and things to look at."""
+    """The set: a backdrop that curves into the floor, a light and some objects."""
     canvas.image.paste(look.top, (0, 0, *canvas.size))
     down = Image.linear_gradient("L").resize(canvas.size)
     canvas.image.paste(look.bottom, mask=down.point([round((value / 255) ** 1.6 * 235) for value in range(256)]))
@@ -249,8 +249,8 @@ def _stage(canvas: _Canvas, look: Look, *props: str) -> None:
 
 
 def _figure(canvas: _Canvas, look: Look, view: int) -> None:
-    """Someone in clothes, from the crown to the shoes."""
-    turn = (1, -1, 0.35, -0.35)[view % 4]  # which way the weight lies, and how far
+    """A dressed figure."""
+    turn = (1, -1, 0.35, -0.35)[view % 4]  # the shift of the weight: its side and how far
     sway, open_arm = 0.16 * turn, 0.25 + 0.2 * canvas.chance.random()
     step = 0.28 * turn
     skin, limbs = look.skin, _darker(look.skin, 0.06)
@@ -303,7 +303,7 @@ def _hair(canvas: _Canvas, look: Look, turn: float) -> None:
 
 
 def _clothes(canvas: _Canvas, look: Look, sway: float, arms: Sequence[Sequence[tuple[float, float, float]]]) -> None:
-    """What ``look.cut`` is, on a body whose hips lie ``sway`` aside. Shared by figures and by garments alone."""
+    """The garment of ``look.cut`` on a body whose hips are shifted by ``sway``. For figures and for garments alone."""
     bodice = [(0.0, 1.52, 0.5), (0.0, 1.75, 0.66), (sway * 0.3, 2.3, 0.6), (sway * 0.6, 3.05, 0.46)]
     pattern, accent = look.pattern, look.second
 
@@ -350,7 +350,7 @@ def _background(canvas: _Canvas, look: Look, view: int) -> None:
 
 
 def _garment(canvas: _Canvas, look: Look, view: int) -> None:
-    """The clothes alone, on a hanger before a plain wall."""
+    """The clothes on a hanger before a plain wall."""
     del view
     _stage(canvas, look)
     canvas.place(x=0.5, y=-0.05, head=0.125 if look.cut != "gown" else 0.105)
@@ -372,7 +372,7 @@ def _garment(canvas: _Canvas, look: Look, view: int) -> None:
 
 
 def _mask(canvas: _Canvas, look: Look, view: int) -> None:
-    """What a segmentation step sees: the figure in white."""
+    """The result of a segmentation step: the figure in white."""
     black, white = (0, 0, 0), (255, 255, 255)
     plain = Look(black, black, white, white, white, white, white, look.cut, look.hairstyle, "plain", "none")
     _figure(canvas, plain, view)
@@ -380,12 +380,12 @@ def _mask(canvas: _Canvas, look: Look, view: int) -> None:
 
 
 def _sketch(canvas: _Canvas, look: Look, view: int) -> None:
-    """What a pose step sees: the outlines, in pencil on paper."""
+    """The result of a pose step: the outlines in pencil on paper."""
     paper, pencil = (247, 243, 236), (74, 66, 80)
     canvas.image.paste(paper, (0, 0, *canvas.size))
     _figure(canvas, replace(look, bottom=paper), view)
     edges = canvas.image.convert("L").filter(ImageFilter.BoxBlur(1)).filter(ImageFilter.FIND_EDGES)
-    # The filter takes the rim of the paper for an edge.
+    # The filter draws the border of the paper as an edge.
     ImageDraw.Draw(edges).rectangle((0, 0, canvas.size[0] - 1, canvas.size[1] - 1), outline=0, width=8)
     lines = edges.point([min(255, max(0, value - 5) * 24) for value in range(256)]).filter(ImageFilter.BoxBlur(1.2))
     canvas.image.paste(paper, (0, 0, *canvas.size))

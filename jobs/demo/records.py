@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 
 class Picture(NamedTuple):
-    """One file of a job: where it lies, and what :func:`jobs.demo.drawing.draw` is to draw there."""
+    """One file of a job: its storage key, and the arguments of :func:`jobs.demo.drawing.draw`."""
 
     storage_key: str
     subject: Subject
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One stage of a workflow: what it says, and the picture it leaves behind, if any."""
+    """One stage of a workflow: its message, and the image that it makes, if any."""
 
     stage: str
     message: str
@@ -94,7 +94,7 @@ WORKFLOWS: dict[JobType, Workflow] = {
         "The garment could not be told from the background",
     ),
     JobType.BACKGROUND_SWAP_WITH_IMAGE: Workflow(
-        # What a caller wrote into its request may name a file of the store: the gateway shows it as [redacted].
+        # A request may contain a storage key. The API shows it as [redacted].
         {"source": "tenants/demo/uploads/lookbook-07.png", "background": "tenants/demo/uploads/loft.png"},
         (CUT_OUT, Step("relight", "Matching the light of the new background")),
         "model",
@@ -124,7 +124,7 @@ STATES = (JobStatus.NOT_STARTED, JobStatus.IN_PROGRESS, JobStatus.FAILURE, JobSt
 
 @dataclass
 class Story:
-    """A job being told: its record, with a clock that moves on from one event to the next."""
+    """Builds the record of a job. Its clock moves forward from event to event."""
 
     number: int
     prefix: str
@@ -141,7 +141,7 @@ class Story:
         events.append(event | {"artifacts": list(artifacts)} | members)
 
     def picture(self, subject: Subject, kind: str, role: str, label: str, view: int = 0) -> Record:
-        """An artifact whose file is still to be drawn."""
+        """An artifact. Its file is drawn later."""
         key = f"{self.prefix}{self.record['public_id']}/{label.replace(' ', '-')}.png"
         self.pictures.append(Picture(key, subject, self.number, view))
         meta = {"width": WIDTH, "height": HEIGHT, "seed": self.number}
@@ -152,7 +152,7 @@ Plot = tuple[str, Callable[[Story], None]]
 
 
 def stories(tenant: Tenant, now: datetime) -> Iterator[Story]:
-    """The demo's jobs, newest first; ids are the same every time, times count back from ``now``."""
+    """The demo's jobs, newest first. Their ids are always the same; their times are relative to ``now``."""
     plots: list[Plot] = [
         (job_type, partial(_workflow, job_type, status)) for status, job_type in product(STATES, JobType)
     ]
@@ -160,7 +160,7 @@ def stories(tenant: Tenant, now: datetime) -> Iterator[Story]:
         plots.insert(2 + 4 * place, (job_type, partial(_operation, request, agents)))
     plots.append(("CATALOG_EXPORT", _untold))
     for number, (job_type, tell) in enumerate(plots, start=1):
-        # Minutes ago at first, then hours, then days; what has just begun is what is still waiting or running.
+        # Minutes ago at first, then hours, then days. The newest jobs are the ones that wait or run.
         created_at = now - timedelta(seconds=45 * number + 40 * 1.26**number)
         record = {
             "public_id": str(_id(number)),
@@ -175,7 +175,7 @@ def stories(tenant: Tenant, now: datetime) -> Iterator[Story]:
 
 
 def _id(number: int) -> ULID:
-    """Of a fixed day, the newer story with the higher id; the rest is as good as random, and the same each time."""
+    """A ULID of a fixed day, higher for a newer job. Its other bits come from a hash, so it is always the same."""
     milliseconds = int(datetime(2026, 4, 15, 12, tzinfo=UTC).timestamp() * 1000) - number * 60_000
     return ULID(milliseconds.to_bytes(6, "big") + hashlib.sha256(b"demo %d" % number).digest()[:10])
 
@@ -210,18 +210,18 @@ def _workflow(job_type: JobType, status: JobStatus, story: Story) -> None:
 
 
 def _untold(story: Story) -> None:
-    """A job of a type that ``/v1/jobs`` does not list, of which nothing is known but that it was asked for."""
+    """A job without events, of a type that ``/v1/jobs`` does not list."""
     story.record["request"] = {"format": "csv", "columns": ["sku", "title", "image"]}
 
 
 class Agent(NamedTuple):
-    """What one host tells of an operation: how far it got, after how many seconds, and with what outcome."""
+    """One agent's part of an operation: its last event, after how many seconds, and its outcome."""
 
     hostname: str
     events: tuple[str, ...]
     seconds: float = 0.0
     extra: Record = {}
-    after: float = 0.0  # seconds since the operation was asked for
+    after: float = 0.0  # seconds since the request
 
 
 DONE = ("submitted", "acknowledged", "started", "completed")
@@ -277,8 +277,8 @@ OPERATIONS: list[tuple[str, Record, tuple[Agent, ...]]] = [
         ),
     ),
 ]
-# Seconds from when an agent is handed an operation, or has begun with it, to each thing it tells; and in which words.
-TELLING = {
+# For each event of an agent: the seconds after its submission or its start, and the message.
+AGENT_EVENTS = {
     "submitted": (0.01, "Handed to the agent"),
     "acknowledged": (0.3, "Taken"),
     "started": (0.5, "Started"),
@@ -294,7 +294,7 @@ def _operation(request: Record, agents: tuple[Agent, ...], story: Story) -> None
     told = []
     for order, agent in enumerate(agents):
         for event_type in agent.events:
-            seconds, message = TELLING[event_type]
+            seconds, message = AGENT_EVENTS[event_type]
             is_end = event_type in ("completed", "failed")
             moment = asked + timedelta(seconds=agent.after + seconds + agent.seconds * is_end + 0.011 * order)
             told.append((moment, event_type, message, agent.hostname, agent.extra if is_end else {}))

@@ -1,4 +1,4 @@
-"""Artifacts' rows by storage key: streamed in the order of a store's listing, found by it, and filled from it."""
+"""The artifacts' rows by storage key: read in the order of a store's listing, and completed with its metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METADATA_COLUMNS = ("size", "content_type", "checksum", "width", "height")
 
 
 class ArtifactRow(NamedTuple):
-    """An artifact's row: whose it is, where its file should be, and what is known of that."""
+    """An artifact's row: its job and tenant, its storage key, and the metadata of its object so far."""
 
     pk: int
     job_id: ULID
@@ -29,10 +29,10 @@ class ArtifactRow(NamedTuple):
 
 
 def _by_key() -> Any:
-    """All artifacts, as the index ``artifact_by_key`` has them: with their ``key``, which sorts by its bytes."""
+    """All artifacts that the index ``artifact_by_key`` holds, with an alias ``key`` that sorts by bytes."""
     if connection.vendor != "postgresql":
-        return Artifact.all_tenants.alias(key=F("storage_key"))  # so does all text
-    # Said as the index says it, so that the planner finds it: a parameter would not do.
+        return Artifact.all_tenants.alias(key=F("storage_key"))  # SQLite sorts all text by bytes
+    # The same expression as in the index, without a parameter, so that the planner uses the index.
     is_short = RawSQL("octet_length(jobs_artifact.storage_key) <= 1024", (), BooleanField())
     return Artifact.all_tenants.alias(key=Collate("storage_key", "C")).filter(is_short)
 
@@ -40,12 +40,12 @@ def _by_key() -> Any:
 def _under(prefix: str) -> Any:
     if not prefix:
         return _by_key()
-    # A prefix ends with a slash, and what follows the slash in the order of bytes is 0.
+    # A prefix ends with a slash; the next character in byte order is 0.
     return _by_key().filter(key__gte=prefix, key__lt=f"{prefix[:-1]}0")
 
 
 def rows_after(after: str, prefix: str) -> int:
-    """How many rows there are under ``prefix`` with ``after`` < key."""
+    """The number of rows under ``prefix`` with ``after`` < key."""
     number: int = _under(prefix).filter(key__gt=after).count()
     return number
 
@@ -53,7 +53,7 @@ def rows_after(after: str, prefix: str) -> int:
 def rows_between(after: str, until: str | None, prefix: str, page: int) -> Iterator[list[ArtifactRow]]:
     """The rows under ``prefix`` with ``after`` < key <= ``until`` (None: to the end), in pages that split no key.
 
-    A page has ``page`` rows, and those more that name the last one's key.
+    A page has ``page`` rows, and further rows if they have the key of the last one.
     """
     while True:
         rows = _under(prefix).filter(key__gt=after)
@@ -74,7 +74,7 @@ def rows_with_keys(storage_keys: Iterable[str]) -> list[ArtifactRow]:
 
 
 def referenced_keys(storage_keys: Iterable[str]) -> set[str]:
-    """Those of ``storage_keys`` that an artifact names."""
+    """Those of ``storage_keys`` that some artifact refers to."""
     return set(_by_key().filter(key__in=list(storage_keys)).values_list("storage_key", flat=True))
 
 
@@ -85,10 +85,10 @@ def _read(rows: Any) -> list[ArtifactRow]:
 
 @transaction.atomic
 def fill(described: dict[int, tuple[Any, ...]], jobs: Iterable[ULID]) -> None:
-    """Writes what is known of artifacts' files, by the artifact's id as in ``METADATA_COLUMNS``; ``jobs`` are theirs.
+    """Writes the metadata of objects: for each artifact's id the values of ``METADATA_COLUMNS``. ``jobs`` are theirs.
 
-    No version is bumped, for no answer shows it. The jobs are locked in ascending order of their ids, as by everyone
-    who writes to several, so that what removes them does not wait in a circle.
+    The jobs' versions stay, because no answer of the API shows these columns. The jobs are locked in ascending order
+    of their ids, like everywhere, so that there is no deadlock with a command that removes them.
     """
     list(Job.all_tenants.filter(pk__in=set(jobs)).order_by("pk").select_for_update(no_key=True).values_list("pk"))
     Artifact.all_tenants.bulk_update(

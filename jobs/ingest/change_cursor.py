@@ -1,13 +1,13 @@
-"""Which jobs have changed since an earlier copy: a cursor that loses no change, however many writers there are.
+"""A cursor for incremental exports: which jobs changed since an earlier export. No change is missed.
 
-Times and sequences do not serve: a transaction may commit long after it took its number, behind a reader's back. Each
-version of a row names the transaction that wrote it, ``xmin``, and every change of a job writes the job's row. The
-horizon of a copy is PostgreSQL's oldest transaction that was still under way when the copy began. Whatever had a lower
-number had ended by then, so the copy has seen it; whatever has that number or a higher one comes again with the next.
-(A savepoint's number is higher than its transaction's, which keeps both statements true of it.)
+Times and sequences do not work: a transaction may commit long after it took its number. But each version of a row has
+the id of the transaction that wrote it, ``xmin``, and every change of a job writes the job's row. The cursor of an
+export is the oldest transaction of PostgreSQL that was still running when the export began. Every transaction with a
+lower id had ended by then, so the export has its changes. Every transaction with that id or a higher one is exported
+again the next time. (A savepoint has a higher id than its transaction, so both statements hold for it too.)
 
-Numbers count on in one cluster. Another one, another database, or a history that branched off in a restore or a
-failover, which the timeline tells, starts with a whole copy again. SQLite keeps no such numbers.
+Transaction ids belong to one cluster and one timeline. After a restore, a failover or a move to another database the
+next export has to be a full one. SQLite has no transaction ids.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from django.db.models.expressions import RawSQL
 
 from jobs.models import Job
 
-# Rows keep 32 bits of the number. Within half of that, what is new never looks old; old rows may look new, and are
-# copied once more.
+# Rows keep 32 bits of the id. Within half of that range a new row never looks old. Old rows may look new, and are
+# exported again.
 REACH = 2**31
 FORMAT = "1"
 
 
 class ChangeCursor(NamedTuple):
-    """Where a copy began: the history it belongs to, whose jobs it holds ("" for all), and the transaction."""
+    """The start of an export: the cluster's history, the tenant ("" for all tenants) and the transaction id."""
 
     history: str
     tenant: str
@@ -38,7 +38,7 @@ class ChangeCursor(NamedTuple):
 
     @classmethod
     def now(cls, tenant: str) -> Self | None:
-        """None where the database keeps none. To be taken before the first row is read."""
+        """The cursor of an export that begins now, before it reads a row. None on SQLite."""
         if connection.vendor != "postgresql":
             return None
         with connection.cursor() as cursor:
@@ -51,20 +51,22 @@ class ChangeCursor(NamedTuple):
         return cls("-".join(map(str, history)), tenant, transaction)
 
     def since(self, text: str) -> Self:
-        """The earlier cursor that ``text`` names. Raises ValueError where what happened since cannot be told."""
+        """The earlier cursor that ``text`` spells. Raises ValueError if changes since then cannot be found."""
         version, _, rest = text.partition(".")
         history, _, rest = rest.partition(".")
         tenant, _, number = rest.partition(".")
         if version != FORMAT or not (number.isascii() and number.isdecimal()):
-            raise ValueError("is no cursor of export_jobs")
+            raise ValueError("is not a cursor of export_jobs")
         earlier = type(self)(history, tenant, int(number))
         if tenant != self.tenant:
-            raise ValueError(f"is of a copy of {tenant or 'all tenants'}, not of {self.tenant or 'all tenants'}")
+            raise ValueError(f"is for an export of {tenant or 'all tenants'}, not of {self.tenant or 'all tenants'}")
         if history != self.history or not 0 <= self.transaction - earlier.transaction < REACH // 2:
-            raise ValueError("is of another history of this database, or too old. Make a whole copy, without --since")
+            raise ValueError(
+                "belongs to another history of this database, or is too old. Export all jobs, without --since"
+            )
         return earlier
 
     def changed(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
-        """Those of ``jobs`` that changed since; a look at each row, for an index of it there is none."""
+        """Those of ``jobs`` that changed since then. It reads every row, because xmin has no index."""
         is_new = f"((jobs_job.xmin::text::bigint - %s) & {2**32 - 1}) < {REACH}"
         return jobs.filter(RawSQL(is_new, (self.transaction % 2**32,), BooleanField()))  # noqa: S611 - numbers of our own

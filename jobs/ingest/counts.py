@@ -1,7 +1,8 @@
-"""How many jobs of each status a tenant has, kept by whoever changes a job, in the same transaction.
+"""The number of a tenant's jobs in each status. Each writer updates it in the transaction that changes a job.
 
-One wide row a tenant and one UPDATE of it, the last statement of the transaction: whoever waits for that row holds all
-the jobs it needs already, and whoever has it only commits. Several tenants go in ascending order of their ids.
+There is one row for each tenant. Its UPDATE is the last statement of a transaction: a writer that waits for the row
+already has the locks of its jobs, and a writer that has the row only commits. The rows of several tenants are updated
+in ascending order of the tenants' ids. So writers do not deadlock.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from django.db.models import Count, F
 
 from jobs.models import Job, JobCounts, JobStatus
 
-Changes = Counter[tuple[int, str]]  # by how many the jobs of (tenant id, status) have changed
+Changes = Counter[tuple[int, str]]  # the change in the number of jobs, by (tenant id, status)
 
 
 def column(status: str) -> str:
@@ -21,7 +22,7 @@ def column(status: str) -> str:
 
 
 def status_change(tenant_id: int, before: str | None, after: str | None) -> Changes:
-    """The change that one job makes by going from status ``before`` to ``after``; None where there is no job."""
+    """The change of the counts when a job goes from status ``before`` to ``after``. None: there is no job."""
     changes: Changes = Counter()
     if before != after:
         if before is not None:
@@ -32,7 +33,7 @@ def status_change(tenant_id: int, before: str | None, after: str | None) -> Chan
 
 
 def apply(changes: Changes) -> None:
-    """Writes ``changes``; the last thing a transaction does."""
+    """Writes ``changes``. Call it last in a transaction."""
     for tenant_id in sorted({tenant_id for (tenant_id, _), by in changes.items() if by}):
         row = JobCounts.objects.for_tenant(tenant_id)
         by_column = {
@@ -46,10 +47,10 @@ def apply(changes: Changes) -> None:
 
 
 def drift(tenant_id: int, repair: bool = False) -> dict[str, tuple[int, int]]:
-    """Where the kept counts of a tenant differ from the truth: by status, what is kept and what is true.
+    """The wrong counts of a tenant: by status, the stored number and the right one. ``repair`` corrects them.
 
-    Exact beside writers: while the row is locked nobody commits a change of it, and what is not committed is not
-    counted. Counting reads an index entry a job, and writers of the tenant wait meanwhile.
+    The result is exact while others write: no change of the counts commits while the row is locked, and uncommitted
+    changes are not counted. Counting reads one index entry for each job. Writers of the tenant wait meanwhile.
     """
     with transaction.atomic():
         JobCounts.all_tenants.bulk_create([JobCounts(tenant_id=tenant_id)], ignore_conflicts=True)

@@ -1,7 +1,7 @@
-"""The way out for good: a tenant and everything of it, in batches, so that it may be stopped and run again.
+"""Erases a tenant with all its rows, in batches, so that it can be stopped and repeated.
 
-The tenant's own row goes last, so that what is left can still be found. Nothing can stay behind: whoever writes a job
-meanwhile waits for the lock on that row, and then names a tenant that is not there, which the database refuses.
+The tenant's row is removed last, so that an incomplete run can be resumed. No row can stay behind: a writer of the
+tenant waits for the lock of that row, and then fails on its foreign key.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Erased(NamedTuple):
 
 
 def deactivate(tenant: Tenant) -> None:
-    """From now on no credential of the tenant opens anything."""
+    """Deactivates the tenant. Its credentials stop working."""
     tenant.is_active = False
     tenant.save(update_fields=["is_active"])
 
 
 def erase_jobs(tenant: Tenant, batch: int) -> Iterator[Erased]:
-    """Removes the tenant's jobs with their events and artifacts, ``batch`` jobs in a transaction, to the last."""
+    """Removes the tenant's jobs with their events and artifacts, ``batch`` jobs in each transaction."""
     while (erased := _erase_some(tenant, batch)).jobs:
         yield erased
 
@@ -41,9 +41,9 @@ def _erase_some(tenant: Tenant, batch: int) -> Erased:
 
 @transaction.atomic
 def erase_tenant(tenant: Tenant) -> int:
-    """Removes the tenant itself with its tokens and counts; how many tokens there were.
+    """Removes the tenant with its tokens and counts. Returns the number of tokens.
 
-    Jobs that came after :func:`erase_jobs` go with it, and writers of the tenant wait for it and fail.
+    It also removes jobs that were added after :func:`erase_jobs`. Writers of the tenant wait for it and fail.
     """
     Tenant.objects.select_for_update().get(pk=tenant.pk)
     for _ in erase_jobs(tenant, 500):

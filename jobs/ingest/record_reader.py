@@ -1,10 +1,9 @@
-"""Jobs as the store has them, read back as the records that they came from."""
+"""Reads stored jobs as interchange records."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -12,36 +11,46 @@ from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
 from ulid import ULID
 
-from jobs.ingest.interchange import EMPTY_OBJECT, ArtifactLine, EventLine, Record, canonical
+from jobs.ingest.interchange import (
+    ARTIFACT_MEMBERS,
+    EMPTY_OBJECT,
+    EVENT_MEMBERS,
+    JSON_MEMBERS,
+    ArtifactLine,
+    EventLine,
+    Record,
+    canonical,
+)
 from jobs.models import Artifact, Job, JobEvent
 from tenants.models import Tenant
 
 
 def records(jobs: QuerySet[Job]) -> Iterator[Record]:
-    """The records of ``jobs``, in their order; three statements, and all of them in memory at once.
+    """The records of ``jobs``, in the order of the queryset. Three statements; all records are in memory at once.
 
-    Consistent without a snapshot: a job's row is read first, and of its events only those up to the row's ``last_seq``,
-    which are there and never change. Locks the jobs where the queryset says so.
+    The result is consistent without a snapshot: a job's row is read first, then its events up to the row's
+    ``last_seq``, which exist by then and never change. The jobs are locked if the queryset locks them.
     """
+    columns = "public_id", "tenant_id", "job_type", "status", "created_at", "last_seq"
     rows = list(
-        jobs.values_list("public_id", "tenant_id", "job_type", "status", "created_at", _json("request"), "last_seq")
+        jobs.annotate(request_text=Cast("request", TextField())).values_list(*columns, "request_text", named=True)
     )
     if not rows:
         return
-    last_seqs = {row[0]: row[-1] for row in rows}
-    slugs = dict(Tenant.objects.filter(pk__in={row[1] for row in rows}).values_list("pk", "slug"))
+    last_seqs = {row.public_id: row.last_seq for row in rows}
+    slugs = dict(Tenant.objects.filter(pk__in={row.tenant_id for row in rows}).values_list("pk", "slug"))
     of_event, of_job = _artifacts(last_seqs)
     events = _events(last_seqs, of_event)
-    for public_id, tenant_id, job_type, status, created_at, request, _ in rows:
+    for row in rows:
         yield Record(
-            public_id,
-            slugs[tenant_id],
-            job_type,
-            status,
-            created_at,
-            None if request is None else _canonical(request),
-            tuple(events.get(public_id, ())),
-            tuple(of_job.get(public_id, ())),
+            public_id=row.public_id,
+            tenant=slugs[row.tenant_id],
+            job_type=row.job_type,
+            status=row.status,
+            created_at=row.created_at,
+            request=None if row.request_text is None else _canonical(row.request_text),
+            events=tuple(events.get(row.public_id, ())),
+            artifacts=tuple(of_job.get(row.public_id, ())),
         )
 
 
@@ -56,7 +65,7 @@ def ids(jobs: QuerySet[Job], size: int) -> Iterator[list[ULID]]:
 def batches(jobs: QuerySet[Job], size: int, rows: int = 20_000) -> Iterator[list[Record]]:
     """The records of all ``jobs``, ascending by id, in batches of ``size`` jobs at most.
 
-    A batch ends early once its jobs have ``rows`` events, so that long timelines do not add up in memory.
+    A batch ends early when its jobs have ``rows`` events, to bound the memory.
     """
     page = jobs = jobs.order_by("public_id")
     while True:
@@ -73,55 +82,24 @@ def batches(jobs: QuerySet[Job], size: int, rows: int = 20_000) -> Iterator[list
 
 
 def _events(last_seqs: dict[ULID, int], artifacts: dict[int, list[ArtifactLine]]) -> dict[ULID, list[EventLine]]:
-    rows = (
-        JobEvent.all_tenants.filter(job__in=last_seqs)
-        .order_by("job", "seq")
-        .values_list(
-            "job_id",
-            "id",
-            "seq",
-            "event_type",
-            "visibility",
-            "stage",
-            "message",
-            "hostname",
-            _json("extra"),
-            "created_at",
-        )
-    )
-    return {
-        job_id: [
-            EventLine(
-                seq,
-                event_type,
-                visibility,
-                stage,
-                message,
-                hostname,
-                _canonical(extra),
-                at,
-                tuple(artifacts.get(pk, ())),
-            )
-            for _, pk, seq, event_type, visibility, stage, message, hostname, extra, at in group
-            if seq <= last_seqs[job_id]
-        ]
-        for job_id, group in groupby(rows, key=lambda row: row[0])
-    }
+    rows = JobEvent.all_tenants.filter(job__in=last_seqs).order_by("job", "seq")
+    events: dict[ULID, list[EventLine]] = defaultdict(list)
+    for job_id, event_id, *values in rows.values_list("job_id", "id", *_columns(EVENT_MEMBERS)):
+        line = EventLine._make((*_in_canonical_form(EVENT_MEMBERS, values), tuple(artifacts.get(event_id, ()))))
+        if line.seq <= last_seqs[job_id]:
+            events[job_id].append(line)
+    return events
 
 
 def _artifacts(
     jobs: dict[ULID, int],
 ) -> tuple[dict[int, list[ArtifactLine]], dict[ULID, list[ArtifactLine]]]:
-    """Those of events by the event's id, and those recorded with no event by the job's."""
+    """The artifacts of events, by event id, and those without an event, by job."""
     of_event: dict[int, list[ArtifactLine]] = defaultdict(list)
     of_job: dict[ULID, list[ArtifactLine]] = defaultdict(list)
-    rows = (
-        Artifact.all_tenants.filter(job__in=jobs)
-        .order_by("position")
-        .values_list("job_id", "event_id", "storage_key", "kind", "role", "label", _json("meta"))
-    )
-    for job_id, event_id, storage_key, kind, role, label, meta in rows:
-        line = ArtifactLine(storage_key, kind, role, label, _canonical(meta))
+    rows = Artifact.all_tenants.filter(job__in=jobs).order_by("position")
+    for job_id, event_id, *values in rows.values_list("job_id", "event_id", *_columns(ARTIFACT_MEMBERS)):
+        line = ArtifactLine._make(_in_canonical_form(ARTIFACT_MEMBERS, values))
         if event_id is None:
             of_job[job_id].append(line)
         else:
@@ -129,9 +107,14 @@ def _artifacts(
     return of_event, of_job
 
 
-def _json(column: str) -> Any:
-    # As text: PostgreSQL writes 1e300 with 300 zeros, which orjson reads as the float it is and Python's json does not.
-    return Cast(column, TextField())
+def _columns(names: Iterable[str]) -> list[Any]:
+    # JSON as text: PostgreSQL writes 1e300 with 300 zeros, which orjson reads as a float and Python's json does not.
+    return [Cast(name, TextField()) if name in JSON_MEMBERS else name for name in names]
+
+
+def _in_canonical_form(names: Iterable[str], values: Iterable[Any]) -> list[Any]:
+    """The values of :func:`_columns` of the same names, as a record has them."""
+    return [_canonical(value) if name in JSON_MEMBERS else value for name, value in zip(names, values, strict=True)]
 
 
 def _canonical(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Jobs taken out of the store, with their events and artifacts: a batch in one transaction, the counts with it."""
+"""Removes jobs with their events and artifacts, and updates the counts, one transaction for each batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILURES = (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
 
 
 class RemovedJob(NamedTuple):
-    """What is remembered of a job."""
+    """The columns of a removed job that are reported."""
 
     public_id: ULID
     tenant_id: int
@@ -36,13 +36,13 @@ class RemovedBatch(NamedTuple):
 
 @transaction.atomic
 def remove(jobs: QuerySet[Job]) -> RemovedBatch:
-    """Removes ``jobs`` in one transaction. They come in ascending order of their ids, as every writer locks them."""
+    """Removes ``jobs`` in one transaction. Order them by id, ascending: every writer locks jobs in that order."""
     gone = [RemovedJob(*row) for row in jobs.select_for_update().values_list(*RemovedJob._fields)]
     if not gone:
         return RemovedBatch([], 0, 0)
     ids = [job.public_id for job in gone]
-    # The children's foreign keys are for Django alone to know: one DELETE each, where its own way would read them all.
-    tenants = {job.tenant_id for job in gone}  # said too, for where tenants have partitions
+    # One DELETE for each table. Django's own deletion would read all rows first.
+    tenants = {job.tenant_id for job in gone}  # so that PostgreSQL prunes partitions by tenant
     rows = (model.all_tenants.filter(tenant__in=tenants, job__in=ids) for model in (Artifact, JobEvent))
     artifacts, events = (each._raw_delete(each.db) for each in rows)
     these = Job.all_tenants.filter(tenant__in=tenants, pk__in=ids)
@@ -54,17 +54,17 @@ def remove(jobs: QuerySet[Job]) -> RemovedBatch:
 
 
 def inactive_since(jobs: QuerySet[Job], before: datetime, keep_failures: bool) -> QuerySet[Job]:
-    """Those of ``jobs`` whose last event, or beginning where there was none, is older than ``before``."""
-    # A job is not younger than its last event; said too, because that is what the indexes are by.
+    """Those of ``jobs`` whose last event (or creation, if there is none) is older than ``before``."""
+    # A job is not newer than its last event. The first condition uses the index.
     jobs = jobs.filter(created_at__lt=before, updated_at__lt=before)
     return jobs.exclude(status__in=FAILURES) if keep_failures else jobs
 
 
-AgeCursor = tuple[datetime, ULID]  # of a job among all: when it was created, and its id
+AgeCursor = tuple[datetime, ULID]  # of a job: its creation time and its id
 
 
 def batches_by_age(jobs: QuerySet[Job], after: AgeCursor | None, size: int) -> Iterator[tuple[list[ULID], AgeCursor]]:
-    """The ids of ``jobs``, oldest first, ``size`` at a time, with the place of each batch's last; from ``after`` on."""
+    """The ids of ``jobs`` after ``after``, oldest first, ``size`` at a time, each batch with its cursor."""
     while True:
         page = jobs
         if after is not None:

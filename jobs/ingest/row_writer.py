@@ -1,13 +1,14 @@
-"""Events and artifacts as rows, for writers that insert few at a time."""
+"""Inserts events and artifacts for writers with a few at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import orjson
 from ulid import ULID
 
-from jobs.ingest.interchange import ArtifactLine, EventLine
+from jobs.ingest.interchange import ARTIFACT_MEMBERS, EVENT_MEMBERS, JSON_MEMBERS, ArtifactLine, EventLine
 from jobs.models import Artifact, JobEvent
 
 
@@ -15,18 +16,7 @@ def insert_events(events: Iterable[tuple[ULID, int, EventLine]]) -> list[JobEven
     """Inserts the events, each with its job and tenant id, and their artifacts."""
     lines = list(events)
     rows = JobEvent.all_tenants.bulk_create(
-        JobEvent(
-            job_id=job_id,
-            tenant_id=tenant_id,
-            seq=line.seq,
-            event_type=line.event_type,
-            visibility=line.visibility,
-            stage=line.stage,
-            message=line.message,
-            hostname=line.hostname,
-            extra=orjson.loads(line.extra),
-            created_at=line.created_at,
-        )
+        JobEvent(job_id=job_id, tenant_id=tenant_id, **_column_values(line, EVENT_MEMBERS))
         for job_id, tenant_id, line in lines
     )
     insert_artifacts(
@@ -45,11 +35,12 @@ def insert_artifacts(artifacts: Iterable[tuple[ULID, int, int | None, int, Artif
             tenant_id=tenant_id,
             event_id=event_id,
             position=position,
-            storage_key=line.storage_key,
-            kind=line.kind,
-            role=line.role,
-            label=line.label,
-            meta=orjson.loads(line.meta),
+            **_column_values(line, ARTIFACT_MEMBERS),
         )
         for job_id, tenant_id, event_id, position, line in artifacts
     )
+
+
+def _column_values(line: EventLine | ArtifactLine, names: Iterable[str]) -> dict[str, Any]:
+    values = {name: getattr(line, name) for name in names}
+    return values | {name: orjson.loads(values[name]) for name in JSON_MEMBERS & values.keys()}

@@ -1,4 +1,4 @@
-"""What options of commands take."""
+"""Types of command-line options, for argparse."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ulid import ULID
 
 from jobs.ulid import parse_ulid
 
-MAX_BATCH = 10_000  # each job of a batch is a parameter of a statement, and SQLite takes 32,766 of them
+MAX_BATCH = 10_000  # each job is a parameter of a statement; SQLite allows 32,766
 
 
 def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
-    """A whole number from ``least`` up, to ``most`` where there is an end."""
+    """A type for argparse: a whole number from ``least`` to ``most`` (None: no upper bound)."""
 
     def number(text: str) -> int:
         if not (text.isascii() and text.isdecimal()) or int(text) < least or (most is not None and int(text) > most):
@@ -48,7 +48,7 @@ def duration(text: str) -> timedelta:
 
 
 def duration_text(length: timedelta) -> str:
-    """What :func:`duration` takes."""
+    """The length as :func:`duration` reads it."""
     steps = ((letter, timedelta(**{unit: 1})) for letter, unit in UNITS.items())
     return next(f"{length // step}{letter}" for letter, step in steps if not length % step)
 

@@ -1,13 +1,13 @@
-"""What all commands share that go through the store in batches: options, stopping, checkpoints, progress, going on."""
+"""The base of commands that work in batches: shared options, stopping, checkpoints, progress and resuming."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError
 
 from jobs.management.arguments import MAX_BATCH, at_least, seconds
 from jobs.management.checkpoint import Checkpoint
@@ -15,11 +15,9 @@ from jobs.management.progress import LogLines, Progress
 from jobs.management.stopping import Stop, command_line, stoppable
 from tenants.models import Tenant
 
-DATABASE_ERRORS = (OperationalError, InterfaceError)
-
 
 class Run:
-    """One run of a command: told of each batch that is safe in the store, it says whether another may follow."""
+    """One run of a command. Call :meth:`checkpoint_batch` after each batch that is committed."""
 
     def __init__(self, stop: Stop, checkpoint: Checkpoint, progress: Progress, pause_seconds: float) -> None:
         self.stop = stop
@@ -28,7 +26,7 @@ class Run:
         self.pause_seconds = pause_seconds
 
     def checkpoint_batch(self, done: float, note: str, state: dict[str, Any]) -> bool:
-        """``state`` is what a later run needs to go on after this batch."""
+        """Saves ``state``, from which a later run resumes. Returns False if the run has to stop now."""
         self.checkpoint.write(state)
         self.progress.show(done, note)
         self.stop.pause(self.pause_seconds)
@@ -36,7 +34,7 @@ class Run:
 
 
 class IncompleteRun(CommandError):
-    """The command did what it did so far; ``resume_command`` is the command that does the rest."""
+    """The run ended early, for the reason ``why``. ``resume_command`` does the rest."""
 
     def __init__(self, why: str, resume_command: str) -> None:
         super().__init__(f"{why}. Resume with:\n{resume_command}")
@@ -45,35 +43,44 @@ class IncompleteRun(CommandError):
 
 
 class StoppableCommand(BaseCommand):
-    """A command that may be stopped, and then says with which command it goes on."""
+    """A command that can be stopped and then prints the command that resumes it."""
 
-    example = ""  # words behind the command's name
-    exit_codes = ""  # what 0 and 1 mean
+    example = ""  # arguments, shown in the help
+    exit_codes = ""  # the meaning of 0 and 1, shown in the help
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         epilog = f"Example: manage.py {subcommand} {self.example}. Exit code {self.exit_codes}."
         return super().create_parser(prog_name, subcommand, epilog=epilog, **kwargs)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        self.stderr.style_func = None  # progress and reasons are no errors
-        if not self._called_from_command_line or self.stderr.isatty():  # type: ignore[attr-defined]  # Django's own
+        self.stderr.style_func = None  # progress and summaries are written here too; they are not errors
+        if not self._called_from_command_line:  # type: ignore[attr-defined]  # Django's own
             return super().execute(*args, **options)
-        self.stderr = log = LogLines(self.stderr, self.name)
+        if not self.stderr.isatty():
+            self.stderr = LogLines(self.stderr, self.name)
         try:
             return super().execute(*args, **options)
-        except CommandError as error:
+        except KeyboardInterrupt:
+            error = CommandError("Interrupted", returncode=130)  # as a shell reports a program that SIGINT ended
+        except CommandError as failed:
             if options["traceback"]:
                 raise
-            if isinstance(error, IncompleteRun):
-                log.log("error", error.why, resume=error.resume_command)
-            else:
-                log.log("error", str(error))
-            raise SystemExit(error.returncode) from error
+            error = failed
+        except BrokenPipeError:
+            sys.stdout = None  # Python flushes standard output when it exits, and would fail again
+            error = CommandError("The program that read the output has ended")
+        if not isinstance(self.stderr, LogLines):
+            self.stderr.write(str(error))
+        elif isinstance(error, IncompleteRun):
+            self.stderr.log("ERROR", error.why, resume=error.resume_command)
+        else:
+            self.stderr.log("ERROR", str(error))
+        raise SystemExit(error.returncode)
 
     def say(self, message: str, **members: object) -> None:
-        """``members`` of the line of JSON that the message is off a terminal, for those who read it by program."""
+        """Writes a message. Off a terminal it is a line of JSON, to which ``members`` are added for programs."""
         if isinstance(self.stderr, LogLines):
-            self.stderr.log("info", message, **members)
+            self.stderr.log("INFO", message, **members)
         else:
             self.stderr.write(message)
 
@@ -83,32 +90,32 @@ class StoppableCommand(BaseCommand):
 
 
 class BatchCommand(StoppableCommand):
-    """One that goes through the store in batches, and may be stopped after any."""
+    """A command that works in batches and can be stopped after each of them."""
 
-    requires_system_checks = ()  # they import the whole API, half a second that a load has no use for
+    requires_system_checks = ()  # they import the API, which takes half a second and is not needed here
     batch_of, batch_size = "JOBS", 500
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--tenant", metavar="SLUG", help="What is this tenant's; of all unless given.")
+        parser.add_argument("--tenant", metavar="SLUG", help="Only this tenant. Default: all tenants.")
         parser.add_argument("--dry-run", action="store_true", help="Report what would be done and change nothing.")
         parser.add_argument(
             "--batch",
             metavar=self.batch_of,
             type=at_least(1, MAX_BATCH),
             default=self.batch_size,
-            help="How much is done in one transaction; %(default)s unless given.",
+            help="Number in one transaction. Default: %(default)s.",
         )
         parser.add_argument(
-            "--throttle", metavar="SECONDS", type=seconds, default=0.0, help="Rest this long after each batch."
+            "--throttle", metavar="SECONDS", type=seconds, default=0.0, help="Wait this long after each batch."
         )
         parser.add_argument(
             "--checkpoint",
             metavar="FILE",
-            help="Keep in FILE how far the run is; one that was cut short goes on from there. Removed at the end.",
+            help="Save progress in FILE. A run with the same FILE resumes from there. The file is removed at the end.",
         )
 
     def tenant_named(self, slug: str | None) -> Tenant | None:
-        """Raises CommandError where there is none."""
+        """None without a slug. Raises CommandError if no tenant has it."""
         if slug is None:
             return None
         try:
@@ -127,16 +134,17 @@ class BatchCommand(StoppableCommand):
         total: float | None = None,
         stop_request: Stop | None = None,
     ) -> Iterator[Run]:
-        """``total`` is what ``done`` grows to. ``stop_request`` is a stop that something else heeds too."""
+        """``total`` is the value of ``done`` at the end. Give ``stop_request`` if other code checks it too."""
+        checkpoint.check()
         with nullcontext(stop_request) if stop_request else stoppable() as stop:
             progress = Progress(self.stderr, total, self.name)
             yield Run(stop, checkpoint, progress, options["throttle"])
             progress.clear()
 
     def resume_command(self, options: dict[str, Any], *own: object, at: Sequence[tuple[str, object]] = ()) -> str:
-        """The command that goes on: ``own`` arguments around the shared options, those that are no option first.
+        """The command line that resumes this run: ``own`` arguments and the shared options.
 
-        ``at`` are the options that say where, for a run without a checkpoint.
+        ``at`` are the options that name the place to start from. They are left out where a checkpoint has it.
         """
         is_kept = options["checkpoint"] and not options["dry_run"]
         return command_line(
@@ -150,7 +158,3 @@ class BatchCommand(StoppableCommand):
             ("--checkpoint", options["checkpoint"]),
             *(() if is_kept else at),
         )
-
-
-def database_failed(error: Exception) -> str:
-    return f"The database failed: {str(error).strip().partition(chr(10))[0]}"

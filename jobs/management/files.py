@@ -1,4 +1,4 @@
-"""Files of lines, gzip by name, - for the standard streams, and s3://bucket/prefix for all files below it."""
+"""Files of lines: gzip if the name ends with .gz, - for standard input and output, s3://bucket/prefix for objects."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from typing import IO
 from django.conf import settings
 
 from jobs.artifacts.s3 import SignedS3Storage
+from jobs.management.errors import READ_ERRORS, reading, writing
 from jobs.management.stopping import POLL_SECONDS, Stop
 
-FLUSH_SECONDS = 0.5  # with --follow: what has come is loaded that soon, also where more keeps coming
+FLUSH_SECONDS = 0.5  # with --follow: how long a line waits at most before it is loaded
 CHUNK_BYTES = 2**16
 BUCKET = "s3://"
 
 
 class Source:
-    """The lines of a file as they are, newline included; they end early where a stop is requested.
+    """The lines of a file, with their newlines. They end early after a stop or an error.
 
-    With ``follow`` an empty line says that what has come should not wait for more.
+    With ``follow`` an empty line means: load the lines before it now.
     """
 
     def __init__(self, raw: IO[bytes], lines: Iterable[bytes], size: int | None, stop: Stop) -> None:
         self.raw = raw
         self.lines = lines
-        self.size = size  # bytes, as they lie in the file; None for a pipe
+        self.size = size  # of the file, in bytes; None for a pipe
         self.stop = stop
         self.is_complete = False
+        self.error: Exception | None = None  # why it could not be read to its end
 
     @classmethod
     @contextmanager
@@ -41,7 +43,9 @@ class Source:
         if name == "-":
             yield cls(sys.stdin.buffer, arriving(sys.stdin.fileno(), stop, follow), None, stop)
             return
-        with Path(name).open("rb") as raw, cls.of(raw, name, os.fstat(raw.fileno()).st_size, stop) as source:
+        with reading(name):
+            raw = Path(name).open("rb")  # noqa: SIM115 - closed below
+        with raw, cls.of(raw, name, os.fstat(raw.fileno()).st_size, stop) as source:
             yield source
 
     @classmethod
@@ -55,19 +59,23 @@ class Source:
 
     @property
     def position(self) -> int:
-        """Bytes of the file that have been read: the reader is ahead of what is loaded."""
+        """Bytes of the file that were read. Some of them may not be loaded yet."""
         return self.raw.tell() if self.size else 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for line in self.lines:
-            if self.stop.requested:
-                return
-            yield line
+        try:
+            for line in self.lines:
+                if self.stop.requested:
+                    return
+                yield line
+        except READ_ERRORS as error:
+            self.error = error  # the lines before it are good, and are loaded
+            return
         self.is_complete = not self.stop.requested
 
 
 class Inputs:
-    """What a name stands for: a file, standard input, or all objects of a bucket under a prefix, in key order."""
+    """The inputs that a name stands for: a file, standard input, or the objects under a prefix, in key order."""
 
     def __init__(self, name: str, stop: Stop, follow: bool = False) -> None:
         self.name = name
@@ -75,13 +83,13 @@ class Inputs:
         self.follow = follow
         self.is_bucket = is_bucket(name)
         if self.is_bucket:
-            bucket, _, prefix = name.removeprefix(BUCKET).partition("/")
+            bucket, prefix = bucket_and_prefix(name)
             self.store = bucket_named(bucket)
-            # By key whatever the server's own order, so that a later run goes on where this one was.
+            # Sorted here, because servers differ, so that a later run can resume.
             self.objects = sorted(self.store.list_objects(prefix, ""))
 
     def each(self, begin: str = "") -> Iterator[tuple[str, int, AbstractContextManager[Source]]]:
-        """From ``begin`` on: the name of each, the bytes of those before it, and its lines once entered."""
+        """For each input from ``begin`` on: its name, the bytes of those before it, and a context with its lines."""
         if not self.is_bucket:
             yield self.name, 0, Source.opened(self.name, self.stop, self.follow)
             return
@@ -94,25 +102,34 @@ class Inputs:
 
     @property
     def size(self) -> int | None:
-        """Bytes in all; None of a pipe."""
+        """The total size in bytes; None for a pipe."""
         if self.is_bucket:
             return sum(found.size for found in self.objects)
-        return None if self.name == "-" else Path(self.name).stat().st_size or None
+        if self.name == "-":
+            return None
+        with reading(self.name):
+            return Path(self.name).stat().st_size or None
 
 
 def is_bucket(name: str) -> bool:
     return name.startswith(BUCKET)
 
 
+def bucket_and_prefix(name: str) -> tuple[str, str]:
+    """("archive", "2026/") of s3://archive/2026/."""
+    bucket, _, prefix = name.removeprefix(BUCKET).partition("/")
+    return bucket, prefix
+
+
 def bucket_named(name: str) -> SignedS3Storage:
-    """A bucket, reached as the artifact store is where that is one too, else as boto3 is set up."""
+    """A bucket, with the settings of the artifact store if that is a bucket too, else with boto3's."""
     artifacts = settings.STORAGES["artifacts"]
     shared = artifacts["OPTIONS"] if artifacts["BACKEND"] == "jobs.artifacts.s3.SignedS3Storage" else {}
     return SignedS3Storage(**shared | {"bucket_name": name})
 
 
 def arriving(descriptor: int, stop: Stop, follow: bool) -> Iterator[bytes]:
-    """The lines of a pipe, which may be silent for long: waited for in steps, so that a stop is noticed."""
+    """The lines of a pipe. It waits in short steps, so that a stop is noticed."""
     unfinished, due = b"", 0.0
     while not stop.requested:
         is_silent = not select.select([descriptor], [], [], POLL_SECONDS)[0]
@@ -132,35 +149,40 @@ def arriving(descriptor: int, stop: Stop, follow: bool) -> Iterator[bytes]:
 
 
 class Sink:
-    """A file that grows by whole batches: each is a member of its own where the file is gzip.
+    """A file that is written in batches. In a gzip file each batch is a member.
 
-    Gzip leaves its time out, so that the same lines in the same batches are the same file.
+    The gzip header has no time, so that the same batches give the same file.
     """
 
-    def __init__(self, raw: IO[bytes], compress: bool) -> None:
+    def __init__(self, raw: IO[bytes], name: str, compress: bool) -> None:
         self.raw = raw
+        self.name = name
         self.compress = compress
 
     @classmethod
     @contextmanager
     def opened(cls, name: str, append: bool = False, size: int | None = None) -> Iterator[Sink]:
-        """``size`` is what the file had when all was well; what a run that was killed wrote after that goes."""
+        """``size`` in bytes is that of the last checkpoint. What a killed run wrote after it is cut off."""
         if name == "-":
-            yield cls(sys.stdout.buffer, compress=False)
+            yield cls(sys.stdout.buffer, "standard output", compress=False)
             return
-        with Path(name).open("ab" if append else "wb") as raw:
+        with writing(name):
+            raw = Path(name).open("ab" if append else "wb")  # noqa: SIM115 - closed below
             if size is not None:
                 raw.truncate(size)
-            yield cls(raw, name.endswith(".gz"))
+        with raw:
+            yield cls(raw, name, name.endswith(".gz"))
 
     def write(self, lines: Iterable[bytes]) -> int | None:
-        """The size of the file with them; None of a pipe."""
+        """Returns the new size of the file in bytes; None for a pipe."""
         batch = b"".join(lines)
-        self.raw.write(gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
-        self.raw.flush()
+        with writing(self.name):
+            self.raw.write(gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
+            self.raw.flush()
         return self.raw.tell() if self.raw.seekable() else None
 
     def sync(self) -> None:
-        """Returns when what was written would outlive a crash of the machine; a pipe gives no such promise."""
+        """Waits until the data is on disk (fsync). Does nothing for a pipe."""
         if self.raw.seekable():
-            os.fsync(self.raw.fileno())
+            with writing(self.name):
+                os.fsync(self.raw.fileno())

@@ -1,6 +1,7 @@
-"""The list of the jobs that a store has, by which a copy of it learns what was removed: an id a line, ascending.
+"""The list of a store's jobs, from which a copy finds the jobs that were removed: one id on each line, ascending.
 
-The last line says how many there are, whose, and since when they are all. A list that is not whole removes nothing.
+The last line has the number of jobs, their tenant and the time when the list was begun. An incomplete list removes
+nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Generator, Iterator
 from datetime import datetime
 from pathlib import Path
 
-from django.core.management.base import CommandError
 from django.db.models import QuerySet
 from django.utils import timezone
 from ulid import ULID
 
 from jobs.ingest import record_reader
+from jobs.management.errors import FileError, reading
 from jobs.management.files import Sink
 from jobs.models import Job
 from jobs.ulid import parse_ulid
@@ -25,7 +26,7 @@ PAGE = 10_000
 
 
 def write_list(name: str, jobs: QuerySet[Job], tenant: str | None) -> int:
-    """Lists ``jobs``, all there are of ``tenant``, or of all tenants where it is None; how many they are."""
+    """Writes the ids of ``jobs``: all jobs of ``tenant``, or of all tenants if it is None. Returns their number."""
     number, at = 0, timezone.now()
     with Sink.opened(name) as out:
         for page in record_reader.ids(jobs, PAGE):
@@ -37,7 +38,7 @@ def write_list(name: str, jobs: QuerySet[Job], tenant: str | None) -> int:
 
 
 def check_list(name: str, tenant: str | None) -> datetime:
-    """When the list was begun. Raises CommandError unless it is whole, and one of ``tenant``'s jobs."""
+    """The time when the list was begun. Raises FileError if it is incomplete or of another tenant."""
     ids = read_list(name, tenant)
     while True:
         try:
@@ -47,10 +48,15 @@ def check_list(name: str, tenant: str | None) -> datetime:
 
 
 def read_list(name: str, tenant: str | None) -> Generator[ULID, None, str]:
-    """The ids of a list, then when it was begun. What :func:`check_list` raises, it raises when it comes to it."""
+    """Yields the ids of a list and returns the time when it was begun. Raises FileError, as late as it is found."""
     last, number, end = ULID.from_int(0), 0, ""
     try:
-        with gzip.open(name, "rt") if name.endswith(".gz") else Path(name).open() as lines:
+        with (
+            reading(f"the list of jobs {name}"),
+            gzip.open(name, "rt", encoding="utf-8-sig")
+            if name.endswith(".gz")
+            else Path(name).open(encoding="utf-8-sig") as lines,
+        ):
             for line in lines:
                 if end or line.startswith("{"):
                     end += line
@@ -61,21 +67,19 @@ def read_list(name: str, tenant: str | None) -> Generator[ULID, None, str]:
                 yield public_id
                 last, number = public_id, number + 1
         whose = json.loads(end or "{}")
-    except (OSError, EOFError, ValueError) as error:
-        raise CommandError(f"{name} is no list of jobs: {error}") from error
+    except ValueError as error:
+        raise FileError(f"{name} is not a list of jobs that export_jobs --ids wrote: {error}") from error
     if whose.get("jobs") != number:
-        raise CommandError(f"{name} is not whole. Make it again, with export_jobs --ids.")
+        raise FileError(f"{name} is incomplete. Write it again with export_jobs --ids.")
     if whose["tenant"] != tenant:
-        raise CommandError(
-            f"{name} lists the jobs of {whose['tenant'] or 'all tenants'}: --tenant has to say the same."
-        )
+        raise FileError(f"{name} lists the jobs of {whose['tenant'] or 'all tenants'}: --tenant has to say the same.")
     return str(whose["at"])
 
 
 def absent(
     jobs: QuerySet[Job], present: Iterator[ULID], after: ULID | None, size: int
 ) -> Iterator[tuple[list[ULID], ULID]]:
-    """Those of ``jobs`` that are not ``present``, of ``size`` jobs at a time, with the last that was looked at."""
+    """Those of ``jobs`` that are not ``present``, in batches of ``size`` jobs, each with the last id examined."""
     ahead = next(present, None)
     for page in record_reader.ids(jobs.filter(public_id__gt=after) if after else jobs, size):
         there = set()

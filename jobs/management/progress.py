@@ -1,4 +1,4 @@
-"""How far a command is: a bar that redraws itself on a terminal, a line of JSON every few seconds elsewhere."""
+"""Progress of a command: a bar on a terminal, a line of JSON every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -14,27 +14,32 @@ LINE_SECONDS = 5.0
 WIDTH = 30
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 job, 2 jobs, 1,000 jobs."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class LogLines(OutputWrapper):
-    """Standard error off a terminal: whatever is written is a line of JSON, with the members of the gateway's log."""
+    """Standard error off a terminal. Each message is a line of JSON with the members of the gateway's log."""
 
     def __init__(self, out: Any, command: str) -> None:
         super().__init__(out)
         self.command = command
 
     def write(self, msg: str = "", style_func: Any = None, ending: str | None = None) -> None:  # type: ignore[override]
-        self.log("info", msg)
+        self.log("INFO", msg)
 
     def log(self, level: str, message: str, **more: object) -> None:
-        message = message.encode(errors="replace").decode()  # it may tell of a name that is no text
+        message = message.encode(errors="replace").decode()  # a file name in it may not be valid text
         line = {"time": datetime.now(UTC), "level": level, "logger": self.command, "message": message} | more
         super().write(orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE).decode())
         self.flush()
 
 
 class Progress:
-    """Shows ``done`` of ``total``, in any unit, beside a note; without a total, the note alone.
+    """Shows ``done`` of ``total``, in any unit, with a note. Without a total it shows the note alone.
 
-    The time that is left is told by what was done since the first call: a run that goes on has not done the rest.
+    The time left is estimated from the work since the first call, because a resumed run did not do the rest.
     """
 
     def __init__(self, out: OutputWrapper, total: float | None, command: str) -> None:
@@ -57,10 +62,10 @@ class Progress:
             self.out.write(self.bar(note, share, left), ending="")
             self.out.flush()
         else:
-            self.log.log("info", note, share=None if share is None else round(share, 4), seconds_left=left)
+            self.log.log("INFO", note, share=None if share is None else round(share, 4), seconds_left=left)
 
     def seconds_left(self, now: float, done: float) -> int | None:
-        """None while it cannot be told."""
+        """The estimated time left; None while there is no estimate."""
         if not self.total or not self.first:
             return None
         begun, at_first = self.first
@@ -77,7 +82,7 @@ class Progress:
         return f"\r\x1b[K{bar} {share:4.0%}  {note}{estimate}"
 
     def clear(self) -> None:
-        """Leaves an empty line on a terminal."""
+        """Clears the line on a terminal."""
         if self.is_terminal:
             self.out.write("\r\x1b[K", ending="")
             self.out.flush()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: what is under way is finished first, and the command says how to go on."""
+"""Handles SIGINT (Ctrl-C) and SIGTERM: the current batch is finished first, then the command stops."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-POLL_SECONDS = 0.2  # a stop is noticed that late while there is nothing else to do
+POLL_SECONDS = 0.2  # how late a stop is noticed while the command waits
 
 
 class Stop:
-    """Whether someone asked the command to stop. The second time, the signal does what it always does."""
+    """Whether a signal requested a stop. A second signal has its usual effect."""
 
     requested = False
 
     def pause(self, seconds: float) -> None:
-        """Returns early where a stop is requested."""
+        """Waits. Returns early if a stop is requested."""
         until = time.monotonic() + seconds
         while not self.requested and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, POLL_SECONDS))
@@ -43,7 +43,7 @@ def stoppable() -> Iterator[Stop]:
 
 
 def command_line(command: str, *arguments: object) -> str:
-    """What to type, quoted for a shell: options as ("--batch", 500), left out where the value is None or False."""
+    """A command line, quoted for a shell. Options are pairs such as ("--batch", 500); None and False leave them out."""
     words: list[str] = []
     for argument in arguments:
         if not isinstance(argument, tuple):

@@ -1,4 +1,4 @@
-"""The words of the fleet dialect for a job's status, and the query parameters of ``/job``."""
+"""The names of a job's status in the fleet dialect, and the query parameters of ``/job``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ STORED_STATUS = {fleet: stored for stored, fleet in FLEET_STATUS.items()}
 
 
 class FleetListParams(Params):
-    status: FleetStatus | None = None
-    limit: Annotated[int, Integer, Field(ge=1, le=100)] = 10
+    status: FleetStatus | None = Field(None, description="Only jobs with this status.")
+    limit: Annotated[int, Integer] = Field(10, ge=1, le=100, description="The most jobs in one page.")
     offset: Offset = 0

@@ -1,45 +1,98 @@
-"""What ``/job`` reads, in the scope of one tenant: two prepared statements at the most, whatever the page holds."""
+"""What ``/job`` reads, in the scope of one tenant: two prepared statements at the most, whatever the page holds.
+
+Of a job's events only those are read that its item shows: the end of its timeline, and of an operation the first and
+the latest event of each agent and type.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
-from django.db.models import DateTimeField, OuterRef, TextField
+from django.db.models import (
+    Case,
+    Count,
+    DateTimeField,
+    F,
+    Func,
+    IntegerField,
+    JSONField,
+    OuterRef,
+    QuerySet,
+    Subquery,
+    TextField,
+    When,
+    Window,
+)
 from django.db.models.fields.tuple_lookups import Tuple, TupleLessThanOrEqual
+from django.db.models.functions import RowNumber
+from django.db.models.lookups import GreaterThan
 
 from jobs.api.fleet.params import FLEET_STATUS, STORED_STATUS, FleetListParams
 from jobs.database.artifacts import RESULT, TENANT
-from jobs.database.prepared import ANY_LIMIT, RFC3339, AsText, JSONRow, Param, PreparedQuery, json_rows
+from jobs.database.events import public_events
+from jobs.database.prepared import ANY_LIMIT, RFC3339, AsText, JSONRow, JSONRows, Param, PreparedQuery, json_rows
+from jobs.database.records import columns
 from jobs.fold import FoldEvent
-from jobs.models import Job, JobCounts, JobEvent, JobQuerySet
+from jobs.models import Job, JobCounts, JobEvent, JobQuerySet, JobStatus
 from jobs.ulid import ULIDField
 
+# The events of a timeline; fewer of each where a page would hold more than MAX_PAGE_EVENTS.
+TIMELINE_EVENTS = 500
+SHORT_TIMELINE_EVENTS = 50
+MAX_PAGE_EVENTS = 5_000
 
-class FleetJob(NamedTuple):
-    """One job with all its events by ``seq``, internal ones included, and the rows of its final artifacts."""
 
-    hex_id: str
+class TimelineRow(NamedTuple):
+    seq: int
+    created_at: str
+    event_type: str
+    hostname: str | None
+    message: str
+    error: str | None
+
+
+class JobRow(NamedTuple):
+    """One job. ``events`` are the FoldEvents that its outcome depends on, by ``seq``."""
+
+    public_id: str  # hexadecimal digits, with or without dashes
     job_type: str
     status: str
-    created: str
+    created_at: str
+    updated_at: str
     request: Any
-    events: list[FoldEvent]
-    artifacts: list[list[Any]]
+    events: Any  # none of a workflow job that has not failed
+    timeline: list[Any]  # TimelineRows, the latest first
+    result: list[list[Any]] | None  # each an ArtifactRow; None where the job has none to show
+
+    @classmethod
+    def parse(cls, document: str) -> JobRow:
+        row = cls(*orjson.loads(document))
+        return row._replace(
+            events=[_fold_event(*event) for event in row.events or ()],
+            timeline=[TimelineRow._make(event) for event in row.timeline],
+        )
+
+
+def _fold_event(*event: Any) -> FoldEvent:
+    made = FoldEvent._make(event)
+    text: Any = made.created_at
+    return made._replace(created_at=datetime.fromisoformat(text))
 
 
 class FleetPage(NamedTuple):
     """How many jobs the tenant has in each status of this dialect, and one page of them, newest first.
 
-    The jobs can be gone through once: each is decoded when its turn comes, for a page may have 80,000 events.
+    The jobs can be iterated once: each is decoded when its turn comes.
     """
 
     status_counts: dict[str, int]
-    jobs: Iterator[FleetJob]
+    jobs: Iterator[JobRow]
 
 
 async def job_page(tenant: int, params: FleetListParams) -> FleetPage:
@@ -54,16 +107,17 @@ async def job_page(tenant: int, params: FleetListParams) -> FleetPage:
         "offset": params.offset,
     }
     filtered = params.status is not None
+    is_long = params.limit * TIMELINE_EVENTS > MAX_PAGE_EVENTS
     rows: list[tuple[Any, ...]] = []
     if not params.offset:
-        rows = await _LISTINGS[filtered, False].fetch(values, params.limit)
-    elif beginning := await _BEGINNINGS[filtered].fetch(values):
-        time, public_id = map(str, beginning[0])
-        values["beginning_time"] = datetime.fromisoformat(time).replace(tzinfo=UTC)
-        values["beginning_id"] = UUID(public_id)
-        rows = await _LISTINGS[filtered, True].fetch(values, params.limit)
-    counts = orjson.loads(rows[0][0]) if rows else [orjson.loads(row) for (row,) in await _COUNTS.fetch(values)]
-    return FleetPage(_counts_by_status(counts), (_job(*orjson.loads(document)) for _, document in rows))
+        rows = await LISTS[filtered, False, is_long].fetch(values, params.limit)
+    elif first := await FIRST[filtered].fetch(values):
+        time, public_id = map(str, first[0])
+        values["first_time"] = datetime.fromisoformat(time).replace(tzinfo=UTC)
+        values["first_id"] = UUID(public_id)
+        rows = await LISTS[filtered, True, is_long].fetch(values, params.limit)
+    counts = orjson.loads(rows[0][0]) if rows else [orjson.loads(row) for (row,) in await COUNTS.fetch(values)]
+    return FleetPage(_counts_by_status(counts), (JobRow.parse(document) for _, document in rows))
 
 
 def _counts_by_status(rows: list[Any]) -> dict[str, int]:
@@ -71,32 +125,37 @@ def _counts_by_status(rows: list[Any]) -> dict[str, int]:
     return dict(zip(FLEET_STATUS.values(), rows[0] if rows else [0] * len(FLEET_STATUS), strict=True))
 
 
-def _job(hex_id: str, job_type: str, status: str, created: str, request: Any, events: Any, artifacts: Any) -> FleetJob:
-    for event in events:
-        event[-1] = datetime.fromisoformat(event[-1])
-    return FleetJob(hex_id, job_type, status, created, request, list(map(FoldEvent._make, events)), artifacts)
-
-
-def _jobs(filtered: bool) -> JobQuerySet:
+def _jobs(status: bool) -> JobQuerySet:
     jobs: JobQuerySet = Job.objects.for_tenant(TENANT).newest_first()
-    return jobs.filter(status=Param("status", TextField())) if filtered else jobs
+    return jobs.filter(status=Param("status", TextField())) if status else jobs
 
 
-def _beginning(filtered: bool) -> PreparedQuery:
+def _first(status: bool) -> QuerySet[Job, Any]:
     """Where the page at ``offset`` begins. Only its key is read: an offset is paid for by the row."""
-    return PreparedQuery(_jobs(filtered).values_list("created_at", "public_id")[:1], offset=True)
+    return _jobs(status).values_list("created_at", "public_id")[:1]
 
 
-def _listing(filtered: bool, from_beginning: bool) -> PreparedQuery:
-    jobs = _jobs(filtered)
-    if from_beginning:
-        beginning = (Param("beginning_time", DateTimeField()), Param("beginning_id", ULIDField()))
-        jobs = jobs.filter(TupleLessThanOrEqual(Tuple("created_at", "public_id"), beginning))
+def _list(status: bool, offset: bool, is_long: bool) -> QuerySet[Job, Any]:
+    """One page. ``status``: of the param ``status`` only; ``offset``: from ``first_time`` and ``first_id`` on;
+    ``is_long``: its timelines may hold more than MAX_PAGE_EVENTS together."""
+    jobs = _jobs(status)
+    if offset:
+        first = (Param("first_time", DateTimeField()), Param("first_id", ULIDField()))
+        jobs = jobs.filter(TupleLessThanOrEqual(Tuple("created_at", "public_id"), first))
+    page = jobs[:ANY_LIMIT]
     # The page is chosen by key first, for beside what is read of each job the planner would take the cost of one index
     # for as good as that of another. The limit said again makes it sort keys, not what was read.
-    page = Job.objects.for_tenant(TENANT).filter(pk__in=jobs.values("pk")[:ANY_LIMIT]).newest_first()[:ANY_LIMIT]
-    columns = (AsText("public_id"), "job_type", "status", RFC3339("created_at"), "request", _EVENTS, RESULT)
-    return PreparedQuery(page.values_list(AsText(json_rows(_counts(), *_COUNT_COLUMNS)), AsText(JSONRow(*columns))))
+    chosen = Job.objects.for_tenant(TENANT).filter(pk__in=page.values("pk")).newest_first()[:ANY_LIMIT]
+    item = columns(
+        JobRow,
+        public_id=AsText("public_id"),
+        created_at=RFC3339("created_at"),
+        updated_at=RFC3339("updated_at"),
+        events=_EVENTS,
+        timeline=_timeline(page) if is_long else _latest_events(TIMELINE_EVENTS),
+        result=Case(When(status=JobStatus.SUCCESS, is_operation=False, then=RESULT), output_field=JSONField()),
+    )
+    return chosen.values_list(AsText(json_rows(_counts(), *_COUNT_COLUMNS)), AsText(JSONRow(*item)))
 
 
 def _counts() -> Any:
@@ -104,12 +163,96 @@ def _counts() -> Any:
 
 
 _COUNT_COLUMNS = tuple(status.lower() for status in FLEET_STATUS)
-_COUNTS = PreparedQuery(_counts().values_list(AsText(JSONRow(*_COUNT_COLUMNS))))
-_EVENTS = json_rows(
-    JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk")).order_by("seq"),
-    *FoldEvent._fields[:-1],
-    RFC3339("created_at"),
-)
+COUNTS = PreparedQuery(lambda: _counts().values_list(AsText(JSONRow(*_COUNT_COLUMNS))))
+FIRST = {status: PreparedQuery(partial(_first, status), offset=True) for status in (False, True)}
+LISTS = {key: PreparedQuery(partial(_list, *key)) for key in product((False, True), repeat=3)}
 
-_LISTINGS = {key: _listing(*key) for key in itertools.product((False, True), (False, True))}
-_BEGINNINGS = {filtered: _beginning(filtered) for filtered in (False, True)}
+
+class _ErrorText(Func):
+    """The member ``error`` of a JSON object, if it is a text."""
+
+    output_field = TextField()
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "CASE jsonb_typeof(%(expressions)s -> 'error') WHEN 'string' THEN %(expressions)s ->> 'error' END"
+        return self._twice(compiler, connection, template, **context)
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = (
+            "CASE json_type(%(expressions)s, '$.error') WHEN 'text' THEN json_extract(%(expressions)s, '$.error') END"
+        )
+        return self._twice(compiler, connection, template, **context)
+
+    def _twice(self, compiler: Any, connection: Any, template: str, **context: Any) -> Any:
+        sql, params = self.as_sql(compiler, connection, template=template, **context)
+        return sql, [*params, *params]
+
+
+def _latest_events(number: int) -> JSONRows:
+    """The last public events of a job, as many as ``number``, the latest first."""
+    row = columns(TimelineRow, created_at=RFC3339("created_at"), error=_ErrorText("extra"))
+    return json_rows(public_events().order_by("-seq")[:number], *row)
+
+
+class _Sum(Subquery):
+    """The sum of the single column ``number`` of a queryset."""
+
+    output_field = IntegerField()
+    template = "(SELECT sum(number) FROM (%(subquery)s) AS numbers)"
+
+
+class _CountRows(Subquery):
+    """How many rows a queryset has."""
+
+    output_field = IntegerField()
+    template = "(SELECT count(*) FROM (%(subquery)s) AS counted)"
+
+
+def _timeline(page: QuerySet[Job, Any]) -> Case:
+    """The timeline of a job of ``page``, shorter where all those of the page are too long together."""
+    numbers = page.values(number=_CountRows(public_events().order_by("-seq").values("seq")[:TIMELINE_EVENTS]))
+    return Case(
+        When(GreaterThan(_Sum(numbers), MAX_PAGE_EVENTS), then=_latest_events(SHORT_TIMELINE_EVENTS)),
+        default=_latest_events(TIMELINE_EVENTS),
+        output_field=JSONField(),
+    )
+
+
+class _FirstAndLatest(JSONRows):
+    """The rows with ``place`` 1 or ``last_place``, by ``seq``."""
+
+    _chosen = "SELECT row FROM (%(subquery)s) AS ranked WHERE place = 1 OR place = last_place ORDER BY seq"
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        return self.as_sql(compiler, connection, template=f"array_to_json(ARRAY({self._chosen}))", **context)
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = f"(SELECT json_group_array(json(row)) FROM ({self._chosen}))"  # noqa: S608 - a constant
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
+def _events_of_job() -> QuerySet[JobEvent]:
+    return JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk"))
+
+
+_FOLD_COLUMNS = columns(FoldEvent, created_at=RFC3339("created_at"))
+# An agent's state is its latest event of the highest type, its duration begins with its first start, and it is named
+# where any of its events is public.
+_SAME = [F("hostname"), F("event_type"), F("visibility")]
+_OF_AGENTS = _FirstAndLatest(
+    _events_of_job()
+    .filter(hostname__gt="")
+    .values(
+        "seq",
+        row=JSONRow(*_FOLD_COLUMNS),
+        place=Window(RowNumber(), partition_by=_SAME, order_by="seq"),
+        last_place=Window(Count("pk"), partition_by=_SAME),
+    )
+)
+# A workflow job has one such event at the most, and mostly it is the last.
+_FAILED = json_rows(_events_of_job().filter(event_type="failed").order_by("-seq")[:1], *_FOLD_COLUMNS)
+_EVENTS = Case(
+    When(is_operation=True, then=_OF_AGENTS),
+    When(status=JobStatus.FAILURE, then=_FAILED),
+    output_field=JSONField(),
+)

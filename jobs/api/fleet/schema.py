@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of ``/job``."""
+"""The OpenAPI description of ``/job``."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from rest_framework import exceptions, serializers
 
 from jobs.api.errors import FLEET, Invalid, Unavailable
-from jobs.api.fleet.params import FleetStatus
+from jobs.api.fleet.params import FleetListParams
 from jobs.api.fleet.serializers import FleetJobListResponseSerializer
-from jobs.api.parameters import MAX_OFFSET
-from jobs.api.schema import COMMON_HEADERS, SHOPIFY_HMAC, query, refusal
+from jobs.api.schema import COMMON_HEADERS, SHOPIFY_HMAC, query_parameters, refusal
 from tenants.authentication import InvalidHmac, Unauthenticated
 from tenants.throttling import RateLimited
 
 
 class FleetErrorResponseSerializer(serializers.Serializer[Any]):
-    error = serializers.CharField(required=False, help_text="What is wrong and what to do.")
-    code = serializers.IntegerField(required=False, help_text="The status of the response.")
+    error = serializers.CharField(help_text="What is wrong and what to do.")
+    code = serializers.IntegerField(help_text="The status of the response.")
 
 
 def error(description: str, *errors: Exception) -> OpenApiResponse:
     return refusal(FLEET, FleetErrorResponseSerializer, description, *errors)
 
 
-def told(timestamp: str, event: str, hostname: str, message: str) -> dict[str, Any]:
+def line(timestamp: str, event: str, hostname: str, message: str) -> dict[str, Any]:
     return {"timestamp": timestamp, "event": event, "hostname": hostname, "message": message}
 
 
-# What limit=500 is told.
+# The problem of limit=500.
 INVALID = Invalid([{"loc": ["query", "limit"], "msg": "Input should be less than or equal to 100"}])
 A_PAGE = OpenApiExample(
     "An operation on two agents",
@@ -68,12 +67,12 @@ A_PAGE = OpenApiExample(
                     "web-02": {"status": "failed", "error": "permission denied", "duration": "250ms"},
                 },
                 "timeline": [
-                    told("2026-04-15T12:00:00Z", "submitted", "web-01", "Sent"),
-                    told("2026-04-15T12:00:00Z", "submitted", "web-02", "Sent"),
-                    told("2026-04-15T12:00:01Z", "started", "web-01", "Started"),
-                    told("2026-04-15T12:00:01Z", "started", "web-02", "Started"),
-                    told("2026-04-15T12:00:01.250000Z", "failed", "web-02", "Failed") | {"error": "permission denied"},
-                    told("2026-04-15T12:00:04.512000Z", "completed", "web-01", "Done"),
+                    line("2026-04-15T12:00:00Z", "submitted", "web-01", "Sent"),
+                    line("2026-04-15T12:00:00Z", "submitted", "web-02", "Sent"),
+                    line("2026-04-15T12:00:01Z", "started", "web-01", "Started"),
+                    line("2026-04-15T12:00:01Z", "started", "web-02", "Started"),
+                    line("2026-04-15T12:00:01.250000Z", "failed", "web-02", "Failed") | {"error": "permission denied"},
+                    line("2026-04-15T12:00:04.512000Z", "completed", "web-01", "Done"),
                 ],
             }
         ],
@@ -85,23 +84,13 @@ list_jobs = extend_schema(
     tags=["fleet"],
     summary="List jobs",
     description=(
-        "All the tenant's jobs of every type, the newest first, with how many there are in each status. A job whose "
-        "events name hosts is an operation; its status is folded from what each of its agents reported. Every other "
-        "job is a workflow, told in the same words. `responses` and `agent_states` have members only where a job has "
-        "more than one agent."
+        "All the tenant's jobs of every type, newest first, with the number of jobs in each status. A job whose events "
+        "name hosts is an operation; its status is computed from the events of its agents. Every other job is shown as "
+        "a workflow. `responses` and `agent_states` have members only where a job has more than one agent. `timeline` "
+        "holds the last 500 public events of a job; the last 50 where a page would hold more than 5,000 of them."
     ),
     parameters=[
-        query("status", {"type": "string", "enum": FleetStatus.values}, "Only jobs with this status."),
-        query(
-            "limit",
-            {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
-            "The most jobs in one page.",
-        ),
-        query(
-            "offset",
-            {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET, "default": 0},
-            "How many jobs to skip. Its cost grows with its size.",
-        ),
+        *query_parameters(FleetListParams),
         SHOPIFY_HMAC,
         *COMMON_HEADERS,
     ],

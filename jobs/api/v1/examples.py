@@ -72,7 +72,7 @@ EVENTS = OpenApiExample(
     description="The answer to `since=1`. Event 3 was internal; the next request sends `since=4`.",
     value={"public_id": _SUMMARY["public_id"], "events": [_RENDERING, _SUCCEEDED], "latest_seq": 4},
 )
-# What job_type=MODEL_GENERATOR&job_type=SHIRT&limit=500 is told.
+# The problems of job_type=MODEL_GENERATOR&job_type=SHIRT&limit=500.
 INVALID = Invalid(
     [
         {

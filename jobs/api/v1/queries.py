@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
+from functools import partial
+from itertools import product, starmap
+from typing import Any, NamedTuple, Self
 
-from django.db.models import DateTimeField, OuterRef, QuerySet, TextField
+import orjson
+from django.db.models import Case, DateTimeField, F, JSONField, OuterRef, QuerySet, TextField, When
 from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
 from jobs.api.v1.params import ListParams
-from jobs.database.artifacts import ARTIFACT_COLUMNS, RESULT, TENANT, artifacts
+from jobs.database.artifacts import RESULT, TENANT
+from jobs.database.events import EVENT_COLUMNS, EventPage, public_events
 from jobs.database.prepared import (
     ANY_LIMIT,
     RFC3339,
@@ -20,76 +23,144 @@ from jobs.database.prepared import (
     json_rows,
     starts_at_offset,
 )
-from jobs.models import Job, JobEvent, JobType, Visibility
+from jobs.database.records import columns
+from jobs.models import Job, JobStatus
 from jobs.ulid import ULIDField
 
-# The most events one page of a timeline holds.
-EVENTS_PAGE = 500
 
-EVENT_COLUMNS = ("seq", "event_type", "visibility", "stage", "message", "extra", RFC3339("created_at"))
-SUMMARY_COLUMNS = (AsText("public_id"), "job_type", "v1_status", RFC3339("created_at"))
+class SummaryRow(NamedTuple):
+    public_id: str  # hexadecimal digits, with or without dashes
+    job_type: str
+    status: str
+    created_at: str
 
 
-async def job_page(tenant: int, params: ListParams) -> list[tuple[str, str, str, str]]:
-    """One page of workflow jobs, newest first: rows of ``SUMMARY_COLUMNS``."""
-    filters, position = params.filters, params.cursor
+class Header(NamedTuple):
+    """What a poll and the headers of an answer depend on."""
+
+    version: int
+    status: str
+
+    @classmethod
+    def parse(cls, document: str) -> Self:
+        return cls(*orjson.loads(document))
+
+
+def version_of(document: str) -> int:
+    """The job's version in a document of VERSION, DETAIL or EVENTS; each begins with it."""
+    version: int = orjson.loads(document)[0]
+    return version
+
+
+class DetailRow(NamedTuple):
+    version: int
+    public_id: str
+    job_type: str
+    status: str
+    created_at: str
+    request: Any
+    result: list[list[Any]] | None  # each an ArtifactRow; None where the status is not SUCCESS
+    latest_event: list[list[Any]]  # an EventRow, or nothing
+
+    @classmethod
+    def parse(cls, document: str) -> Self:
+        return cls(*orjson.loads(document))
+
+
+class EventsRow(NamedTuple):
+    version: int
+    public_id: str
+    status: str
+    last_public_seq: int
+    events: list[list[Any]]  # each an EventRow
+
+    @classmethod
+    def parse(cls, document: str) -> Self:
+        return cls(*orjson.loads(document))
+
+
+_HEADER = {"public_id": AsText("public_id"), "status": F("v1_status"), "created_at": RFC3339("created_at")}
+
+
+async def job_page(tenant: int, params: ListParams) -> list[SummaryRow]:
+    """One page of workflow jobs, newest first."""
     values: dict[str, Any] = {
         "tenant": tenant,
-        "status": filters.status,
-        "created_after": filters.created_after,
+        "status": params.status and params.status.value,
+        "created_after": params.created_after,
+        "updated_after": params.updated_after,
         "offset": params.offset,
-        **{f"job_type_{n}": job_type for n, job_type in enumerate(filters.types)},
+        **{f"job_type_{n}": job_type.value for n, job_type in enumerate(params.job_type)},
     }
-    if position:
-        values["position_time"], values["position_id"] = position
-    query = _LISTINGS[
-        len(filters.types),
-        filters.status is not None,
-        filters.created_after is not None,
-        position is not None,
-        params.offset > 0,
+    if params.cursor is not None:
+        values["cursor_time"], values["cursor_id"] = params.cursor
+    query = LISTS[
+        ListFilters(
+            job_type=bool(params.job_type),
+            status=params.status is not None,
+            created_after=params.created_after is not None,
+            updated_after=params.updated_after is not None,
+            cursor=params.cursor is not None,
+            offset=params.offset > 0,
+        )
     ]
-    return await query.fetch(values, params.limit)
+    rows = await query.fetch(values, params.limit, one_of=len(params.job_type) or 1)
+    return [SummaryRow._make(row) for row in rows]
 
 
-def _listing(types: int, status: bool, created_after: bool, position: bool, offset: bool) -> PreparedQuery:
-    """The listing for one combination of filters. ``types`` is how many job types are asked for."""
+class ListFilters(NamedTuple):
+    """Which parameters of the list are given."""
+
+    job_type: bool
+    status: bool
+    created_after: bool
+    updated_after: bool
+    cursor: bool
+    offset: bool
+
+
+def list_of(filters: ListFilters) -> QuerySet[Job, Any]:
+    """One page of the list, narrowed by ``filters``."""
     jobs: QuerySet[Job, Any] = Job.objects.for_tenant(TENANT).workflows().newest_first()
-    if types:
-        jobs = jobs.filter(job_type__in=[Param(f"job_type_{n}", TextField()) for n in range(types)])
-    if status:
+    if filters.job_type:
+        jobs = jobs.filter(job_type__in=[Param("job_type_0", TextField())])
+    if filters.status:
         jobs = jobs.filter(v1_status=Param("status", TextField()))
-    if created_after:
+    if filters.created_after:
         jobs = jobs.filter(created_at__gt=Param("created_after", DateTimeField()))
-    if position:
-        place = (Param("position_time", DateTimeField()), Param("position_id", ULIDField()))
-        jobs = jobs.filter(TupleLessThan(Tuple("created_at", "public_id"), place))
-    if offset:
+    if filters.updated_after:
+        jobs = jobs.filter(updated_at__gt=Param("updated_after", DateTimeField()))
+    if filters.cursor:
+        last = (Param("cursor_time", DateTimeField()), Param("cursor_id", ULIDField()))
+        jobs = jobs.filter(TupleLessThan(Tuple("created_at", "public_id"), last))
+    if filters.offset:
         jobs = jobs.filter(starts_at_offset(jobs, "created_at", "public_id"))
-    return PreparedQuery(jobs.values_list(*SUMMARY_COLUMNS)[:ANY_LIMIT])
+    return jobs.values_list(*columns(SummaryRow, **_HEADER))[:ANY_LIMIT]
 
 
-_LISTINGS = {key: _listing(*key) for key in itertools.product(range(len(JobType)), *[(False, True)] * 4)}
+LISTS = {
+    filters: PreparedQuery(partial(list_of, filters))
+    for filters in starmap(ListFilters, product((False, True), repeat=len(ListFilters._fields)))
+}
 
 
-def _one_job() -> QuerySet[Job]:
-    return Job.objects.for_tenant(TENANT).filter(pk=Param("public_id", ULIDField()))
+def _one_job(record: type[Any], **expressions: Any) -> PreparedQuery:
+    """A statement whose single row is the JSON array of a ``record``, bound with ``tenant`` and ``public_id``."""
+
+    def job() -> QuerySet[Job, Any]:
+        one: QuerySet[Job, Any] = Job.objects.for_tenant(TENANT).filter(pk=Param("public_id", ULIDField()))
+        return one.values_list(AsText(JSONRow(*columns(record, **expressions))))
+
+    return PreparedQuery(job)
 
 
-def _public_events() -> QuerySet[JobEvent]:
-    return JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk"), visibility=Visibility.PUBLIC)
-
-
-_ARTIFACTS_OF_EVENT = json_rows(artifacts().filter(event=OuterRef("pk")).order_by("position"), *ARTIFACT_COLUMNS)
-_EVENT = (*EVENT_COLUMNS, _ARTIFACTS_OF_EVENT)
-_LATEST_EVENT = json_rows(_public_events().filter(seq=OuterRef("last_public_seq")), *_EVENT)
-_EVENTS_PAGE = json_rows(_public_events().filter(seq__gt=Param("since")).order_by("seq")[:EVENTS_PAGE], *_EVENT)
-
-# Each is bound with ``tenant`` and ``public_id``, EVENTS with ``since`` too.
-VERSION = PreparedQuery(_one_job().values_list(AsText(JSONRow("version"))))
-DETAIL = PreparedQuery(
-    _one_job().values_list(AsText(JSONRow("version", *SUMMARY_COLUMNS, "request", RESULT, _LATEST_EVENT)))
+VERSION = _one_job(Header, status=_HEADER["status"])
+DETAIL = _one_job(
+    DetailRow,
+    **_HEADER,
+    # Nothing of the result is read before there is one.
+    result=Case(When(v1_status=JobStatus.SUCCESS, then=RESULT), output_field=JSONField()),
+    latest_event=json_rows(public_events().filter(seq=OuterRef("last_public_seq")), *EVENT_COLUMNS),
 )
-EVENTS = PreparedQuery(
-    _one_job().values_list(AsText(JSONRow("version", AsText("public_id"), "last_public_seq", _EVENTS_PAGE)))
-)
+# Bound with ``since`` too.
+EVENTS = _one_job(EventsRow, public_id=_HEADER["public_id"], status=_HEADER["status"], events=EventPage())

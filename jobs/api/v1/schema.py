@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of ``/v1``."""
+"""The OpenAPI description of ``/v1``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from drf_spectacular.utils import (
 from rest_framework import exceptions, serializers
 
 from jobs.api.errors import V1, JobNotFound, Unavailable
-from jobs.api.parameters import MAX_OFFSET
-from jobs.api.schema import COMMON_HEADERS, SHOPIFY_HMAC, nullable, query, refusal, response_header
+from jobs.api.schema import COMMON_HEADERS, SHOPIFY_HMAC, query_parameters, refusal, response_header
 from jobs.api.v1 import examples
+from jobs.api.v1.params import EventsParams, ListParams
 from jobs.api.v1.serializers import (
     JobDetailResponseSerializer,
     JobEventsResponseSerializer,
@@ -37,13 +37,13 @@ class Location(serializers.ListField):
 
 
 class ValidationErrorSerializer(serializers.Serializer[Any]):
-    loc = Location(help_text='Where: "query", the parameter\'s name, and the index of an item in a list.')
+    loc = Location(help_text='The place: "query", the name of the parameter, and the index of an item in a list.')
     msg = serializers.CharField(help_text="What is wrong, for people.")
     type = serializers.CharField(help_text="What is wrong, for programs, such as int_parsing or less_than_equal.")
 
 
 class HTTPValidationErrorSerializer(serializers.Serializer[Any]):
-    detail = ValidationErrorSerializer(many=True, required=False, help_text="Every bad parameter.")
+    detail = ValidationErrorSerializer(many=True, help_text="Every bad parameter.")
 
 
 PUBLIC_ID = OpenApiParameter(
@@ -54,9 +54,15 @@ PUBLIC_ID = OpenApiParameter(
 )
 IF_NONE_MATCH = OpenApiParameter(
     "If-None-Match",
-    nullable({"type": "string"}),
+    {"type": "string"},
     OpenApiParameter.HEADER,
     description="The `ETag` of an earlier answer to the same request; `304` if it still holds.",
+)
+JOB_STATUS = response_header(
+    "Job-Status",
+    "The job's status. The job is over when it is `SUCCESS` or `FAILURE`, whatever the types of its events are.",
+    200,
+    304,
 )
 POLLING = [
     SHOPIFY_HMAC,
@@ -75,12 +81,12 @@ POLLING = [
 ]
 
 
-def v1_responses(shape: Any, description: str, example: OpenApiExample, *, of_one_job: bool = True) -> dict[int, Any]:
-    def error(told: str, *errors: Exception) -> OpenApiResponse:
-        return refusal(V1, ErrorResponseSerializer, told, *errors)
+def v1_responses(shape: Any, of_success: str, example: OpenApiExample, *, of_one_job: bool = True) -> dict[int, Any]:
+    def error(description: str, *errors: Exception) -> OpenApiResponse:
+        return refusal(V1, ErrorResponseSerializer, description, *errors)
 
     responses = {
-        200: OpenApiResponse(shape, description, [example]),
+        200: OpenApiResponse(shape, of_success, [example]),
         304: OpenApiResponse(None, "Nothing changed since the answer that `If-None-Match` names"),
         401: error("No valid credential", Unauthenticated(), InvalidHmac()),
         404: error("Unknown job or another tenant's", JobNotFound()),
@@ -102,40 +108,11 @@ list_jobs = extend_schema(
         "Headers of the tenant's workflow jobs, the newest first: by `created_at`, then by `public_id`, both "
         "descending. Without `job_type` these are jobs of all eight workflow types; jobs of other types are never "
         "listed here.\n\n"
-        "A full page carries a `Link` header with the address of the next one. It goes on from the last job of "
-        "this page, at the same cost however deep you are, and new jobs do not shift it. `offset` is for small "
-        "jumps."
+        "A full page carries a `Link` header with the address of the next page. That page starts after the last job of "
+        "this one, costs the same at any depth, and is not shifted by new jobs. `offset` is for small jumps."
     ),
     parameters=[
-        query(
-            "job_type",
-            nullable({"type": "array", "items": {"$ref": "#/components/schemas/CtmJobType"}}),
-            "Only jobs of this type. Repeat it for more than one: `job_type=A&job_type=B`.",
-            style="form",
-            explode=True,
-        ),
-        query("status", nullable({"$ref": "#/components/schemas/JobStatus"}), "Only jobs with this status."),
-        query(
-            "created_after",
-            nullable({"type": "string", "format": "date-time"}),
-            "Only jobs created after this instant, which is excluded. RFC 3339, such as `2026-04-15T12:00:00Z`; "
-            "without an offset it is UTC.",
-        ),
-        query(
-            "limit",
-            nullable({"type": "integer", "minimum": 1, "maximum": 200}),
-            "The most jobs in one page; 50 when it is left out.",
-        ),
-        query(
-            "offset",
-            nullable({"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}),
-            "How many jobs to skip; 0 when it is left out. Its cost grows with its size.",
-        ),
-        query(
-            "cursor",
-            nullable({"type": "string"}),
-            "Where to go on, out of the `Link` header of an earlier page. Send the same filters with it.",
-        ),
+        *query_parameters(ListParams),
         *POLLING,
         response_header("Link", 'On a full page: `<address of the next page>; rel="next"`.', 200),
     ],
@@ -146,10 +123,10 @@ get_job = extend_schema(
     tags=["jobs"],
     summary="Get one job's detail",
     description=(
-        "A job of any type: its header, what it was asked to do, its final pictures and its latest public event. "
-        "`result` is empty until `status` is `SUCCESS`."
+        "A job of any type: its header, its request, its final pictures and its latest public event. `result` is "
+        "empty until `status` is `SUCCESS`. The job is over when `status` is `SUCCESS` or `FAILURE`."
     ),
-    parameters=[PUBLIC_ID, *POLLING],
+    parameters=[PUBLIC_ID, JOB_STATUS, *POLLING],
     responses=v1_responses(JobDetailResponseSerializer, "The job", examples.DETAIL),
 )
 list_job_events = extend_schema(
@@ -157,19 +134,17 @@ list_job_events = extend_schema(
     tags=["jobs"],
     summary="Get a job's public event timeline",
     description=(
-        "The job's public events after `since`, in order, at most 500 of them, each with its pictures.\n\n"
-        "Send `latest_seq` as the next `since`: whoever does so from the start sees every public event exactly "
-        "once and in order, also while the job is still writing. Numbers may be missing in between; nothing was "
-        "lost there."
+        "The job's public events after `since`, in order, each with its pictures. A page holds at most 500 events, "
+        "ends before the event that would exceed 1,000 pictures or 1 MiB of JSON, and holds at least one event.\n\n"
+        "Send `latest_seq` as the next `since`. A client that does so from the start sees every public event exactly "
+        "once and in order, also while events are being added. Numbers may be missing in between.\n\n"
+        "Stop when the `Job-Status` header is `SUCCESS` or `FAILURE` and the page is empty. An operation on several "
+        "agents has many `completed` and `failed` events, so the type of an event does not end a job."
     ),
     parameters=[
         PUBLIC_ID,
-        query(
-            "since",
-            nullable({"type": "integer"}),
-            "Only events with a higher `seq`. The start when it is left out or below 0; a number beyond the last "
-            "event gives an empty page.",
-        ),
+        *query_parameters(EventsParams),
+        JOB_STATUS,
         *POLLING,
     ],
     responses=v1_responses(JobEventsResponseSerializer, "Events after the cursor", examples.EVENTS),

@@ -2,7 +2,7 @@ from django.urls import path
 
 from jobs.api.v1.views import JobViewSet
 
-# A job's id is any text here: what is no ULID is told as an unknown job.
+# An id is any text here: one that is no ULID is answered as an unknown job.
 urlpatterns = [
     path("jobs", JobViewSet.as_view({"get": "list"}), name="job-list"),
     path("jobs/<str:public_id>", JobViewSet.as_view({"get": "retrieve"}), name="job-detail"),

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
 from jobs.api.errors import JobNotFound
-from jobs.api.etags import newest_version
+from jobs.api.etags import newest_version, shape_of
 from jobs.api.request import GatewayRequest
 from jobs.api.response import ApiResponse
 from jobs.api.v1 import paging, queries, schema, serializers
@@ -27,13 +25,13 @@ class JobViewSet(TenantViewSet):
         tenant_id = self.caller.tenant_id
         params = ListParams.read(request.GET, tenant_id)
         rows = await queries.job_page(tenant_id, params)
-        validator = self.validator(rows, vars(params))
+        shape = serializers.JobListResponseSerializer(context={"renderer": self.renderer})
+        validator = self.validator(shape_of(type(shape)), rows, vars(params))
         if not_modified := self.not_modified(validator):
             return not_modified
-        body = serializers.JobListResponseSerializer.body(rows, params)
         url = self.renderer.base_url + request.path
-        link = paging.next_link(url, tenant_id, params.filters, params.limit, rows)
-        return self.respond(body, ETag=validator, **link)
+        link = paging.next_link(url, tenant_id, params.query(), params.limit, rows)
+        return self.respond(shape.to_representation((rows, params)), {"ETag": validator, **link})
 
     @schema.get_job
     async def retrieve(self, request: GatewayRequest, public_id: str) -> ApiResponse:
@@ -41,7 +39,7 @@ class JobViewSet(TenantViewSet):
 
     @schema.list_job_events
     async def events(self, request: GatewayRequest, public_id: str) -> ApiResponse:
-        # The parameters come before the id, so that a bad one is told for every id alike.
+        # The parameters come before the id, so that a bad one is reported for every id alike.
         since = EventsParams.read(request.GET).since
         return await self.one_job(
             queries.EVENTS, serializers.JobEventsResponseSerializer, self.is_page, public_id, since=since
@@ -51,35 +49,37 @@ class JobViewSet(TenantViewSet):
         """Whether a replica's row will do: it is there, and no older than what the caller has seen."""
         if document is None:
             return False
-        version: int = orjson.loads(document)[0]
-        return version >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
+        return queries.version_of(document) >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
 
     def is_page(self, document: str | None) -> bool:
         """Whether it has events for the caller, too: that there are no more only the primary can say."""
-        return document is not None and self.is_enough(document) and bool(orjson.loads(document)[-1])
+        return document is not None and self.is_enough(document) and bool(queries.EventsRow.parse(document).events)
 
     async def one_job(
         self,
         query: PreparedQuery,
-        shape: type[serializers.AboutOneJob],
+        serializer: type[serializers.OneJobSerializer],
         is_enough: Callable[[str | None], bool],
         public_id: str,
         **more: int,
     ) -> ApiResponse:
-        """The answer about one job; a poll that still holds is told from the job's header row alone."""
+        """The response about one job; a poll that still holds is answered from the job's header row alone."""
         try:
             key: dict[str, Any] = {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id), **more}
         except ValueError:
             raise JobNotFound from None
-        asked = (shape.__name__, public_id.upper(), more)
+        asked = (shape_of(serializer), public_id.upper(), more)
         if self.is_poll:
-            (version,) = orjson.loads(found(await queries.VERSION.fetch_document(key, self.is_enough)))
-            if not_modified := self.not_modified(self.validator(*asked, version=version)):
+            header = queries.Header.parse(found(await queries.VERSION.fetch_document(key, self.is_enough)))
+            validator = self.validator(*asked, version=header.version)
+            if not_modified := self.not_modified(validator, {"Job-Status": header.status}):
                 return not_modified
         document = found(await query.fetch_document(key, is_enough))
-        version, *row = orjson.loads(document)
-        body = shape.body(self.renderer.for_document(document, shape.artifacts(*row)), *row)
-        return self.respond(body, ETag=self.validator(*asked, version=version))
+        row = serializer.row.parse(document)
+        renderer = self.renderer.for_document(document, serializer.artifact_rows(row))
+        body = serializer(context={"renderer": renderer}).to_representation(row)
+        validator = self.validator(*asked, version=row.version)
+        return self.respond(body, {"ETag": validator, "Job-Status": row.status})
 
 
 def found(document: str | None) -> str:

@@ -10,22 +10,22 @@ from itertools import islice
 from typing import Any
 
 import orjson
-from botocore.exceptions import BotoCoreError, ClientError
 from django.core.management.base import CommandError, CommandParser
 
 from jobs.artifacts.objects import ObjectMetadata, StoredObject
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest.artifacts import ArtifactRow, fill, rows_after, rows_between, rows_with_keys
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
+from jobs.management.batches import BatchCommand, IncompleteRun, Run
+from jobs.management.errors import DATABASE_ERRORS, STORE_ERRORS, FileError, database_failed, reason
+from jobs.management.progress import counted
 from tenants.models import Tenant
 
 REQUESTS_AT_ONCE = 8  # to the artifact store
-STORE_ERRORS = (OSError, BotoCoreError, ClientError)
 
 
 @dataclass
 class Totals:
-    """What was found up to two keys: the last object of the listing, and the last row beside it."""
+    """The findings so far, and the keys reached: of the listing's last object and of the last row."""
 
     object_key: str = ""
     row_key: str = ""
@@ -45,23 +45,23 @@ class Totals:
 
 class Command(BatchCommand):
     help = (
-        "Goes through the artifact store and the artifacts' rows side by side, in the order of their keys. Fills in "
-        "each artifact's size, content type, checksum and pixels, and writes a line of JSON for each that is missing, "
-        "of the wrong tenant or unreadable, and for each object that no artifact names. Never deletes. Artifacts that "
-        "are filled in already are read again where the listing says that the object has changed."
+        "Compares the artifact store with the artifacts' rows, both in key order. Saves the size, content "
+        "type, checksum and dimensions of each artifact. Writes a line of JSON for each artifact whose object is "
+        "missing, unreadable or under another tenant's prefix, and for each object that no artifact refers to. Deletes "
+        "nothing. A file is read again only if the listing shows that it changed."
     )
     example = "--tenant acme --checkpoint acme.checkpoint > findings.ndjson"
-    exit_codes = "0: every artifact's object is there, and known; 1: some are not, or the run was stopped"
+    exit_codes = "0: every artifact has its object and its metadata; 1: some have not, or the run is incomplete"
     batch_of, batch_size = "OBJECTS", 1000
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--after", metavar="KEY", help="Begin after this storage key.")
+        parser.add_argument("--after", metavar="KEY", help="Start after this storage key.")
 
     def handle(self, *, after: str | None, **options: Any) -> None:
         tenant = self.tenant_named(options["tenant"])
         if tenant and not tenant.storage_prefix:
-            raise CommandError(f"Tenant {tenant} has no storage prefix: go through all tenants, without --tenant.")
+            raise CommandError(f"Tenant {tenant} has no storage prefix. Run without --tenant.")
         checkpoint = self.checkpoint_of(options, f"{self.name} of {tenant or 'all tenants'}")
         self.totals = totals = Totals(**({"object_key": after, "row_key": after} if after else checkpoint.read()))
         self.store: ArtifactStore = artifact_store()
@@ -76,14 +76,20 @@ class Command(BatchCommand):
                 finished = self.walk(prefix, options["batch"], run)
         except DATABASE_ERRORS as error:
             raise self.incomplete_run(database_failed(error), options) from error
+        except BrokenPipeError:
+            raise
+        except FileError as error:
+            raise self.incomplete_run(str(error), options) from error
         except STORE_ERRORS as error:
-            raise self.incomplete_run(f"The artifact store failed: {error}", options) from error
+            raise self.incomplete_run(f"The artifact store failed: {reason(error)}", options) from error
         self.stderr.write(f"{'Dry run, nothing written: ' if self.is_dry else ''}{totals}")
         if not finished:
             raise self.incomplete_run("Stopped", options)
         checkpoint.remove()
         if bad := totals.missing + totals.wrong_tenant + totals.unreadable:
-            raise CommandError(f"{bad:,} artifacts have no object that is theirs and can be read.")
+            raise CommandError(
+                f"{counted(bad, 'artifact')} without an object that belongs to the tenant and can be read."
+            )
 
     def incomplete_run(self, why: str, options: dict[str, Any]) -> IncompleteRun:
         return IncompleteRun(
@@ -91,13 +97,14 @@ class Command(BatchCommand):
         )
 
     def walk(self, prefix: str, batch: int, run: Run) -> bool:
-        """Whether it came to the end of both."""
+        """True if the end of both was reached."""
         totals = self.totals
         listing = self.store.list_objects(prefix, totals.object_key)
         while some := list(islice(listing, batch)):
             objects = {found.storage_key: found for found in some}
-            # Not every server lists in the order of bytes: what no row beside it names is looked up, and what no
-            # object beside it has is asked for, before anything is said of it. That also settles what came meanwhile.
+            # Not every server lists in byte order. So an object without a row nearby is looked up by its key, and a row
+            # without an object nearby is requested from the store, before it is reported. This also covers rows and
+            # objects that were added meanwhile.
             until = max(totals.row_key, *objects)
             for rows in rows_between(totals.row_key, until, prefix, batch):
                 self.compare(rows, objects)
@@ -117,7 +124,7 @@ class Command(BatchCommand):
         return True
 
     def compare(self, rows: Iterable[ArtifactRow], objects: dict[str, StoredObject]) -> None:
-        """Takes the objects that ``rows`` name out of ``objects``."""
+        """Checks ``rows`` and removes the objects that they refer to from ``objects``."""
         rows_of: dict[str, list[ArtifactRow]] = defaultdict(list)
         for row in rows:
             rows_of[row.storage_key].append(row)
@@ -147,7 +154,7 @@ class Command(BatchCommand):
             if isinstance(described, FileNotFoundError):
                 self.tell_each("missing", stale[key])
             elif isinstance(described, Exception):
-                self.tell_each("unreadable", stale[key], why=str(described))
+                self.tell_each("unreadable", stale[key], why=reason(described))
             else:
                 filled |= {row.pk: described for row in stale[key]}
         if filled:
@@ -173,7 +180,7 @@ class Command(BatchCommand):
         self.stdout.write(orjson.dumps(line).decode())
 
     def owner(self, storage_key: str) -> str | None:
-        """The slug of the tenant under whose prefix the key lies."""
+        """The slug of the tenant whose prefix the key begins with. None if there is none."""
         folders = (storage_key[: end + 1] for end, letter in enumerate(storage_key) if letter == "/")
         return next((self.prefixes[folder] for folder in folders if folder in self.prefixes), None)
 

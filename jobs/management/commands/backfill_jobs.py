@@ -5,19 +5,27 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from django.core.management.base import CommandError, CommandParser
 
 from jobs.ingest import bulk
 from jobs.management.arguments import at_least
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
+from jobs.management.batches import BatchCommand, IncompleteRun, Run
 from jobs.management.checkpoint import Checkpoint
-from jobs.management.files import Inputs, Source
+from jobs.management.errors import (
+    DATABASE_ERRORS,
+    STORE_ERRORS,
+    FileError,
+    database_failed,
+    reason,
+    writing,
+)
+from jobs.management.files import BUCKET, Inputs, Source, bucket_and_prefix, is_bucket
+from jobs.management.progress import counted
 from jobs.management.stopping import stoppable
 
 SHOWN_REJECTIONS = 20  # on standard error; --rejects keeps them all
@@ -25,7 +33,7 @@ SHOWN_REJECTIONS = 20  # on standard error; --rejects keeps them all
 
 @dataclass
 class Totals:
-    """What became of the lines up to ``line`` of ``file``, and how long the files of --rejects were then."""
+    """The outcome of the lines up to ``line`` of ``file``, and the sizes of the --rejects files then, in bytes."""
 
     file: str = ""
     line: int = 0
@@ -33,6 +41,7 @@ class Totals:
     unchanged: int = 0
     skipped: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    unknown_agent_events: int = 0
     rejects_bytes: int | None = None
     reasons_bytes: int | None = None
 
@@ -45,18 +54,24 @@ class Totals:
         self.loaded += batch.loaded
         self.unchanged += batch.unchanged
         self.skipped += batch.skipped
+        self.unknown_agent_events += batch.unknown_agent_events
         self.rejected = dict(Counter(self.rejected) + Counter(str(each.error.reason) for each in batch.rejections))
 
     def __str__(self) -> str:
         skipped = f", skipped {self.skipped} of other tenants" if self.skipped else ""
         rejected = sum(self.rejected.values())
-        return f"loaded {self.loaded}, unchanged {self.unchanged}{skipped}, rejected {rejected}"
+        unknown = f", {counted(self.unknown_agent_events, 'agent event')} of an unknown type kept"
+        return (
+            f"loaded {self.loaded}, unchanged {self.unchanged}{skipped}, rejected {rejected}"
+            f"{unknown if self.unknown_agent_events else ''}"
+        )
 
 
 class Rejects:
-    """The bad lines as they were in the file, and beside them the number and reason of each."""
+    """Two files: the rejected lines as they were read, and the line number and reason of each."""
 
-    def __init__(self, lines: IO[bytes], reasons: IO[bytes], compress: bool) -> None:
+    def __init__(self, name: str, lines: IO[bytes], reasons: IO[bytes], compress: bool) -> None:
+        self.name = name
         self.lines = lines
         self.reasons = reasons
         self.compress = compress
@@ -65,19 +80,23 @@ class Rejects:
     @contextmanager
     def opened(cls, name: str, totals: Totals) -> Iterator[Rejects]:
         mode = "ab" if totals.line else "wb"
-        with Path(name).open(mode) as lines, Path(f"{name}.reasons").open(mode) as reasons:
+        with ExitStack() as stack:
+            with writing(name):
+                lines = stack.enter_context(Path(name).open(mode))
+                reasons = stack.enter_context(Path(f"{name}.reasons").open(mode))
             if totals.rejects_bytes is not None and totals.reasons_bytes is not None:
-                # What a run that was killed wrote after its last checkpoint comes again.
+                # A run that was killed may have written lines after its last checkpoint. They are read again.
                 lines.truncate(totals.rejects_bytes)
                 reasons.truncate(totals.reasons_bytes)
-            yield cls(lines, reasons, name.endswith(".gz"))
+            yield cls(name, lines, reasons, name.endswith(".gz"))
 
     def add(self, rejections: Sequence[bulk.Rejection], totals: Totals) -> None:
         lines = b"".join(each.line.raw.removesuffix(b"\n") + b"\n" for each in rejections)
-        self.lines.write(gzip.compress(lines, mtime=0) if lines and self.compress else lines)
-        self.reasons.write("".join(f"{_reason(each, totals.file)}\n" for each in rejections).encode())
-        for file in (self.lines, self.reasons):
-            file.flush()
+        with writing(self.name):
+            self.lines.write(gzip.compress(lines, mtime=0) if lines and self.compress else lines)
+            self.reasons.write("".join(f"{_reason(each, totals.file)}\n" for each in rejections).encode())
+            for file in (self.lines, self.reasons):
+                file.flush()
         totals.rejects_bytes, totals.reasons_bytes = self.lines.tell(), self.reasons.tell()
 
 
@@ -91,12 +110,12 @@ def _place(line: int, file: str) -> str:
 
 class Command(BatchCommand):
     help = (
-        "Loads jobs from a file of interchange records, one JSON object a line. Loading a file again changes nothing, "
-        "so a run that was cut short may simply be run again."
+        "Loads jobs from a file of interchange records, one JSON object on each line. Loading a file again changes "
+        "nothing, so an incomplete run can be repeated."
     )
 
     example = "jobs.ndjson.gz --rejects bad.ndjson --checkpoint jobs.checkpoint"
-    exit_codes = "0: every record is in the store; 1: some were rejected, or the run was stopped"
+    exit_codes = "0: every record is in the store; 1: some were rejected, or the run is incomplete"
     batch_of, batch_size = "RECORDS", bulk.BATCH_RECORDS
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -104,57 +123,68 @@ class Command(BatchCommand):
         parser.add_argument(
             "file",
             metavar="FILE",
-            help="NDJSON; gzip where the name ends with .gz; - is standard input; s3://BUCKET/PREFIX is every object "
-            "under the prefix, in the order of their keys, reached with the settings of the artifact store.",
+            help="NDJSON file, read as gzip if its name ends with .gz. - reads standard input. s3://BUCKET/PREFIX "
+            "reads every object whose key begins with the prefix, in key order, with the artifact store's settings.",
         )
         parser.add_argument(
             "--rejects",
             metavar="FILE",
-            help="Keep the rejected lines in FILE, number and reason of each in FILE.reasons.",
+            help="Write rejected lines to FILE, and the line number and reason of each to FILE.reasons.",
         )
         parser.add_argument(
-            "--after-line", metavar="NUMBER", type=at_least(0), default=0, help="Begin after this line of the file."
+            "--after-line", metavar="NUMBER", type=at_least(0), default=0, help="Start after this line of the file."
         )
         parser.add_argument(
             "--from-object",
             metavar="KEY",
             default="",
-            help="Of a bucket, begin with this object.",
+            help="Start with this object of the bucket.",
         )
         parser.add_argument(
-            "--follow", action="store_true", help="Load what has come within a second, however few: for a lasting pipe."
+            "--follow",
+            action="store_true",
+            help="For a pipe that stays open: load each record within a second of its arrival.",
         )
 
     def handle(self, *, file: str, **options: Any) -> None:
         self.tenant_named(options["tenant"])
         checkpoint = self.checkpoint_of(options, file)
         totals = Totals(**{"file": options["from_object"], "line": options["after_line"]} | checkpoint.read())
+        failure: Exception | None = None
         try:
             finished = self.load(file, checkpoint, totals, options)
-        except (OSError, EOFError) as error:
-            raise CommandError(f"{file}: {error}") from error
         except DATABASE_ERRORS as error:
-            raise self.incomplete_run(database_failed(error), file, totals, options) from error
-        except (BotoCoreError, ClientError) as error:
-            raise self.incomplete_run(str(error), file, totals, options) from error
+            failure, why = error, database_failed(error)
+        except FileError as error:
+            failure, why = error, str(error)
+        except STORE_ERRORS as error:
+            failure, why = error, f"Cannot read {file}: {reason(error)}"
         self.report(totals, options["dry_run"])
+        if failure:
+            raise self.incomplete_run(why, file, totals, options) from failure
         if not finished:
             raise self.incomplete_run("Stopped", file, totals, options)
         checkpoint.remove()
-        if totals.rejected:
-            raise CommandError(f"{sum(totals.rejected.values())} records were rejected.")
+        if number := sum(totals.rejected.values()):
+            raise CommandError(f"{counted(number, 'record')} {'was' if number == 1 else 'were'} rejected.")
 
     def load(self, file: str, checkpoint: Checkpoint, totals: Totals, options: dict[str, Any]) -> bool:
-        """Whether everything was read to its end."""
+        """True if everything was read to its end."""
         keeping = Rejects.opened(options["rejects"], totals) if options["rejects"] else nullcontext()
         with stoppable() as stop:
             inputs = Inputs(file, stop, options["follow"])
+            if inputs.is_bucket and not inputs.objects:
+                raise FileError(f"{file} names no object: no key in the bucket begins with this prefix")
             with keeping as rejects, self.running(options, checkpoint, inputs.size, stop) as run:
                 for name, before, opening in inputs.each(totals.file):
                     if inputs.is_bucket and name != totals.file:
                         totals.file, totals.line = name, 0
                     with opening as source:
                         self.load_lines(source, before, totals, rejects, run, options)
+                    if source.error:
+                        raise FileError(
+                            f"Cannot read {self.full_name(file, name)} to its end: {reason(source.error)}"
+                        ) from source.error
                     if not source.is_complete:
                         return False
         return True
@@ -170,8 +200,12 @@ class Command(BatchCommand):
                 run.progress.clear()
                 self.show(batch.rejections[: max(0, SHOWN_REJECTIONS - sum(totals.rejected.values()))], totals)
             totals.add(batch)
-            # What has been read when a stop is requested is loaded too: a pipe would not give it again.
+            # Lines that were read before the stop are loaded too: a pipe cannot be read again.
             run.checkpoint_batch(before + source.position, f"line {totals.place}: {totals}", asdict(totals))
+
+    @staticmethod
+    def full_name(file: str, name: str) -> str:
+        return f"{BUCKET}{bucket_and_prefix(file)[0]}/{name}" if is_bucket(file) else name
 
     def show(self, rejections: Sequence[bulk.Rejection], totals: Totals) -> None:
         for rejection in rejections:
@@ -179,8 +213,8 @@ class Command(BatchCommand):
 
     def report(self, totals: Totals, dry_run: bool) -> None:
         self.stdout.write(f"{'Dry run, nothing written: ' if dry_run else ''}{totals}")
-        for reason, number in sorted(totals.rejected.items(), key=lambda item: (-item[1], item[0])):
-            self.stdout.write(f"  {number} × {reason}")
+        for rule, number in sorted(totals.rejected.items(), key=lambda item: (-item[1], item[0])):
+            self.stdout.write(f"  {number} × {rule}")
 
     def incomplete_run(self, why: str, file: str, totals: Totals, options: dict[str, Any]) -> IncompleteRun:
         own = file, ("--rejects", options["rejects"]), ("--follow", options["follow"])

@@ -12,7 +12,9 @@ from ulid import ULID
 from jobs.ingest import counts
 from jobs.ingest.recompute_status import Difference, recompute_status
 from jobs.management.arguments import ulid
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
+from jobs.management.batches import BatchCommand, IncompleteRun, Run
+from jobs.management.errors import DATABASE_ERRORS, FileError, database_failed
+from jobs.management.progress import counted
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
@@ -20,16 +22,18 @@ from tenants.models import Tenant
 
 class Command(BatchCommand):
     help = (
-        "Folds the events of every job again and repairs the rows that differ, then the counts of each tenant. "
-        "A job whose status came without the events that explain it is left as it was given."
+        "Recomputes the status of every job from its events and repairs the rows that differ. Then does the same with "
+        "each tenant's job counts. A job that was loaded with a status but without its events keeps that status."
     )
 
     example = "--dry-run --tenant acme"
-    exit_codes = "0: nothing differs, or it has been repaired; 1: a dry run found something, or it was stopped"
+    exit_codes = (
+        "0: nothing differs, or everything was repaired; 1: a dry run found a difference, or the run is incomplete"
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--after", metavar="ULID", type=ulid, help="Begin after this job.")
+        parser.add_argument("--after", metavar="ULID", type=ulid, help="Start after this job.")
 
     def handle(self, *, after: ULID | None, dry_run: bool, **options: Any) -> None:
         options |= {"dry_run": dry_run}
@@ -46,18 +50,23 @@ class Command(BatchCommand):
             with self.running(options, checkpoint, jobs.count()) as run:
                 different = self.recompute(jobs, options["batch"], dry_run, run)
         except DATABASE_ERRORS as error:
-            raise IncompleteRun(
-                database_failed(error), self.resume_command(options, at=[("--after", self.last)])
-            ) from error
+            raise self.incomplete_run(database_failed(error), options) from error
+        except FileError as error:
+            raise self.incomplete_run(str(error), options) from error
         if run.stop.requested:
-            raise IncompleteRun("Stopped", self.resume_command(options, at=[("--after", self.last)]))
+            raise self.incomplete_run("Stopped", options)
         drifted = sum([self.count(each, dry_run) for each in ([tenant] if tenant else Tenant.objects.all())])
         checkpoint.remove()
         if dry_run and (different or drifted):
-            raise CommandError(f"{different:,} jobs and the counts of {drifted:,} tenants differ.")
+            raise CommandError(
+                f"{counted(different, 'job')} and the counts of {counted(drifted, 'tenant')} differ from the events."
+            )
+
+    def incomplete_run(self, why: str, options: dict[str, Any]) -> IncompleteRun:
+        return IncompleteRun(why, self.resume_command(options, at=[("--after", self.last)]))
 
     def recompute(self, jobs: QuerySet[Job], batch: int, dry_run: bool, run: Run) -> int:
-        """How many jobs differed."""
+        """Returns the number of jobs that differed."""
         checked, columns, different = 0, Counter[str](), 0
         for done in recompute_status(jobs, batch, repair=not dry_run):
             checked += done.jobs
@@ -68,20 +77,20 @@ class Command(BatchCommand):
             for difference in done.differences:
                 self.stdout.write(summary(difference))
             if not run.checkpoint_batch(
-                checked, f"{checked:,} jobs checked, {different:,} differ", {"after": str(done.last)}
+                checked, f"{counted(checked, 'job')} checked, {different:,} differ", {"after": str(done.last)}
             ):
                 break
         run.progress.clear()
-        self.stdout.write(f"{checked:,} jobs checked, {different:,} {'differ' if dry_run else 'repaired'}")
+        self.stdout.write(f"{counted(checked, 'job')} checked, {different:,} {'differ' if dry_run else 'repaired'}")
         for name, number in columns.most_common():
             self.stdout.write(f"  {number:,} × {name}")
         return different
 
     def count(self, tenant: Tenant, dry_run: bool) -> bool:
-        """Whether the tenant's counts had drifted."""
+        """True if the tenant's counts were wrong."""
         drift = counts.drift(tenant.pk, repair=not dry_run)
         for status, (kept, true) in drift.items():
-            self.stdout.write(f"{tenant.slug}: {status} counted as {kept:,}, {true:,} in truth")
+            self.stdout.write(f"{tenant.slug}: {status} counted as {kept:,}, should be {true:,}")
         return bool(drift)
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
-from jobs.artifacts.s3 import StoreRefused
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import erasure
 from jobs.management.arguments import at_least
 from jobs.management.batches import IncompleteRun, StoppableCommand
-from jobs.management.progress import Progress
+from jobs.management.errors import STORE_ERRORS, database_failed, reason
+from jobs.management.progress import Progress, counted
 from jobs.management.stopping import Stop, command_line, stoppable
 from jobs.models import Artifact, Job, JobEvent
 from tenants.models import Tenant, check_storage_prefix
@@ -22,34 +21,34 @@ from tenants.models import Tenant, check_storage_prefix
 
 class Command(StoppableCommand):
     help = (
-        "Removes a tenant with its jobs, events, artifacts' rows, counts and tokens, for good; with --objects also its "
-        "files in the artifact store. From the start on its credentials open nothing. A run that was cut short may "
-        "simply be run again."
+        "Removes a tenant for good, with its jobs, events, artifact rows, counts and tokens; with --objects also its "
+        "files in the artifact store. The tenant's credentials stop working at the start. An incomplete run can be "
+        "repeated."
     )
 
     example = "acme --objects --dry-run"
-    exit_codes = "0: nothing of the tenant is left; 1: it was stopped, or not allowed to begin"
+    exit_codes = "0: nothing of the tenant is left; 1: the run is incomplete, or was not confirmed"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("slug", metavar="SLUG", help="The tenant to remove.")
         parser.add_argument(
-            "--objects", action="store_true", help="Remove everything under the tenant's storage prefix too."
+            "--objects", action="store_true", help="Remove all objects under the tenant's storage prefix too."
         )
-        parser.add_argument("--dry-run", action="store_true", help="Count what would go and remove nothing.")
-        parser.add_argument("--yes", action="store_true", help="Do not ask.")
+        parser.add_argument("--dry-run", action="store_true", help="Count what would be removed and change nothing.")
+        parser.add_argument("--yes", action="store_true", help="Do not ask for confirmation.")
         parser.add_argument(
             "--batch",
             metavar="JOBS",
             type=at_least(1),
             default=500,
-            help="Jobs in one transaction; %(default)s unless given.",
+            help="Jobs in one transaction. Default: %(default)s.",
         )
 
     def handle(self, *, slug: str, objects: bool, dry_run: bool, yes: bool, batch: int, **options: Any) -> None:
         try:
             tenant = Tenant.objects.get(slug=slug)
         except Tenant.DoesNotExist as error:
-            raise CommandError(f"No tenant “{slug}”: nothing is left of it, or it never was.") from error
+            raise CommandError(f"No tenant “{slug}”. It was erased already, or never existed.") from error
         store = self.store_of(tenant) if objects else None
         if dry_run:
             self.stdout.write(f"Dry run, nothing removed: {self.inventory(tenant, store)}")
@@ -62,37 +61,45 @@ class Command(StoppableCommand):
             try:
                 done = self.erase_jobs(tenant, batch, stop)
                 removed = self.erase_objects(store, tenant.storage_prefix, stop) if store and not stop.requested else 0
-            except (DatabaseError, OSError, BotoCoreError, ClientError, StoreRefused) as error:
-                raise IncompleteRun(f"{error}\nTenant {slug} is closed", resume_command) from error
+            except DatabaseError as error:
+                raise IncompleteRun(
+                    f"{database_failed(error)}\nTenant {slug} is deactivated", resume_command
+                ) from error
+            except STORE_ERRORS as error:
+                why = f"The artifact store failed: {reason(error)}\nTenant {slug} is deactivated"
+                raise IncompleteRun(why, resume_command) from error
         if stop.requested:
-            raise IncompleteRun(f"Stopped; tenant {slug} is closed", resume_command)
+            raise IncompleteRun(f"Stopped. Tenant {slug} is deactivated", resume_command)
         tokens = erasure.erase_tenant(tenant)
-        files = f", {removed:,} objects" if store else ""
-        self.stdout.write(f"Tenant {slug} is gone: {summary(done)}, {tokens:,} tokens{files}")
+        files = f", {counted(removed, 'object')}" if store else ""
+        self.stdout.write(f"Tenant {slug} is removed: {summary(done)}, {counted(tokens, 'token')}{files}")
         if not store:
             self.stdout.write(f"Its files under {tenant.storage_prefix or 'its keys'} are still in the artifact store.")
 
     def store_of(self, tenant: Tenant) -> ArtifactStore:
-        """Where the tenant's files are. Raises CommandError unless its prefix says which they are."""
+        """The store with the tenant's files. Raises CommandError if the tenant's prefix does not identify them."""
         if not tenant.storage_prefix:
-            raise CommandError(f"Tenant {tenant} has no storage prefix, so nothing says which objects are its own.")
+            raise CommandError(f"Tenant {tenant} has no storage prefix, so its objects cannot be identified.")
         try:
             check_storage_prefix(tenant.storage_prefix)
-            tenant.clean()  # of two overlapping prefixes, neither says it
+            tenant.clean()  # refuses a prefix that overlaps another
         except ValidationError as error:
-            raise CommandError(f"The objects cannot be told from others. {' '.join(error.messages)}") from error
+            raise CommandError(f"The objects of the tenant cannot be identified. {' '.join(error.messages)}") from error
         return artifact_store()
 
     def inventory(self, tenant: Tenant, store: ArtifactStore | None) -> str:
         rows = [model.objects.for_tenant(tenant).count() for model in (Job, JobEvent, Artifact)]
-        found = f"{summary(erasure.Erased(*rows))}, {tenant.tokens.count():,} tokens"
-        return f"{found}, {sum(map(len, store.list_versions(tenant.storage_prefix))):,} objects" if store else found
+        found = f"{summary(erasure.Erased(*rows))}, {counted(tenant.tokens.count(), 'token')}"
+        if store is None:
+            return found
+        return f"{found}, {counted(sum(map(len, store.list_versions(tenant.storage_prefix))), 'object')}"
 
     def is_confirmed(self, tenant: Tenant, store: ArtifactStore | None) -> bool:
         self.stderr.write(f"This removes tenant {tenant} for good: {self.inventory(tenant, store)}.")
         try:
-            return input(f"Type {tenant} to go on: ").strip() == tenant.slug
-        except EOFError:
+            return input(f"Type {tenant} to continue: ").strip() == tenant.slug
+        except (EOFError, KeyboardInterrupt):
+            self.stderr.write("")  # ends the line of the prompt
             return False
 
     def erase_jobs(self, tenant: Tenant, batch: int, stop: Stop) -> erasure.Erased:
@@ -113,7 +120,7 @@ class Command(StoppableCommand):
         for some in store.list_versions(prefix):
             store.delete_versions(some)
             removed += len(some)
-            progress.show(removed, f"{removed:,} objects")
+            progress.show(removed, counted(removed, "object"))
             if stop.requested:
                 break
         progress.clear()
@@ -121,4 +128,5 @@ class Command(StoppableCommand):
 
 
 def summary(erased: erasure.Erased) -> str:
-    return f"{erased.jobs:,} jobs, {erased.events:,} events, {erased.artifacts:,} artifacts"
+    numbers = {"job": erased.jobs, "event": erased.events, "artifact": erased.artifacts}
+    return ", ".join(counted(number, noun) for noun, number in numbers.items())

@@ -13,23 +13,26 @@ from jobs.ingest import record_reader
 from jobs.ingest.change_cursor import ChangeCursor
 from jobs.ingest.interchange import dump
 from jobs.management.arguments import ulid
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
+from jobs.management.batches import BatchCommand, IncompleteRun, Run
+from jobs.management.errors import DATABASE_ERRORS, FileError, database_failed
 from jobs.management.files import Sink
 from jobs.management.id_list import write_list
+from jobs.management.progress import counted
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 
 
 class Command(BatchCommand):
     help = (
-        "Writes jobs as interchange records, one JSON object a line, in ascending order of their ids. The same jobs "
-        "are the same bytes, whichever database they come from; backfill_jobs reads them. On PostgreSQL it ends with a "
-        "cursor, on standard error, and --since CURSOR writes the jobs that changed since that copy began, each whole: "
-        "no change is lost, and some come twice. What was removed a copy learns by --ids, and prune_jobs --absent-from "
-        "there. Tenants' new names it does not tell."
+        "Writes jobs as interchange records, one JSON object on each line, in ascending order of their ids. "
+        "backfill_jobs reads them. The output is the same for SQLite and PostgreSQL. On PostgreSQL the command ends by "
+        "printing a cursor on standard error. A later run with --since CURSOR writes the jobs that changed after the "
+        "first run began. No change is missed. Some jobs may be exported twice. Removed jobs are not exported: write "
+        "the ids of all jobs with --ids, and give that file to prune_jobs --absent-from in the copy. Changes of "
+        "tenants are not exported."
     )
     example = "--tenant acme acme.ndjson.gz"
-    exit_codes = "0: every job was written; 1: it was stopped, or could not write"
+    exit_codes = "0: every job was written; 1: the run is incomplete"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -37,19 +40,19 @@ class Command(BatchCommand):
             metavar="FILE",
             nargs="?",
             default="-",
-            help="gzip where the name ends with .gz; - (the default) is standard output.",
+            help="The file to write, as gzip if its name ends with .gz. - (the default) is standard output.",
         )
         super().add_arguments(parser)
         parser.add_argument(
-            "--since", metavar="CURSOR", help="The jobs that changed since the copy that ended with it."
+            "--since",
+            metavar="CURSOR",
+            help="Write only the jobs that changed since the export that printed this cursor.",
         )
-        parser.add_argument("--after", metavar="ULID", type=ulid, help="Begin after this job, and append to FILE.")
-        parser.add_argument(
-            "--begun", metavar="CURSOR", help="What to end with, where --after goes on with an earlier run."
-        )
+        parser.add_argument("--after", metavar="ULID", type=ulid, help="Start after this job and append to FILE.")
+        parser.add_argument("--begun", metavar="CURSOR", help="With --after: the cursor of the run that is resumed.")
 
         parser.add_argument(
-            "--ids", metavar="FILE", help="When all is written, list the ids of all jobs there are in FILE."
+            "--ids", metavar="FILE", help="After the export, write the ids of all existing jobs to FILE."
         )
 
     def handle(self, *, file: str, since: str | None, after: ULID | None, begun: str | None, **options: Any) -> None:
@@ -65,7 +68,7 @@ class Command(BatchCommand):
         if self.after is not None:
             jobs = jobs.filter(public_id__gt=self.after)
         if options["dry_run"]:
-            self.stderr.write(f"Dry run, nothing written: {jobs.count():,} jobs")
+            self.stderr.write(f"Dry run, nothing written: {counted(jobs.count(), 'job')}")
             return
         own = file, ("--since", since), ("--ids", options["ids"]), ("--begun", self.begun)
         try:
@@ -75,47 +78,50 @@ class Command(BatchCommand):
             ):
                 finished = self.export(jobs, out, options["batch"], run)
         except BrokenPipeError:
-            # Python writes what is left to standard output when it ends, and would fail again.
+            # Python flushes standard output when it exits, and would fail again.
             sys.stdout = None
-            raise CommandError("Whoever read the output has gone.") from None
-        except OSError as error:
-            raise CommandError(f"{file}: {error}") from error
+            raise CommandError("The program that read the output has ended.") from None
+        except FileError as error:
+            raise IncompleteRun(str(error), self.resume(options, file, own)) from error
         except DATABASE_ERRORS as error:
             raise IncompleteRun(database_failed(error), self.resume(options, file, own)) from error
         if not finished:
             raise IncompleteRun("Stopped", self.resume(options, file, own))
         if options["ids"]:
-            # After the copy: what is not listed has gone, or never was; and a job that came meanwhile is no harm.
+            # After the export: a job that is not listed was removed. A job that was added meanwhile may be listed.
             everyone = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
-            number = write_list(options["ids"], everyone, tenant.slug if tenant else None)
-            self.stderr.write(f"{number:,} jobs listed in {options['ids']}")
+            try:
+                number = write_list(options["ids"], everyone, tenant.slug if tenant else None)
+            except FileError as error:
+                raise IncompleteRun(str(error), self.resume(options, file, own)) from error
+            self.stderr.write(f"{counted(number, 'job')} listed in {options['ids']}")
         checkpoint.remove()
 
     def resume(self, options: dict[str, Any], file: str, own: tuple[object, ...]) -> str:
         if self.after is None:
-            own = own[:-1]  # nothing has begun
+            own = own[:-1]  # no batch was written, so no cursor is kept
         return f"{self.resume_command(options, *own, at=[('--after', self.after)])}{' >> FILE' if file == '-' else ''}"
 
     def export(self, jobs: QuerySet[Job], out: Sink, batch: int, run: Run) -> bool:
-        """Whether it came to the end."""
+        """True if the end was reached."""
         written = 0
         for records in record_reader.batches(jobs, batch):
             size = out.write(map(dump, records))
             written += len(records)
             self.after = records[-1].public_id
             state = {"after": str(self.after), "begun": self.begun, "size": size}
-            if not run.checkpoint_batch(written, f"{written:,} jobs", state):
+            if not run.checkpoint_batch(written, counted(written, "job"), state):
                 return False
         run.progress.clear()
-        self.stderr.write(f"{written:,} jobs exported")
+        self.stderr.write(f"{counted(written, 'job')} exported")
         if self.begun:
-            self.say(f"What changes from now on: --since {self.begun}", since=self.begun)
+            self.say(f"To export later changes: --since {self.begun}", since=self.begun)
         return True
 
 
 def earlier(since: str, now: ChangeCursor | None) -> ChangeCursor:
     if now is None:
-        raise CommandError("SQLite does not tell what changed since: make a whole copy, without --since.")
+        raise CommandError("SQLite does not record which jobs changed. Export all jobs, without --since.")
     try:
         return now.since(since)
     except ValueError as error:

@@ -9,32 +9,31 @@ from functools import partial
 from typing import Any
 
 import orjson
-from botocore.exceptions import BotoCoreError, ClientError
 from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 from ulid import ULID
 
-from jobs.artifacts.s3 import StoreRefused
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import removal
 from jobs.ingest.artifacts import referenced_keys
 from jobs.ingest.removal import RemovedJob
 from jobs.management.arguments import duration, duration_text
-from jobs.management.batches import DATABASE_ERRORS, BatchCommand, IncompleteRun, Run, database_failed
+from jobs.management.batches import BatchCommand, IncompleteRun, Run
+from jobs.management.errors import DATABASE_ERRORS, STORE_ERRORS, FileError, database_failed, reason
 from jobs.management.files import Sink
 from jobs.management.id_list import absent, check_list, read_list
+from jobs.management.progress import counted
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
 
-STORE_ERRORS = (OSError, BotoCoreError, ClientError, StoreRefused)
 OBJECTS_AT_ONCE = 1000  # as many as S3 takes in one request
 
 Tenants = dict[int, Tenant]
-Keys = dict[ULID, list[str]]  # of objects, by the job whose artifacts name them
-# Ids of jobs that are to go, and the place up to which there are no others: its time is None where ids alone tell it.
+Keys = dict[ULID, list[str]]  # storage keys by job
+# The ids of jobs to remove, and the cursor after them: a time (None where jobs are walked by id) and an id.
 Batch = tuple[list[ULID], tuple[datetime | None, ULID]]
 
 
@@ -46,21 +45,22 @@ class Totals:
     objects: int = 0
 
     def __str__(self) -> str:
-        objects = f", {self.objects:,} objects" if self.objects else ""
-        return f"{self.jobs:,} jobs, {self.events:,} events, {self.artifacts:,} artifacts{objects}"
+        numbers = {"job": self.jobs, "event": self.events, "artifact": self.artifacts}
+        if self.objects:
+            numbers["object"] = self.objects
+        return ", ".join(counted(number, noun) for noun, number in numbers.items())
 
 
 class Command(BatchCommand):
     help = (
-        "Removes jobs that have been silent for long, whatever their status, or that the store of which this one is a "
-        "copy has no more, with their events and artifacts' rows; the API then knows them no more. A line of JSON for "
-        "each goes to the record just before it is removed for good, with its artifacts' storage keys; a run that is "
-        "killed in between leaves one line too many. With "
-        "--objects the files of these artifacts go too: those under the tenant's own storage prefix that no other "
-        "artifact names. A run that was cut short may simply be run again."
+        "Removes jobs with their events and artifact rows: those without a recent event (--older-than), or those that "
+        "the original of this copy no longer has (--absent-from). The API then answers 404 for them. A line of JSON "
+        "with the job's id and its storage keys is appended to the record before a job is removed. After a crash the "
+        "record may name jobs that are still there. With --objects the files are removed too, where they lie under the "
+        "tenant's storage prefix and no other artifact refers to them. An incomplete run can be repeated."
     )
     example = "--older-than 90d --keep-failures --objects --record pruned.ndjson"
-    exit_codes = "0: nothing that was to go is left; 1: it was stopped, or could not go on"
+    exit_codes = "0: every such job was removed; 1: the run is incomplete"
 
     def add_arguments(self, parser: CommandParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
@@ -68,21 +68,21 @@ class Command(BatchCommand):
             "--older-than",
             metavar="AGE",
             type=duration,
-            help="How long ago a job's last event has to be: 90d, 12h, 30m.",
+            help="Remove jobs whose last event is older than this: 90d, 12h, 30m.",
         )
         which.add_argument(
             "--absent-from",
             metavar="FILE",
-            help="What is not in a list that export_jobs --ids made elsewhere, and has not changed since. For use when "
-            "the copy that it came with has been loaded.",
+            help="Remove jobs that are not in this list, which export_jobs --ids wrote in the original store, and that "
+            "have no later change. Load the export that belongs to the list first.",
         )
-        parser.add_argument("--keep-failures", action="store_true", help="Leave jobs that failed, or failed in part.")
-        parser.add_argument("--objects", action="store_true", help="Remove the artifacts' files too.")
+        parser.add_argument("--keep-failures", action="store_true", help="Keep jobs that failed or partly failed.")
+        parser.add_argument("--objects", action="store_true", help="Remove the files of the artifacts too.")
         parser.add_argument(
             "--record",
             metavar="FILE",
             default="-",
-            help="Append what went to FILE, gzip where its name ends with .gz; standard output unless given.",
+            help="Append a line for each removed job to FILE (gzip for .gz). Default: standard output.",
         )
         super().add_arguments(parser)
 
@@ -93,8 +93,8 @@ class Command(BatchCommand):
             jobs = removal.inactive_since(jobs, timezone.now() - older_than, options["keep_failures"])
         elif absent_from:
             if options["keep_failures"]:
-                raise CommandError("--keep-failures goes with --older-than: a copy keeps what its original keeps.")
-            # What came to the copy with a later one than the list's tells of a later time, and stays.
+                raise CommandError("--keep-failures goes with --older-than. With --absent-from the list decides.")
+            # A job with a change after the list was written came with a later export, and stays.
             jobs = jobs.filter(updated_at__lte=check_list(absent_from, options["tenant"]))
         subject = f"{self.name} of {tenant or 'all tenants'}"
         checkpoint = self.checkpoint_of(options, f"{subject} absent from {absent_from}" if absent_from else subject)
@@ -104,7 +104,7 @@ class Command(BatchCommand):
         batches = partial(self.batches, jobs, options["batch"], state, absent_from, options["tenant"])
         number = sum(len(ids) for ids, _ in batches()) if absent_from else jobs.count()
         if options["dry_run"]:
-            self.stderr.write(f"Dry run, nothing removed: {number:,} jobs")
+            self.stderr.write(f"Dry run, nothing removed: {counted(number, 'job')}")
             return
         own = [(f"--{name.replace('_', '-')}", options[name]) for name in ("keep_failures", "objects", "record")]
         age = older_than and duration_text(older_than)
@@ -115,10 +115,11 @@ class Command(BatchCommand):
                 self.running(options, checkpoint, self.totals.jobs + number) as run,
             ):
                 finished = self.prune(jobs, batches(), record, run)
-        except DATABASE_ERRORS as error:
-            raise IncompleteRun(database_failed(error), resume_command) from error
-        except STORE_ERRORS as error:
-            raise IncompleteRun(f"{error}\nThe record names the objects that are left", resume_command) from error
+        except BrokenPipeError:
+            raise
+        except (*DATABASE_ERRORS, FileError, *STORE_ERRORS) as error:
+            self.stderr.write(f"{self.totals} removed")
+            raise IncompleteRun(failure_text(error), resume_command) from error
         self.stderr.write(f"{self.totals} removed")
         if not finished:
             raise IncompleteRun("Stopped", resume_command)
@@ -136,15 +137,15 @@ class Command(BatchCommand):
             yield from removal.batches_by_age(jobs, (datetime.fromisoformat(at), after) if after else None, size)
 
     def prune(self, jobs: QuerySet[Job], batches: Iterator[Batch], record: Sink, run: Run) -> bool:
-        """Whether it came to the end."""
+        """True if the end was reached."""
         for ids, (at, last) in batches:
             with transaction.atomic():
-                # What got an event meanwhile stays: the age is asked for again with the lock.
+                # A job that got an event meanwhile stays: the condition is checked again under the lock.
                 these = list(jobs.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk", flat=True))
                 keys = removal.storage_keys_by_job(these)
                 removed = removal.remove(Job.all_tenants.filter(pk__in=these).order_by("pk"))
                 tenants = Tenant.objects.in_bulk({job.tenant_id for job in removed.jobs})
-                self.remember(removed.jobs, tenants, keys, record)
+                self.write_record(removed.jobs, tenants, keys, record)
             self.totals.jobs += len(removed.jobs)
             self.totals.events += removed.events
             self.totals.artifacts += removed.artifacts
@@ -155,7 +156,7 @@ class Command(BatchCommand):
                 return False
         return True
 
-    def remember(self, gone: Iterable[RemovedJob], tenants: Tenants, keys: Keys, record: Sink) -> None:
+    def write_record(self, removed: Iterable[RemovedJob], tenants: Tenants, keys: Keys, record: Sink) -> None:
         at = datetime.now(UTC)
         record.write(
             orjson.dumps(
@@ -171,15 +172,23 @@ class Command(BatchCommand):
                 },
                 option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE,
             )
-            for job in gone
+            for job in removed
         )
         record.sync()
 
-    def remove_objects(self, store: ArtifactStore, gone: Iterable[RemovedJob], tenants: Tenants, keys: Keys) -> None:
-        prefix_of = {job.public_id: tenants[job.tenant_id].storage_prefix for job in gone}
+    def remove_objects(self, store: ArtifactStore, removed: Iterable[RemovedJob], tenants: Tenants, keys: Keys) -> None:
+        prefix_of = {job.public_id: tenants[job.tenant_id].storage_prefix for job in removed}
         own = {key for job, prefix in prefix_of.items() if prefix for key in keys[job] if key.startswith(prefix)}
         free = sorted(own - referenced_keys(own))
         for start in range(0, len(free), OBJECTS_AT_ONCE):
             some = free[start : start + OBJECTS_AT_ONCE]
             store.delete_objects(some)
             self.totals.objects += len(some)
+
+
+def failure_text(error: Exception) -> str:
+    if isinstance(error, FileError):
+        return str(error)
+    if isinstance(error, DATABASE_ERRORS):
+        return database_failed(error)
+    return f"The artifact store failed: {reason(error)}. The record names the objects that are left"

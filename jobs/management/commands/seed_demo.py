@@ -1,4 +1,4 @@
-"""A demo tenant with jobs of every type and state, and their pictures."""
+"""Creates a demo tenant with jobs of every type and status, and their images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tenants.models import Tenant
 
 class Command(BaseCommand):
     help = (
-        "Makes the tenant “demo” with a few dozen jobs of all types in all states, their times counted back from now, "
-        "and draws their pictures into the artifact store. What is there already is left alone. "
+        "Creates the tenant “demo” with a few dozen jobs of every type and status, and draws their images into the "
+        "artifact store. Times are relative to now. Jobs and images that exist already are not changed. "
         "Example: manage.py seed_demo --dry-run"
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="say what would be made, and make nothing")
+        parser.add_argument("--dry-run", action="store_true", help="Report what would be created and change nothing.")
 
     def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
         demo = Tenant.objects.filter(slug=DEMO).first() or Tenant(slug=DEMO, name="Demo Studio")
@@ -36,11 +36,11 @@ class Command(BaseCommand):
         pictures = [picture for story in missing for picture in story.pictures]
         summary = f"{len(missing)} jobs, {len(pictures)} pictures, {len(existing)} jobs unchanged"
         if dry_run:
-            self.stdout.write(f"Would make for tenant {DEMO}: {summary}.")
+            self.stdout.write(f"Would create for tenant {DEMO}: {summary}.")
             return
         demo.full_clean()
         demo.save()
-        # Pictures first: a job that is shown has its pictures.
+        # Images first, so that no job is shown without its images.
         for picture in pictures:
             self.store(picture)
         for story in missing:

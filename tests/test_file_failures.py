@@ -1,0 +1,274 @@
+"""Files that cannot be read or written: what was stored, which file it was and why, and how to resume."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from ulid import ULID
+
+from jobs.ingest import ledger
+from jobs.management import id_list
+from jobs.management.batches import IncompleteRun
+from jobs.models import Job
+
+pytestmark = pytest.mark.django_db
+
+
+def lines(number: int) -> list[bytes]:
+    record = {"tenant": "acme", "job_type": "restart", "created_at": "2026-04-15T12:00:00Z"}
+    padding = {"request": {"padding": os.urandom(300).hex()}}  # which does not compress well
+    return [
+        json.dumps({"public_id": str(ULID.from_int(index))} | record | padding).encode() + b"\n"
+        for index in range(number)
+    ]
+
+
+def damaged(content: bytes) -> bytes:
+    """With 100 bytes in the middle that deflate does not understand."""
+    middle = len(content) // 2
+    return content[:middle] + b"\xff" * 100 + content[middle + 100 :]
+
+
+DAMAGE: dict[str, Any] = {
+    "cut off": lambda content: content[: len(content) // 2],
+    "cut off in its last bytes": lambda content: content[:-3],
+    "damaged in the middle": damaged,
+    "with a wrong checksum": lambda content: content[:-8] + b"\0\0\0\0" + content[-4:],
+    "with bytes behind its end": lambda content: content + b"trailing",
+}
+
+
+def backfill(*arguments: object, **options: object) -> tuple[str, IncompleteRun | CommandError | None]:
+    out = io.StringIO()
+    try:
+        call_command("backfill_jobs", *map(str, arguments), stdout=out, stderr=io.StringIO(), **options)
+    except CommandError as error:
+        return out.getvalue(), error
+    return out.getvalue(), None
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_gzip_file_that_cannot_be_read_to_its_end_is_loaded_as_far_as_it_can_be(acme, tmp_path, damage):
+    file = tmp_path / "jobs.ndjson.gz"
+    whole = gzip.compress(b"".join(lines(60)), mtime=0)
+    file.write_bytes(damage(whole))
+    out, error = backfill(file, batch=7)
+    stored = Job.all_tenants.count()
+    assert out == f"loaded {stored}, unchanged 0, rejected 0\n"
+    assert isinstance(error, IncompleteRun)
+    assert error.returncode == 1
+    assert error.why.startswith(f"Cannot read {file} to its end: it")
+    assert error.why.endswith(f", after line {stored}")
+    assert error.resume_command == f"python manage.py backfill_jobs {file} --batch 7 --after-line {stored}"
+    assert "\n" not in error.why
+
+    file.write_bytes(whole)
+    out, error = backfill(*error.resume_command.split()[3:])
+    assert (out, error) == (f"loaded {60 - stored}, unchanged 0, rejected 0\n", None)
+    assert Job.all_tenants.count() == 60
+
+
+def test_every_line_before_the_damage_is_loaded(acme, tmp_path):
+    file = tmp_path / "jobs.ndjson.gz"
+    file.write_bytes(gzip.compress(b"".join(lines(5))) + b"trailing")
+    assert backfill(file)[0] == "loaded 5, unchanged 0, rejected 0\n"
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_gzip_object_of_a_bucket_is_loaded_as_far_as_it_can_be(acme, s3_store, s3_server, damage):
+    content = lines(60)
+    whole = gzip.compress(b"".join(content), mtime=0)
+    client = s3_server.client()
+    client.put_object(Bucket="artifacts", Key="dump/a.ndjson", Body=b"".join(content[:10]))
+    client.put_object(Bucket="artifacts", Key="dump/b.ndjson.gz", Body=damage(whole))
+    out, error = backfill("s3://artifacts/dump/", batch=7)
+    stored = Job.all_tenants.count()
+    assert out.startswith(f"loaded {stored}, ")
+    assert isinstance(error, IncompleteRun)
+    assert error.why.startswith("Cannot read s3://artifacts/dump/b.ndjson.gz to its end: it")
+    place = error.why.rpartition("after line ")[2]
+    assert place.endswith(" of dump/b.ndjson.gz")
+    line = place.split()[0]
+    assert error.resume_command.endswith(f"--batch 7 --from-object dump/b.ndjson.gz --after-line {line}")
+
+    client.put_object(Bucket="artifacts", Key="dump/b.ndjson.gz", Body=whole)
+    assert backfill(*error.resume_command.split()[3:])[1] is None
+    assert Job.all_tenants.count() == 60
+
+
+def test_a_prefix_without_an_object_is_an_error(acme, s3_store):
+    _, error = backfill("s3://artifacts/nothing/")
+    assert "s3://artifacts/nothing/ names no object: no key in the bucket begins with this prefix" in str(error)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_list_of_jobs_removes_nothing(acme, job_of, tmp_path, damage):
+    for _ in range(5):
+        job_of(acme)
+    ids = tmp_path / "ids.gz"
+    id_list.write_list(str(ids), Job.all_tenants.none(), None)
+    ids.write_bytes(damage(gzip.compress(gzip.decompress(ids.read_bytes()) + b"\n" * 5000, mtime=0)))
+    with pytest.raises(CommandError) as error:
+        call_command("prune_jobs", absent_from=str(ids), record=f"{ids}.record", stderr=io.StringIO())
+    assert str(error.value).startswith((f"Cannot read the list of jobs {ids}: it", f"{ids} is"))
+    assert "\n" not in str(error.value)
+    assert Job.all_tenants.count() == 5
+
+
+def test_a_list_of_jobs_may_begin_with_a_byte_order_mark(acme, job_of, tmp_path):
+    job_of(acme)
+    ids = tmp_path / "ids"
+    id_list.write_list(str(ids), Job.all_tenants.all(), None)
+    ids.write_bytes(b"\xef\xbb\xbf" + ids.read_bytes())
+    call_command("prune_jobs", absent_from=str(ids), record=f"{ids}.record", stderr=io.StringIO())
+    assert Job.all_tenants.count() == 1
+
+
+# --- Which file it was --------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_not_there_is_named_without_a_number(acme, tmp_path):
+    _, error = backfill(tmp_path / "jobs.ndjson")
+    assert str(error).startswith(f"Cannot read {tmp_path}/jobs.ndjson: No such file or directory, after line 0.")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("backfill_jobs", ["{folder}/jobs.ndjson", "--rejects", "{missing}"]),
+        ("export_jobs", ["{missing}"]),
+        ("export_jobs", ["{folder}/copy.ndjson", "--ids", "{missing}"]),
+        ("prune_jobs", ["--older-than", "90d", "--record", "{missing}"]),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named(acme, job_of, tmp_path, command, options):
+    job_of(acme)
+    (tmp_path / "jobs.ndjson").write_bytes(b"no\n")
+    missing = tmp_path / "nowhere" / "file"
+    arguments = [each.format(folder=tmp_path, missing=missing) for each in options]
+    with pytest.raises(IncompleteRun) as error:
+        call_command(command, *arguments, stdout=io.StringIO(), stderr=io.StringIO())
+    assert error.value.why.startswith(f"Cannot write {missing}: No such file or directory")
+    assert error.value.resume_command.startswith(f"python manage.py {command} ")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("backfill_jobs", ["{folder}/jobs.ndjson"]),
+        ("backfill_status", []),
+        ("export_jobs", ["{folder}/copy.ndjson"]),
+        ("prune_jobs", ["--older-than", "1m", "--record", "{folder}/record"]),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_written_is_named_before_anything_is_done(acme, job_of, tmp_path, command, options):
+    job_of(acme)
+    (tmp_path / "jobs.ndjson").write_bytes(b"".join(lines(3)))
+    checkpoint = tmp_path / "nowhere" / "checkpoint"
+    arguments = [each.format(folder=tmp_path) for each in options]
+    with pytest.raises(IncompleteRun) as error:
+        call_command(command, *arguments, checkpoint=str(checkpoint), stdout=io.StringIO(), stderr=io.StringIO())
+    assert error.value.why.startswith(f"Cannot write the checkpoint {checkpoint}: No such file or directory")
+    assert error.value.resume_command.endswith(f"--checkpoint {checkpoint}")
+    assert Job.all_tenants.count() == 1
+
+
+def test_a_checkpoint_that_can_no_longer_be_written_ends_the_run_with_what_was_stored(acme, tmp_path):
+    file, folder = tmp_path / "jobs.ndjson", tmp_path / "checkpoints"
+    file.write_bytes(b"".join(lines(9)))
+    folder.mkdir()
+    checkpoint = folder / "checkpoint"
+    write = Path.replace
+
+    def once(path: Path, target: Path) -> Path:
+        written = write(path, target)
+        target.unlink()
+        folder.rmdir()  # as a disk that goes away
+        return written
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", once)
+        out, error = backfill(file, batch=4, checkpoint=str(checkpoint))
+    assert out == "loaded 8, unchanged 0, rejected 0\n"
+    assert isinstance(error, IncompleteRun)
+    assert error.why.startswith(f"Cannot write the checkpoint {checkpoint}: No such file or directory")
+    folder.mkdir()
+    assert backfill(*error.resume_command.split()[3:])[0] == "loaded 1, unchanged 8, rejected 0\n"
+
+
+# --- Words of agents ----------------------------------------------------------------------------------------------
+
+
+def test_events_of_agents_of_an_unknown_type_are_kept_and_counted(acme, tmp_path):
+    job = ledger.open_job(acme, "restart")
+    words = ["started", "heartbeat", "heartbeat", "skipped"]
+    events = [
+        {"seq": seq, "event_type": word, "hostname": "web-01", "created_at": "2026-04-15T12:00:00Z"}
+        for seq, word in enumerate(words, 1)
+    ]
+    record = {"public_id": str(job.pk), "tenant": "acme", "job_type": "restart"}
+    file = tmp_path / "jobs.ndjson"
+    file.write_text(json.dumps(record | {"created_at": job.created_at.isoformat(), "events": events}))
+    assert backfill(file)[0] == "loaded 1, unchanged 0, rejected 0, 2 agent events of an unknown type kept\n"
+    job.refresh_from_db()
+    assert (job.status, job.agents_completed) == ("SUCCESS", 1)
+    assert [event.event_type for event in job.events.order_by("seq")] == words
+    assert backfill(file)[0] == "loaded 0, unchanged 1, rejected 0\n"
+
+
+# --- At a terminal ------------------------------------------------------------------------------------------------
+
+
+def at_a_terminal(store: Any, *command: object, typed: bytes) -> tuple[int | None, str]:
+    """The exit status and what is on the screen, after ``typed`` is typed at the first output."""
+
+    def become_foreground() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job would ignore it
+
+    screen, terminal = os.openpty()
+    process = store.start(
+        *command,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=become_foreground,
+    )
+    shown = b""
+    while b"to continue: " not in shown and process.poll() is None:
+        shown += os.read(screen, 10_000)
+    status = None
+    for _ in range(10):
+        os.write(screen, typed)
+        # A signal that comes between the prompt and the read does not end the read: it is typed again.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = process.wait(timeout=3)
+            break
+    process.kill()
+    shown += os.read(screen, 10_000)
+    os.close(terminal)
+    os.close(screen)
+    return status, shown.decode()
+
+
+def test_ctrl_c_at_the_prompt_of_erase_tenant_removes_nothing_and_shows_no_traceback(new_store):
+    store = new_store()
+    store.add_tenants("acme")
+    status, shown = at_a_terminal(store, "erase_tenant", "acme", typed=b"\x03")
+    assert status == 1, shown
+    assert shown.rstrip().endswith("Nothing was removed.")
+    assert "Traceback" not in shown
+    assert "CommandError" not in shown
