@@ -312,16 +312,6 @@ def support_client(sam: User) -> Client:
 
 
 @pytest.fixture
-def admin_client(admin_user: User) -> Client:
-    """A superuser. Replaces the fixture of pytest-django, whose client does not use the gateway's ASGI application."""
-    from tests.client import Client
-
-    client = Client()
-    client.force_login(admin_user)
-    return client
-
-
-@pytest.fixture
 def job_of(db: None) -> Callable[..., Job]:
     """``job_of(acme, job_type=…, events=[…])`` loads one interchange record, a second younger than the one before."""
     from ulid import ULID

@@ -9,7 +9,7 @@ import json
 import re
 from calendar import month_abbr, monthrange
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
@@ -33,7 +33,7 @@ class EstimatingPaginator(Paginator):
     """
 
     object_list: QuerySet[Any]
-    count_ordering: Sequence[str] | None = None  # by default that of object_list
+    count_ordering: Sequence[Any] | None = None  # by default that of object_list
 
     @cached_property
     def counted(self) -> int:
@@ -98,9 +98,11 @@ class ConsoleAdmin(admin.ModelAdmin):
             and all(part in request.GET for part in parts[: parts.index(lookup)])
         )
 
-    def get_paginator(self, *args: Any, **kwargs: Any) -> EstimatingPaginator:
-        paginator = super().get_paginator(*args, **kwargs)
-        if paginator.object_list.model is self.model:  # Django's history page has log entries here
+    def get_paginator(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
+    ) -> EstimatingPaginator:
+        paginator = cast(EstimatingPaginator, super().get_paginator(request, queryset, *args, **kwargs))
+        if queryset.model is self.model:  # Django's history page has log entries here
             paginator.count_ordering = self.ordering
         return paginator
 
