@@ -8,5 +8,5 @@ django.setup()
 
 from jobs.artifacts import downloads  # noqa: E402 - needs Django's settings
 
-downloads.SEND_TIMEOUT_SECONDS = float(os.environ["SEND_TIMEOUT_SECONDS"])
+downloads.SEND_TIMEOUT_SECONDS = int(os.environ["SEND_TIMEOUT_SECONDS"])
 application = downloads.download

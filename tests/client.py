@@ -90,7 +90,7 @@ def lend_connections() -> None:
     """From now on the API reads on Django's connections in this process."""
     import_module(settings.ROOT_URLCONF)
     compile_queries()
-    readers.readers = ConnectionReaders()
+    readers.readers = ConnectionReaders()  # type: ignore[assignment]
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def run_here(function: Any, *args: Any) -> Any:
 class Client(DjangoClient):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.handler = Handler(self.handler.enforce_csrf_checks)
+        self.handler: Any = Handler(self.handler.enforce_csrf_checks)
 
 
 class Handler:
@@ -187,7 +187,7 @@ def make_application(enforce_csrf_checks: bool) -> Any:
         def create_request(self, scope: Any, body_file: Any) -> Any:
             request, error = super().create_request(scope, body_file)
             if request is not None:
-                request._dont_enforce_csrf_checks = not enforce_csrf_checks
+                vars(request)["_dont_enforce_csrf_checks"] = not enforce_csrf_checks
             return request, error
 
     return application.with_middleware(Pages())

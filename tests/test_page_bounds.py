@@ -71,7 +71,7 @@ def set_status(job: Job, status: str) -> None:
 
 def get(client: Any, path: str) -> Any:
     """The body of an answer that took at most SECONDS."""
-    elapsed = []
+    elapsed: list[float] = []
     while not elapsed or (elapsed[-1] >= SECONDS and len(elapsed) < 5):
         started = perf_counter()
         response = client.get(path)

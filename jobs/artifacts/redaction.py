@@ -157,7 +157,8 @@ class _Decoding:
 
     def decoded(self) -> _Decoding:
         result, at, length = _Decoding("", self), 0, 0
-        text, parts, places, origins = self.text, [], result._places, result._origins
+        text, places, origins = self.text, result._places, result._origins
+        parts: list[str] = []
         for found in _ENCODED.finditer(text):
             start, end = found.span()
             length += start - at
