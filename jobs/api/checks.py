@@ -22,8 +22,9 @@ IGNORED = (
 
 @checks.register
 def check_ignored_settings(**_: Any) -> Iterator[checks.CheckMessage]:
+    defaults: dict[str, Any] = {**DEFAULTS}
     for name in IGNORED:
-        if api_settings.user_settings.get(name, DEFAULTS[name]) != DEFAULTS[name]:
+        if api_settings.user_settings.get(name, defaults[name]) != defaults[name]:
             yield checks.Error(
                 f"REST_FRAMEWORK has {name}, which the API would ignore: it dispatches requests itself.",
                 hint="Leave it out: see tenants/authentication.py and tenants/throttling.py.",
