@@ -145,10 +145,10 @@ def test_the_order_of_checks_is_credential_header_parameters_ownership(acme_clie
 @pytest.fixture
 def break_reads(monkeypatch):
     def break_them(error):
-        async def read(self, values, limit, alias):
+        async def read(statement, values, alias):
             raise error
 
-        monkeypatch.setattr("jobs.database.prepared.PreparedQuery.read", read)
+        monkeypatch.setattr("jobs.database.prepared.read", read)
 
     return break_them
 

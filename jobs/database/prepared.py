@@ -7,6 +7,7 @@ prepared.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -213,13 +214,25 @@ async def read(statement: Statement, values: Mapping[str, Any], alias: str) -> l
 
 
 def with_values(sql: str, params: list[Any], number: int) -> tuple[str, list[Any]]:
-    """A statement with one ``IN (%s)`` for so many values, its Params named ``…_0``, ``…_1`` and so on."""
-    before, after = sql.split("IN (%s)")
-    place = before.count("%s") - before.count("%%s")
-    first = params[place]
-    names = [f"{first.name.removesuffix('_0')}_{n}" for n in range(number)]
-    several = [Param(name, first.output_field) for name in names]
-    return f"{before}IN ({', '.join(['%s'] * number)}){after}", [*params[:place], *several, *params[place + 1 :]]
+    """A statement with its ``IN (%s)`` written for so many values: their Params are named ``…_0``, ``…_1`` and so on.
+
+    A page with an offset has the filter twice.
+    """
+    written, given, place = "", [], 0
+    for part in re.split(r"(IN \(%s\)|%%|%s)", sql):
+        if part in ("", "%%") or not part.endswith(("%s", "(%s)")):
+            written += part
+            continue
+        first = params[place]
+        place += 1
+        if part == "%s":
+            written += part
+            given.append(first)
+        else:
+            written += f"IN ({', '.join(['%s'] * number)})"
+            stem = first.name.removesuffix("0")
+            given += [Param(f"{stem}{n}", first.output_field) for n in range(number)]
+    return written, given
 
 
 _queries: list[PreparedQuery] = []
