@@ -18,6 +18,7 @@ from jobs_gateway.health import probes
 from jobs_gateway.middleware import AccessLogMiddleware, ASGIApp, RequestIdMiddleware
 from jobs_gateway.pages import make_pages
 from jobs_gateway.worker import this_worker
+from tenants.throttling import close_cache
 
 
 def is_of_api(path: str) -> bool:
@@ -111,6 +112,7 @@ async def lifespan(receive: Receive, send: Send) -> None:
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await monitor.close()
+            await close_cache()
             await close_readers()
             await send({"type": "lifespan.shutdown.complete"})
             return

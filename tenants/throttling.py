@@ -114,6 +114,11 @@ class _Counter:
         self._redis: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    async def close(self) -> None:
+        if self._redis is not None:
+            await self._redis.aclose()
+            self._redis = self._loop = None
+
     async def increment(self, key: str) -> int:
         """The count under ``key`` with this one. Raises LimitsUnavailable."""
         if monotonic() < self._paused_until:
@@ -141,9 +146,8 @@ class _Counter:
             options = {"retry": Retry(NoBackoff(), 1), **config.get("OPTIONS", {})}
             # A burst of requests shares a few connections, instead of making one each within their time-out.
             limits = {"max_connections": MAX_CACHE_CONNECTIONS, "timeout": 1.0}  # seconds
-            self._redis = Redis(
-                connection_pool=BlockingConnectionPool.from_url(config["LOCATION"], **limits, **options)
-            )
+            pool = BlockingConnectionPool.from_url(config["LOCATION"], **limits, **options)
+            self._redis = Redis.from_pool(pool)
             self._loop = loop
         async with self._redis.pipeline(transaction=True) as pipeline:
             # The key outlives its window, so that it cannot expire while it is counted in.
@@ -153,3 +157,8 @@ class _Counter:
 
 
 _counter = _Counter()
+
+
+async def close_cache() -> None:
+    """Closes the connections to the cache, when the worker ends."""
+    await _counter.close()

@@ -275,6 +275,24 @@ def globex_client(globex: Tenant) -> Client:
 
 
 @pytest.fixture
+def admin_client(admin_user: User) -> Client:
+    """A superuser. Replaces the fixture of pytest-django, whose client does not use the gateway's ASGI application."""
+    from tests.client import Client
+
+    client = Client()
+    client.force_login(admin_user)
+    return client
+
+
+@pytest.fixture
+def client() -> Client:
+    """As :func:`anonymous_client`; replaces the fixture of pytest-django."""
+    from tests.client import Client
+
+    return Client()
+
+
+@pytest.fixture
 def anonymous_client() -> Client:
     from tests.client import Client
 

@@ -297,7 +297,7 @@ def test_a_checkpoint_keeps_where_it_was_and_what_was_found(five, signalled, tmp
 
 
 def test_a_store_that_cannot_be_reached_is_told(acme, s3_store, settings, monkeypatch):
-    monkeypatch.setattr(type(s3_store), "walk", lambda *_: iter(raising()))
+    monkeypatch.setattr(type(s3_store), "list_objects", lambda *_: iter(raising()))
     assert backfill()[2] == (
         "The artifact store failed: connection refused. Resume with:\npython manage.py backfill_artifacts --batch 1000"
     )

@@ -12,6 +12,7 @@ from django.db import OperationalError
 from django.urls import resolve
 from django.utils.functional import cached_property
 from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.viewsets import ViewSet
 
@@ -62,7 +63,9 @@ class TenantViewSet(ViewSet):
     """Raises errors, for :func:`serve_api_request`. Actions are coroutines that return an :class:`ApiResponse`."""
 
     http_method_names = ["get", "head", "options"]
-    authentication_classes = [BearerAuthentication]  # for the OpenAPI document; dispatch calls it itself
+    # For the OpenAPI document. Dispatch calls the one itself, and lets nobody pass whom it does not authenticate.
+    authentication_classes = [BearerAuthentication]
+    permission_classes = [IsAuthenticated]
     request: GatewayRequest  # type: ignore[assignment]
     caller: Caller
 
