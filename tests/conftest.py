@@ -98,6 +98,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_setupnodes() -> None:
     """Runs in the controller of pytest-xdist, before it starts its workers."""
     shared_servers.start_all(TEST_DATABASE)
+    # A worker that inherits it reads the settings before its own conftest.py, and would use the controller's database.
+    os.environ.pop("DJANGO_SETTINGS_MODULE", None)
 
 
 def pytest_unconfigure() -> None:

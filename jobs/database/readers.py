@@ -177,18 +177,18 @@ class SQLiteReader:
     async def read(self, statement: Statement | SQLiteStatement, values: Mapping[str, Any]) -> list[Row]:
         """The rows. Raises OperationalError where the database's file is missing, replaced or damaged."""
         began = perf_counter()
-        if self._wrapper is None or self._file != self._file_now():
-            await self.close()
-            await self.open()
-        self._deadline = monotonic() + settings.STATEMENT_TIMEOUT_MS / 1000
         try:
+            if self._wrapper is None or self._file != self._file_now():
+                await self.close()
+                await self.open()
+            self._deadline = monotonic() + settings.STATEMENT_TIMEOUT_MS / 1000
             with self._wrapper.wrap_database_errors:
                 return self._wrapper.connection.execute(statement.sql, statement.bound(values)).fetchall()
-        except DatabaseError as error:
+        except (DatabaseError, sqlite3.DatabaseError) as error:
             await self.close()
-            if isinstance(error.__cause__, sqlite3.DatabaseError) and not isinstance(error, OperationalError):
-                raise OperationalError(str(error)) from error  # a damaged file
-            raise
+            if isinstance(error, OperationalError):
+                raise
+            raise OperationalError(str(error)) from error
         finally:
             self._observe(perf_counter() - began)
 
