@@ -312,7 +312,7 @@ CONSOLE_REFRESH_SECONDS = env.float("CONSOLE_REFRESH_SECONDS", default=3.0)
 # The Shopify app: session tokens name its key; several secrets, comma separated, while one is rotated out.
 SHOPIFY_API_KEY = env.str("SHOPIFY_API_KEY", default="")
 SHOPIFY_API_SECRETS = env.list("SHOPIFY_API_SECRET", default=[])
-# Seconds a credential that was checked may be believed without asking the database again: how long a revoked token can
+# Seconds a verified credential may be used without asking the database again: how long a revoked token can
 # outlive its revocation. 5 at most.
 TOKEN_CACHE_SECONDS = env.float("TOKEN_CACHE_SECONDS", default=1.0)
 # Whether the time a token was last used is kept, to the hour.
@@ -368,7 +368,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
 
-# Where Prometheus finds /metrics, for whoever can reach it; 0 is nowhere. Processes count into files they share.
+# Where Prometheus finds /metrics, for anyone who can reach it; 0 is nowhere. Processes count into files they share.
 METRICS_HOST = env.str("METRICS_HOST", default="127.0.0.1")
 METRICS_PORT = env.int("METRICS_PORT", default=0)
 METRICS_DIR = DATA_DIR / "metrics" / str(METRICS_PORT)

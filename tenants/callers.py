@@ -106,7 +106,7 @@ class CredentialCache:
         """Every credential is looked up again at its next use. May be called from any thread."""
         self._generation += 1
         self._cached.clear()
-        # Whoever comes from now on does not share a look-up that began before the change.
+        # A request that comes from now on does not share a look-up that began before the change.
         self._pending.clear()
 
 

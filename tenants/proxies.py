@@ -23,7 +23,7 @@ def came_by_proxy(request: HttpRequest) -> bool:
 def client_address(request: HttpRequest) -> str:
     """Who sent the request: the last hop that is none of ``TRUSTED_PROXIES``; an IPv6 one as its /64, one customer's.
 
-    ``X-Forwarded-For`` is walked from its right end, where our own proxies wrote, and believed as far as they vouch.
+    ``X-Forwarded-For`` is walked from its right end, where our own proxies wrote, and trusted as far as they are ours.
     """
     hops = request.META.get("HTTP_X_FORWARDED_FOR", "").rsplit(",", MOST_HOPS)
     client = None
