@@ -91,8 +91,8 @@ def check_databases(**_: Any) -> Iterator[checks.CheckMessage]:
 def check_proxies(**_: Any) -> Iterator[checks.CheckMessage]:
     if settings.SECURE and not settings.TRUSTED_PROXIES:
         yield checks.Warning(
-            "DJANGO_SECURE is on without TRUSTED_PROXIES: the gateway itself speaks no TLS, and trusts nobody who says that a "
-            "request came by it, so every page redirects to itself.",
+            "DJANGO_SECURE is on without TRUSTED_PROXIES: the gateway itself speaks no TLS, and trusts no header that "
+            "says a request came by it, so every page redirects to itself.",
             hint="Set TRUSTED_PROXIES to the addresses of the proxy that ends TLS.",
             id="jobs_gateway.W002",
         )
