@@ -25,6 +25,7 @@ from django.test import Client as DjangoClient
 
 from jobs.database import pipeline, readers
 from jobs.database.prepared import compile_queries
+from jobs_gateway import health
 from jobs_gateway.application import is_of_api
 
 BODY_PIECE_BYTES = 64 * 2**10
@@ -71,7 +72,10 @@ class ConnectionReaders(MutableMapping[str, Any]):
     """``readers.readers`` in tests: those of the thread that asks, wherever the event loop runs."""
 
     def __getitem__(self, alias: str) -> ConnectionReader:
-        return _of_this_caller.get()[alias]
+        lent = _of_this_caller.get(None)
+        if lent is None:  # the live server of a browser test, whose threads have connections of their own
+            return ConnectionReader(alias)
+        return lent[alias]
 
     def __setitem__(self, alias: str, reader: Any) -> None:
         raise TypeError("Tests read on Django's connections: ask in lent_connections().")
@@ -146,6 +150,8 @@ class Handler:
         scope = scope_of(environ)
         body = environ["wsgi.input"].read()
         messages: list[Any] = []
+        # A probe's task belongs to the event loop of one request here.
+        health.PROBES[:] = [health.Probe(each._ask) for each in health.PROBES]
         if is_of_api(scope["path"]):
             run_here(ask, self._application, scope, body, messages)
         else:

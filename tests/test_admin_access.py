@@ -140,7 +140,7 @@ def test_no_route_changes_a_job_event_or_artifact(clients, ids, acme):
     assert Tenant.objects.filter(pk=acme.pk).exists()
 
 
-def test_migrations_give_the_support_group_exactly_its_permissions(db):
+def test_migrations_give_the_support_group_exactly_its_permissions(sam):
     granted = Group.objects.get(name="support").permissions.values_list("content_type__app_label", "codename")
     assert sorted(granted) == [
         ("jobs", "view_auditentry"),

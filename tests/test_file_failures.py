@@ -22,6 +22,7 @@ from jobs.ingest import ledger
 from jobs.management import id_list
 from jobs.management.batches import IncompleteRun
 from jobs.models import Job
+from tests.shared_servers import BUCKET
 
 pytestmark = pytest.mark.django_db
 
@@ -91,26 +92,26 @@ def test_a_gzip_object_of_a_bucket_is_loaded_as_far_as_it_can_be(acme, s3_store,
     content = lines(60)
     whole = gzip.compress(b"".join(content), mtime=0)
     client = s3_server.client()
-    client.put_object(Bucket="artifacts", Key="dump/a.ndjson", Body=b"".join(content[:10]))
-    client.put_object(Bucket="artifacts", Key="dump/b.ndjson.gz", Body=damage(whole))
-    out, error = backfill("s3://artifacts/dump/", batch=7)
+    client.put_object(Bucket=BUCKET, Key="dump/a.ndjson", Body=b"".join(content[:10]))
+    client.put_object(Bucket=BUCKET, Key="dump/b.ndjson.gz", Body=damage(whole))
+    out, error = backfill(f"s3://{BUCKET}/dump/", batch=7)
     stored = Job.all_tenants.count()
     assert out.startswith(f"loaded {stored}, ")
     assert isinstance(error, IncompleteRun)
-    assert error.why.startswith("Cannot read s3://artifacts/dump/b.ndjson.gz to its end: it")
+    assert error.why.startswith(f"Cannot read s3://{BUCKET}/dump/b.ndjson.gz to its end: it")
     place = error.why.rpartition("after line ")[2]
     assert place.endswith(" of dump/b.ndjson.gz")
     line = place.split()[0]
     assert error.resume_command.endswith(f"--batch 7 --from-object dump/b.ndjson.gz --after-line {line}")
 
-    client.put_object(Bucket="artifacts", Key="dump/b.ndjson.gz", Body=whole)
+    client.put_object(Bucket=BUCKET, Key="dump/b.ndjson.gz", Body=whole)
     assert backfill(*error.resume_command.split()[3:])[1] is None
     assert Job.all_tenants.count() == 60
 
 
 def test_a_prefix_without_an_object_is_an_error(acme, s3_store):
-    _, error = backfill("s3://artifacts/nothing/")
-    assert "s3://artifacts/nothing/ names no object: no key in the bucket begins with this prefix" in str(error)
+    _, error = backfill(f"s3://{BUCKET}/nothing/")
+    assert f"s3://{BUCKET}/nothing/ names no object: no key in the bucket begins with this prefix" in str(error)
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

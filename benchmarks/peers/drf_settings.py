@@ -1,15 +1,23 @@
 """Settings of the DRF peer: DRF as it comes, and nothing that an API does not need."""
 
 import os
-
-from jobs_gateway.environment import parse_database_url
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 SECRET_KEY = os.environ["DJANGO_SECRET_KEY"]
 ALLOWED_HOSTS = ["127.0.0.1"]
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "rest_framework", "benchmarks.peers"]
 MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
 ROOT_URLCONF = "benchmarks.peers.drf_app"
-database = parse_database_url("DATABASE_URL", os.environ["DATABASE_URL"])
+url = urlsplit(os.environ["DATABASE_URL"])
+database = {
+    "ENGINE": "django.db.backends.postgresql",
+    "NAME": url.path.removeprefix("/"),
+    "USER": unquote(url.username or ""),
+    "PASSWORD": unquote(url.password or ""),
+    "HOST": url.hostname or "",
+    "PORT": url.port or "",
+    "OPTIONS": dict(parse_qsl(url.query)),
+}
 DATABASES = {"default": database | {"CONN_MAX_AGE": None}}
 database["OPTIONS"]["server_side_binding"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

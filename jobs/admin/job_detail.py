@@ -230,7 +230,7 @@ class JobDetail:
         try:
             link, problem = self.renderer.presigned_url(artifact.storage_key), ""
         except ValueError:
-            link, problem = "", "This artifact's key cannot be signed."
+            link, problem = "", "This artifact's key lies outside the tenant's storage prefix, or cannot be signed."
         # A key without an extension can be an image. If it is none, the page shows a message in its place.
         media_type = mimetypes.guess_type(artifact.storage_key)[0] or "image/*"
         return DisplayedArtifact(
