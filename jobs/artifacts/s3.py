@@ -20,7 +20,7 @@ from jobs.artifacts.objects import CHUNK_BYTES, ObjectMetadata, RangeReader, Sto
 from jobs.artifacts.signing import CannotSign, LinkSigner, signing_times
 from jobs.artifacts.sigv4 import Credentials, Presigner
 
-PROBE_SECONDS = 1.0  # to connect, and between two packets of a response
+PROBE_SECONDS = 2.0  # to connect, and between two packets of a response; longer than /readyz waits for it
 
 
 class StoreRefused(Exception):
