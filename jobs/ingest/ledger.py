@@ -9,7 +9,8 @@ Each call is a transaction, or a part of the caller's transaction. It locks the 
 event and its artifacts, and updates status and counts. Readers see all of it or nothing. A refused change raises a
 LedgerError that names the rule, and writes nothing. To change several jobs in one transaction, use :func:`together`.
 
-Outside the server, use a connection pool with a long wait and with a size that fits the number of threads.
+On PostgreSQL a process has up to 32 connections, or ``DATABASE_POOL_SIZE``, and a call waits up to 30 seconds for one:
+a backend that writes from more threads raises the setting. (A worker of the server has 4, and waits 1 second.)
 """
 
 from __future__ import annotations
