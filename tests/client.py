@@ -6,6 +6,7 @@ The API's statements run on Django's connection of the thread that asks, so they
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -61,8 +62,21 @@ class ConnectionReader:
                 return list(raw.wait(pipeline.read(raw, statement, params, values.get("tenant"))))
         finally:
             if connection.queries_logged:
-                sql = statement.sql if isinstance(statement.sql, str) else statement.sql.decode()
-                connection.queries_log.append({"sql": f"{sql} -- {params}", "time": f"{perf_counter() - began:.3f}"})
+                sql = with_literals(statement.sql, params)
+                connection.queries_log.append({"sql": sql, "time": f"{perf_counter() - began:.3f}"})
+
+
+def with_literals(sql: str | bytes, params: list[Any]) -> str:
+    """A statement that can be explained: with its parameters in place of ``$1`` or ``?``."""
+
+    def literal(value: Any) -> str:
+        text = value.decode() if isinstance(value, bytes) else value
+        return "NULL" if text is None else "'" + str(text).replace("'", "''") + "'"
+
+    if isinstance(sql, bytes):
+        return re.sub(r"\$(\d+)", lambda found: literal(params[int(found[1]) - 1]), sql.decode())
+    following = iter(params)
+    return re.sub(r"\?", lambda _: literal(next(following)), sql)
 
 
 _of_this_caller: ContextVar[dict[str, ConnectionReader]] = ContextVar("readers")
