@@ -204,7 +204,7 @@ class Store:
                 ran.append(match[1].strip())
             elif match := re.match(r"LOG:  duration: .*? plan:\n(.*)", entry, re.DOTALL):
                 plan = json.loads(match[1])
-                if "jobs_" in plan["Query AsText"]:
+                if "jobs_" in plan["Query Text"]:
                     plans.append(plan["Plan"])
         return ran, plans
 
