@@ -92,7 +92,7 @@ def test_any_worker_tells_what_all_have_counted_and_nothing_of_the_tenants(acme_
         ("malformed", "Bearer jgw_short"),
         ("unknown", "Bearer jgw_abcdefghijkl_" + "Z" * 43),
         ("malformed", "Bearer not-a-session-token"),
-        ("session token not in force", f"Bearer eyJhbGciOiJIUzI1NiJ9.e30.{'Z' * 43}"),
+        ("session token: no app is set up", f"Bearer eyJhbGciOiJIUzI1NiJ9.e30.{'Z' * 43}"),
     ],
 )
 def test_a_credential_that_opens_nothing_is_counted_by_its_reason(db, anonymous_client, reason, header):

@@ -329,7 +329,8 @@ def test_the_fleets_list_is_read_from_an_index_too(store, query):
         for plan in plans:
             read = [node for node in nodes(plan) if node.get("Relation Name") in ("jobs_job", "jobs_jobevent")]
             assert "Seq Scan" not in {node["Node Type"] for node in read}, json.dumps(plan, indent=1)
-            assert sum(rows_read(node) for node in read if node["Relation Name"] == "jobs_job") <= 2 * 100
+            # Of keys twice, and of the rows once: the length of a page's timelines is found before they are read.
+            assert sum(rows_read(node) for node in read if node["Relation Name"] == "jobs_job") <= 3 * 100
 
 
 @pytest.mark.postgresql
