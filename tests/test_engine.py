@@ -10,7 +10,7 @@ from contextlib import closing
 from threading import Barrier
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 
 from jobs.api.v1 import queries
 from jobs.database import prepared
@@ -109,3 +109,7 @@ def test_connections_that_the_server_closed_are_replaced(acme_token, job_of, acm
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
+    # This process had connections of its own among them.
+    for each in connections.all(initialized_only=True):
+        each.close()
+        each.close_pool()  # type: ignore[attr-defined]  # PostgreSQL's has it
