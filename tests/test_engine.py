@@ -10,7 +10,7 @@ from contextlib import closing
 from threading import Barrier
 
 import pytest
-from django.db import connection, connections
+from django.db import connection
 
 from jobs.api.v1 import queries
 from jobs.database import prepared
@@ -94,22 +94,3 @@ def test_bursts_after_quiet_are_all_answered(acme_token, job_of, acme):
             time.sleep(35 if burst else 0)
             answers = list(callers.map(lambda _: gateway.get(path, acme_token).status, range(60)))
             assert answers == [200] * 60
-
-
-@pytest.mark.postgresql
-@pytest.mark.django_db(transaction=True)
-def test_connections_that_the_server_closed_are_replaced(acme_token, job_of, acme):
-    path = f"/v1/jobs/{job_of(acme)}"
-    with serving(database_of_this_test()) as gateway, ThreadPoolExecutor(20) as callers:
-        for _ in range(5):
-            answers = list(callers.map(lambda _: gateway.get(path, acme_token).status, range(60)))
-            assert answers == [200] * 60
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
-    # This process had connections of its own among them.
-    for each in connections.all(initialized_only=True):
-        each.close()
-        each.close_pool()  # type: ignore[attr-defined]  # PostgreSQL's has it
