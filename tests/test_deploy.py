@@ -20,6 +20,7 @@ from django.core.management import get_commands
 from jobs_gateway import server
 from jobs_gateway.environment import parse_file
 from tests.servers import answers, free_ports, wait_until
+from tests.shared_servers import BUCKET
 from tests.test_checks import manage
 
 pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
@@ -152,8 +153,7 @@ def test_the_commands_of_the_guide_set_up_an_empty_database(postgresql_server, s
 def test_the_rule_of_the_guide_lets_a_page_read_what_is_in_the_bucket(s3_server):
     [rule] = re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)
     client = s3_server.client()
-    bucket = "pages"
-    client.create_bucket(Bucket=bucket)
+    bucket = BUCKET
     client.put_object(Bucket=bucket, Key="front.png", Body=b"picture")
     client.put_bucket_cors(Bucket=bucket, CORSConfiguration=json.loads(rule))
     link = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "front.png"})
@@ -161,6 +161,8 @@ def test_the_rule_of_the_guide_lets_a_page_read_what_is_in_the_bucket(s3_server)
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://shop.example.com")
     other = httpx.get(link, headers={"Origin": "https://evil.example.com"})
     assert "Access-Control-Allow-Origin" not in other.headers
+    client.delete_bucket_cors(Bucket=bucket)
+    client.delete_object(Bucket=bucket, Key="front.png")
 
 
 @pytest.mark.sqlite
