@@ -102,7 +102,7 @@ def unprivileged() -> dict[str, Any]:
 
 @dataclass
 class PostgreSQL:
-    """A PostgreSQL server of its own that listens on a Unix socket in ``folder`` only; it trusts whoever connects.
+    """A PostgreSQL server of its own that listens on a Unix socket in ``folder`` only; it accepts every connection.
 
     ``durable`` keeps fsync on, for tests of what survives a crash of the server.
     """

@@ -1,4 +1,4 @@
-"""What the database itself refuses, whoever writes to it."""
+"""What the database itself refuses, whichever program writes to it."""
 
 from __future__ import annotations
 

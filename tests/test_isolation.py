@@ -290,7 +290,7 @@ def routes_beside_the_api(jobs: dict[str, list[Job]], links: dict[str, str]) -> 
 def test_the_access_table(stores, clients, credentials, size, record_property):
     """Each credential on each route: what is the caller's own, or 404 as for nothing, or 401 as for nobody.
 
-    A link opens its one picture to whoever has it, and a credential adds nothing; the console knows its own sessions.
+    A link opens its one picture to anyone who has it, and a credential adds nothing; the console uses sessions.
     """
     credential_cache.clear()
     cursors, links = {}, {}

@@ -137,7 +137,7 @@ def test_without_its_database_or_cache_it_answers_503_in_time_and_recovers(witho
             for route in ROUTES:
                 for credential in (token, UNKNOWN_TOKEN):
                     assert refused(asked(gateway, route, credential), route)
-            time.sleep(1.1)  # and what was believed or left alone for a moment is tried again
+            time.sleep(1.1)  # until cached credentials and pauses have expired
         malformed = asked(gateway, ROUTES[0], "malformed")
         assert malformed.status == (401 if part is database else 503), "what needs no database is told without one"
 

@@ -223,7 +223,7 @@ def name_of(store):
 
 @contextmanager
 def in_partitions(server, store):
-    """Whoever connects meanwhile finds the partitioned tables in the place of the whole ones."""
+    """A connection that is made meanwhile finds the partitioned tables in the place of the whole ones."""
     server.psql(f"ALTER DATABASE {name_of(store)} SET search_path = partitioned, public")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Rate limits: exactly as many pass as the setting says, whoever counts in parallel, and nobody while nobody counts."""
+"""Rate limits: exactly as many requests pass as the setting says, and none while they cannot be counted."""
 
 from __future__ import annotations
 
