@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from contextlib import closing
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.urls import reverse
+
+from tests.gateway import database_of_this_test, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PAGES = ("/docs", "/redoc")
@@ -42,8 +44,7 @@ def test_a_page_loads_files_of_the_gateway_and_has_nothing_inline(anonymous_clie
     assert len(page.loads) >= 4
     for url in page.loads:
         assert url.startswith("/static/")
-        with closing(anonymous_client.get(url)) as file:
-            assert file.status_code == 200, url
+        assert anonymous_client.get(url).status_code == 200, url
     assert f'data-document="{reverse("openapi")}"' in response.content.decode()
 
 
@@ -89,21 +90,28 @@ def browser_page():
         browser.close()
 
 
+@pytest.fixture
+def served(transactional_db: None) -> Iterator[str]:
+    """The address of a gateway that answers from the database of this test."""
+    with serving(database_of_this_test()) as gateway:
+        yield f"http://127.0.0.1:{gateway.port}"
+
+
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 
 
 @needs_chromium
-def test_redoc_shows_every_operation_and_asks_nobody_else(live_server, browser_page):
-    browser_page.goto(f"{live_server}/redoc")
+def test_redoc_shows_every_operation_and_asks_nobody_else(served, browser_page):
+    browser_page.goto(f"{served}/redoc")
     browser_page.wait_for_selector("h2:has-text('List jobs')")
     browser_page.wait_for_load_state("networkidle")
-    assert_alone(browser_page, live_server)
+    assert_alone(browser_page, served)
 
 
 @needs_chromium
-def test_swagger_ui_sends_a_request_with_the_token_it_was_given(acme_token, live_server, browser_page):
+def test_swagger_ui_sends_a_request_with_the_token_it_was_given(served, acme_token, browser_page):
     page = browser_page
-    page.goto(f"{live_server}/docs")
+    page.goto(f"{served}/docs")
     page.click("button.authorize")
     page.fill("input[aria-label='auth-bearer-value']", acme_token)
     page.click(".auth-btn-wrapper button.authorize")
@@ -112,12 +120,12 @@ def test_swagger_ui_sends_a_request_with_the_token_it_was_given(acme_token, live
     page.select_option("#operations-jobs-listJobs [data-param-name=job_type] select", ["MODEL_GENERATOR"])
     with page.expect_response("**/v1/jobs?*") as answered:
         page.click("#operations-jobs-listJobs button.execute")
-    assert answered.value.url == f"{live_server}/v1/jobs?job_type=MODEL_GENERATOR"
+    assert answered.value.url == f"{served}/v1/jobs?job_type=MODEL_GENERATOR&limit=50&offset=0"
     assert answered.value.json() == {"jobs": [], "limit": 50, "offset": 0, "count": 0}
     page.wait_for_selector("#operations-jobs-listJobs .live-responses-table")
-    assert_alone(page, live_server)
+    assert_alone(page, served)
 
 
-def assert_alone(page: Any, live_server: Any) -> None:
+def assert_alone(page: Any, served: str) -> None:
     assert page.complaints == []
-    assert [url for url in page.asked if not url.removeprefix("blob:").startswith(str(live_server))] == []
+    assert [url for url in page.asked if not url.removeprefix("blob:").startswith(served)] == []
