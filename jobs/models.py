@@ -189,6 +189,12 @@ class JobEvent(models.Model):
     hostname = models.TextField(null=True, blank=True)
     extra = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField()
+    position = models.BigIntegerField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="Its place in the order of the tenant's changes; none for internal events, and for old ones.",
+    )
 
     all_tenants = models.Manager()
     objects = TenantManager()
@@ -197,6 +203,10 @@ class JobEvent(models.Model):
         constraints = [
             # Also the index behind GET /v1/jobs/{public_id}/events, the latest event, and the events of a /job page.
             models.UniqueConstraint(fields=["job", "seq"], name="event_seq_once"),
+            # Also the index behind GET /v1/events.
+            models.UniqueConstraint(
+                fields=["tenant", "position"], condition=Q(position__isnull=False), name="event_position"
+            ),
             models.CheckConstraint(condition=Q(seq__gt=0), name="event_seq_positive"),
             models.CheckConstraint(condition=Q(visibility__in=Visibility.values), name="event_visibility_known"),
         ]
@@ -261,7 +271,7 @@ class Artifact(models.Model):
 
 
 class JobCounts(models.Model):
-    """The number of a tenant's jobs in each status. The ledger and the bulk loader update it."""
+    """The number of a tenant's jobs in each status, and its last position. The ledger and the bulk loader update it."""
 
     tenant = models.OneToOneField(Tenant, on_delete=models.CASCADE, primary_key=True, related_name="job_counts")
     # Not "positive": a wrong count must not make writers fail. backfill_status corrects it.
@@ -270,6 +280,9 @@ class JobCounts(models.Model):
     success = models.BigIntegerField(default=0)
     failure = models.BigIntegerField(default=0)
     partial_failure = models.BigIntegerField(default=0)
+    last_position = models.BigIntegerField(
+        default=0, db_default=0, help_text="The highest position handed out; 0 before the first."
+    )
 
     all_tenants = models.Manager()
     objects = TenantManager()
