@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from starlette.middleware.cors import CORSMiddleware
 
+from jobs.api.following.wakeups import wake_ups
 from jobs.api.request import Message, Receive, Scope, Send
 from jobs.api.views import api
 from jobs.artifacts.downloads import download
@@ -18,7 +19,7 @@ from jobs_gateway.health import probes
 from jobs_gateway.middleware import AccessLogMiddleware, ASGIApp, RequestIdMiddleware
 from jobs_gateway.pages import make_pages
 from jobs_gateway.worker import this_worker
-from tenants.throttling import close_cache
+from tenants.shared_cache import shared_cache
 
 
 def is_of_api(path: str) -> bool:
@@ -108,11 +109,11 @@ async def lifespan(receive: Receive, send: Send) -> None:
         if message["type"] == "lifespan.startup":
             await open_readers()
             if worker := this_worker():
-                worker.is_ready()
+                worker.is_ready(on_stop=wake_ups.stop)
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await monitor.close()
-            await close_cache()
+            await shared_cache.close()
             await close_readers()
             await send({"type": "lifespan.shutdown.complete"})
             return

@@ -322,6 +322,12 @@ RECORD_TOKEN_USE = env.bool("RECORD_TOKEN_USE", default=True)
 RATE_LIMIT_PER_TENANT = env.int("RATE_LIMIT_PER_TENANT", default=0)
 RATE_LIMIT_FAILED_PER_ADDRESS = env.int("RATE_LIMIT_FAILED_PER_ADDRESS", default=0)
 
+# How long a stream lasts before its reader has to reconnect, in seconds.
+STREAM_SECONDS = env.float("STREAM_SECONDS", default=300)
+# Streams and waiting requests at a time: of a tenant in all workers (with CACHE_URL, else in each), and in a worker.
+STREAMS_PER_TENANT = env.int("STREAMS_PER_TENANT", default=100)
+STREAMS_PER_WORKER = env.int("STREAMS_PER_WORKER", default=5_000)
+
 
 def cache(url: str) -> dict[str, Any]:
     """Django's settings for the cache at ``url``, "" for one in this process; a server that hangs costs two seconds."""

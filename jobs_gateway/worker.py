@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,11 +44,16 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._on_stop: Callable[[], None] = lambda: None
         self._stop: asyncio.Task[None] | None = None
         self._announced: asyncio.Task[None] | None = None
 
-    def is_ready(self) -> None:
-        """Called on the event loop, once requests can be answered."""
+    def is_ready(self, on_stop: Callable[[], None]) -> None:
+        """Called on the event loop, once requests can be answered.
+
+        ``on_stop`` is called when the worker accepts no more: what would go on for ever has to end then.
+        """
+        self._on_stop = on_stop
         # In place of the server's own handler, which stops at once. The server's handler of SIGINT stays.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop_soon)
         (self.folder / str(os.getpid())).touch()
@@ -69,6 +75,7 @@ class Worker:
         watchdog = threading.Timer(STOP_SECONDS, os._exit, [0])
         watchdog.daemon = True
         watchdog.start()
+        self._on_stop()
         os.kill(os.getpid(), signal.SIGINT)
 
     def _has_successor(self, told_at: float) -> bool:

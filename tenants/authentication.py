@@ -12,7 +12,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from tenants import shopify, tokens
-from tenants.callers import Caller, CredentialRejected, VerifiedCredential, credential_cache
+from tenants.callers import MAX_CACHE_SECONDS, Caller, CredentialRejected, VerifiedCredential, credential_cache
 from tenants.rejections import count_rejection
 from tenants.throttling import count_failure, count_request
 
@@ -85,8 +85,11 @@ async def _count(request: HttpRequest, reason: str) -> None:
     await count_failure(request)
 
 
-async def verify_credential(authorization: str, store: CredentialStore) -> Caller:
-    """The caller of an ``Authorization`` header. Raises CredentialRejected, and what ``store`` raises."""
+async def verify_credential(authorization: str, store: CredentialStore, max_age: float = MAX_CACHE_SECONDS) -> Caller:
+    """The caller of an ``Authorization`` header, looked up no more than ``max_age`` seconds ago.
+
+    Raises CredentialRejected, and what ``store`` raises.
+    """
     scheme, _, credential = authorization.partition(" ")
     if scheme.lower() != "bearer":
         raise CredentialRejected("other scheme" if authorization else "none sent")
@@ -94,10 +97,10 @@ async def verify_credential(authorization: str, store: CredentialStore) -> Calle
     if credential.startswith("jgw_"):
         if not tokens.TOKEN.fullmatch(credential):
             raise CredentialRejected("malformed")
-        return await credential_cache.caller(credential, partial(_verify_token, store))
+        return await credential_cache.caller(credential, partial(_verify_token, store), max_age)
     if not shopify.is_well_formed(credential):
         raise CredentialRejected("malformed")
-    return await credential_cache.caller(credential, partial(_verify_session_token, store))
+    return await credential_cache.caller(credential, partial(_verify_session_token, store), max_age)
 
 
 async def _verify_token(store: CredentialStore, token: str, digest: bytes) -> VerifiedCredential:

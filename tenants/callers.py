@@ -61,15 +61,16 @@ class CredentialCache:
         self._pending: dict[bytes, asyncio.Future[Outcome]] = {}
         self._generation = 0
 
-    async def caller(self, credential: str, look_up: LookUp) -> Caller:
+    async def caller(self, credential: str, look_up: LookUp, max_age: float = MAX_CACHE_SECONDS) -> Caller:
         """The caller of an ASCII ``credential``; ``look_up`` gets it with its SHA-256 if it is not cached.
 
-        Raises CredentialRejected, and what ``look_up`` raises.
+        A look-up that is older than ``max_age`` seconds is made again. Raises CredentialRejected, and what ``look_up``
+        raises.
         """
         digest = hashlib.sha256(credential.encode("ascii")).digest()
         if cached := self._cached.get(digest):
-            caller, cached_until, expires_at = cached
-            if monotonic() < cached_until and time() < expires_at:
+            caller, cached_at, expires_at = cached
+            if monotonic() - cached_at < min(settings.TOKEN_CACHE_SECONDS, max_age) and time() < expires_at:
                 return caller
         while pending := self._pending.get(digest):
             outcome = await asyncio.shield(pending)
@@ -98,8 +99,7 @@ class CredentialCache:
         if settings.TOKEN_CACHE_SECONDS > 0 and generation == self._generation:
             if len(self._cached) >= MAX_CACHED_CREDENTIALS:
                 self._cached.clear()
-            cache_seconds = min(settings.TOKEN_CACHE_SECONDS, MAX_CACHE_SECONDS)
-            self._cached[digest] = (verified.caller, monotonic() + cache_seconds, verified.expires_at)
+            self._cached[digest] = (verified.caller, monotonic(), verified.expires_at)
         return verified.caller
 
     def clear(self) -> None:

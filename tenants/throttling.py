@@ -6,29 +6,27 @@ pass in a window. A caller who fills two windows around their border has twice t
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 import math
 from functools import lru_cache
 from time import monotonic, time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.conf import settings
 from django.core.cache import caches
-from django.core.cache.backends.redis import RedisCache
 from django.http import HttpRequest
 from rest_framework import exceptions
 
 from tenants.callers import Caller
 from tenants.proxies import client_address
+from tenants.shared_cache import shared_cache
 
 logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 60
 # After the cache failed, requests are refused at once for a while instead of waiting for its time-out each.
 PAUSE_SECONDS = 1.0
-MAX_CACHE_CONNECTIONS = 8
 
 
 class RateLimited(exceptions.APIException):
@@ -111,13 +109,6 @@ class _Counter:
 
     def __init__(self) -> None:
         self._paused_until = 0.0
-        self._redis: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def close(self) -> None:
-        if self._redis is not None:
-            await self._redis.aclose()
-            self._redis = self._loop = None
 
     async def increment(self, key: str) -> int:
         """The count under ``key`` with this one. Raises LimitsUnavailable."""
@@ -125,8 +116,8 @@ class _Counter:
             raise LimitsUnavailable
         cache = caches["default"]
         try:
-            if isinstance(cache, RedisCache):
-                return await self._increment_redis(cache.make_key(key))
+            if shared_cache.is_shared():
+                return await self._increment_redis(shared_cache.key(key))
             cache.add(key, 0, timeout=2 * WINDOW_SECONDS)  # in memory: nothing to wait for
             return cache.incr(key)
         except Exception as error:  # every cache has exceptions of its own
@@ -135,21 +126,7 @@ class _Counter:
             raise LimitsUnavailable from error
 
     async def _increment_redis(self, key: str) -> int:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:  # its connections belong to one event loop
-            from redis.asyncio import BlockingConnectionPool, Redis
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
-
-            config = settings.CACHES["default"]
-            # A second try, for a connection that was closed while it was idle.
-            options = {"retry": Retry(NoBackoff(), 1), **config.get("OPTIONS", {})}
-            # A burst of requests shares a few connections, instead of making one each within their time-out.
-            limits = {"max_connections": MAX_CACHE_CONNECTIONS, "timeout": 1.0}  # seconds
-            pool = BlockingConnectionPool.from_url(config["LOCATION"], **limits, **options)
-            self._redis = Redis.from_pool(pool)
-            self._loop = loop
-        async with self._redis.pipeline(transaction=True) as pipeline:
+        async with shared_cache.connection().pipeline(transaction=True) as pipeline:
             # The key outlives its window, so that it cannot expire while it is counted in.
             pipeline.incr(key).expire(key, 2 * WINDOW_SECONDS)
             used, _ = await pipeline.execute()
@@ -157,8 +134,3 @@ class _Counter:
 
 
 _counter = _Counter()
-
-
-async def close_cache() -> None:
-    """Closes the connections to the cache, when the worker ends."""
-    await _counter.close()

@@ -1,4 +1,4 @@
-"""JSON and nothing else: how an answer is negotiated and written."""
+"""How an answer is negotiated and written: as JSON or, where there is one, as a stream."""
 
 from __future__ import annotations
 
@@ -27,13 +27,24 @@ class JSONRenderer(BaseRenderer):
 
 def require_json(request: HttpRequest) -> None:
     """Raises NotAcceptable unless the caller takes JSON."""
-    if request.META.get("HTTP_ACCEPT", "") not in _PLAIN_ACCEPTS and not _accepts_json(request):
+    if request.META.get("HTTP_ACCEPT", "") not in _PLAIN_ACCEPTS and not _weight_of_json(request):
         raise NotAcceptable
 
 
-def _accepts_json(request: HttpRequest) -> bool:
-    """Whether the most specific entry of ``Accept`` that speaks of JSON, with or without a charset, wants it at all."""
+def prefers_stream(request: HttpRequest) -> bool:
+    """Whether ``Accept`` names ``text/event-stream`` with a higher weight than JSON."""
+    accept = request.META.get("HTTP_ACCEPT", "")
+    if "text/event-stream" not in accept.lower():
+        return False
+    weights = [
+        each.quality for each in request.accepted_types if (each.main_type, each.sub_type) == ("text", "event-stream")
+    ]
+    return max(weights, default=0) > _weight_of_json(request)
+
+
+def _weight_of_json(request: HttpRequest) -> float:
+    """Of the most specific entry of ``Accept`` that speaks of JSON, with or without a charset; 0 for none."""
     for entry in request.accepted_types_by_precedence:
         if f"{entry.main_type}/{entry.sub_type}" in ("application/json", "application/*", "*/*"):
-            return bool(entry.quality > 0)
-    return False
+            return float(entry.quality)
+    return 0.0

@@ -39,6 +39,11 @@ class ClientDisconnected(Exception):
     """The caller closed the connection before the whole request had arrived."""
 
 
+async def has_no_body() -> Message:
+    """What is received of a request that the console makes itself."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
 class GatewayRequest(ASGIRequest):
     """Django's, apart from what callers could misuse.
 
@@ -50,7 +55,7 @@ class GatewayRequest(ASGIRequest):
     rate: Any = None  # the rate limit that it was counted against
     deadline: asyncio.Timeout | None = None  # of all that the database is asked for
 
-    def __init__(self, scope: Scope, body_file: Any = None, receive: Receive | None = None) -> None:
+    def __init__(self, scope: Scope, body_file: Any = None, receive: Receive = has_no_body) -> None:
         query_string = scope.get("query_string", b"")
         if not query_string.isascii():  # Django would fail to decode what is no UTF-8
             scope = {**scope, "query_string": quote(query_string, safe=_ASCII).encode()}
@@ -64,8 +69,6 @@ class GatewayRequest(ASGIRequest):
 
     async def read_body(self) -> bytes | None:
         """The raw body, as :func:`read_body`. The time it takes does not count against the deadline of the database."""
-        if self.receive is None:  # a request that the console makes itself
-            return b""
         if self.deadline:
             self.deadline.reschedule(None)
         try:

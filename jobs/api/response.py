@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from jobs.api.request import Send
 
@@ -11,6 +12,14 @@ COMMON_HEADERS = {
     "Cache-Control": "private, no-cache",
     "Vary": "Authorization",
 }
+
+
+class Response(Protocol):
+    """What an action of the API returns."""
+
+    headers: dict[str, str]
+
+    async def send(self, send: Send, method: str) -> None: ...
 
 
 class ApiResponse:

@@ -20,7 +20,7 @@ from jobs.api import errors
 from jobs.api.etags import etag, holds
 from jobs.api.rendering import require_json, to_json
 from jobs.api.request import GatewayRequest, Receive, Scope, Send
-from jobs.api.response import ApiResponse
+from jobs.api.response import ApiResponse, Response
 from jobs.api.tenant_renderer import TenantRenderer
 from jobs.database.credentials import CREDENTIALS
 from tenants.authentication import BearerAuthentication
@@ -40,7 +40,7 @@ async def api(scope: Scope, receive: Receive, send: Send) -> None:
     await response.send(send, request.method or "")
 
 
-async def serve_api_request(request: GatewayRequest) -> ApiResponse:
+async def serve_api_request(request: GatewayRequest) -> Response:
     """The response, errors too; those nobody foresaw have their trace in the log.
 
     ``request.user`` is the caller where it is a :class:`Caller` already, else that of the credential.
@@ -50,7 +50,7 @@ async def serve_api_request(request: GatewayRequest) -> ApiResponse:
         request.get_host()
         request.resolver_match = match = _resolved(path)
         async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS) as request.deadline:
-            return cast(ApiResponse, await match.func(request, *match.args, **match.kwargs))
+            return cast(Response, await match.func(request, *match.args, **match.kwargs))
     except TimeoutError:
         error: Exception = OperationalError(f"no answer within {settings.DATABASE_DEADLINE_SECONDS} s")
     except Exception as raised:  # noqa: BLE001 - whatever it is, the caller gets JSON
@@ -60,7 +60,7 @@ async def serve_api_request(request: GatewayRequest) -> ApiResponse:
 
 
 class TenantViewSet(ViewSet):
-    """Raises errors, for :func:`serve_api_request`. Actions are coroutines that return an :class:`ApiResponse`."""
+    """Raises errors, for :func:`serve_api_request`. Actions are coroutines that return a :class:`Response`."""
 
     http_method_names = ["get", "head", "options"]
     # For the OpenAPI document. Dispatch calls the one itself, and lets nobody pass whom it does not authenticate.
@@ -69,31 +69,35 @@ class TenantViewSet(ViewSet):
     request: GatewayRequest  # type: ignore[assignment]
     caller: Caller
 
-    async def dispatch(self, request: GatewayRequest, *args: Any, **kwargs: Any) -> ApiResponse:  # type: ignore[override]
+    async def dispatch(self, request: GatewayRequest, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
         """Negotiation, authentication, action: DRF's order, without its request, whose way here is all synchronous.
 
         What this skips, permission and throttle classes of DRF, ``jobs.api.checks`` refuses in the settings.
         """
-        require_json(request)
+        self.negotiate(request)
         if type(getattr(request, "user", None)) is not Caller:
             request.user = await _authentication.authenticate(  # type: ignore[assignment]
                 request, CREDENTIALS, request.read_body
             )
         self.caller = cast(Caller, request.user)
         if request.method in ("GET", "HEAD"):
-            return cast(ApiResponse, await getattr(self, self.action_map["get"])(request, **kwargs))
+            return cast(Response, await getattr(self, self.action_map["get"])(request, **kwargs))
         if request.method != "OPTIONS":
             raise MethodNotAllowed(request.method or "")
         about = self.metadata_class().determine_metadata(cast(Request, request), self)  # type: ignore[misc, operator]
         return self.respond(about, {"Allow": ", ".join(self.allowed_methods)})
 
+    def negotiate(self, request: GatewayRequest) -> None:
+        """Raises NotAcceptable."""
+        require_json(request)
+
     @cached_property
     def renderer(self) -> TenantRenderer:
         return TenantRenderer(self.request, self.caller)
 
-    def validator(self, *parts: object, version: int | None = None) -> str:
+    def validator(self, *parts: object, version: int | None = None, renderer: TenantRenderer | None = None) -> str:
         """The ``ETag`` of a response that depends on ``parts``, on the tenant, and on how it is rendered."""
-        return etag(self.caller.tenant_id, self.renderer.fingerprint, *parts, version=version)
+        return etag(self.caller.tenant_id, (renderer or self.renderer).fingerprint, *parts, version=version)
 
     @property
     def is_poll(self) -> bool:

@@ -19,7 +19,7 @@ from django.db.models.fields.tuple_lookups import Tuple
 from django.db.models.sql.compiler import SQLCompiler
 
 from jobs.database import pipeline, readers
-from jobs.database.replica import replica_first
+from jobs.database.replica import primary_first, replica_first
 
 # The limit of a queryset whose limit is chosen at each read: PreparedQuery writes the real one into the text, where the
 # planner sees it. Large and odd, so that it occurs nowhere else.
@@ -102,6 +102,33 @@ def json_rows(queryset: models.QuerySet[Any], *columns: Any) -> JSONRows:
     return JSONRows(queryset.values(row=JSONRow(*columns)))
 
 
+class IsOneOf(Func):
+    """Whether a text is in a JSON array of texts: a filter of any number of values in one statement.
+
+    For conditions that no index serves; where one does, ``…__in=[Param("name_0")]`` lets the planner see the number.
+    """
+
+    output_field = models.BooleanField()
+
+    def as_postgresql(self, compiler: SQLCompiler, connection: Any, **context: Any) -> Any:
+        return self.as_sql(
+            compiler,
+            connection,
+            template="%(expressions)s AS json))))",
+            arg_joiner=" = ANY(ARRAY(SELECT json_array_elements_text(CAST(",
+            **context,
+        )
+
+    def as_sqlite(self, compiler: SQLCompiler, connection: Any, **context: Any) -> Any:
+        return self.as_sql(
+            compiler,
+            connection,
+            template="%(expressions)s))",
+            arg_joiner=" IN (SELECT value FROM json_each(",
+            **context,
+        )
+
+
 class KeyAtOffset(Subquery):
     """The columns of one row of a queryset, the one at the param ``offset``."""
 
@@ -152,19 +179,27 @@ class PreparedQuery:
         return await read(statement, values, settings.API_DATABASE)
 
     async def fetch_document(
-        self, values: Mapping[str, Any], is_enough: Callable[[str | None], bool] | None = None
+        self,
+        values: Mapping[str, Any],
+        is_enough: Callable[[str | None], bool] | None = None,
+        limit: int = ANY_LIMIT,
     ) -> str | None:
         """The JSON text of the one row, whose single column is a :class:`JSONRow`; None for no row.
 
         A replica's answer is taken where ``is_enough`` accepts it, else the primary is asked.
         """
+        read_from = partial(self.read_document, values, limit=limit)
         if settings.API_REPLICA:
-            return await replica_first(partial(self.read_document, values), is_enough)
-        return await self.read_document(values, settings.API_DATABASE)
+            return await replica_first(read_from, is_enough)
+        return await read_from(settings.API_DATABASE)
 
-    async def read_document(self, values: Mapping[str, Any], alias: str) -> str | None:
+    async def fetch_latest_document(self, values: Mapping[str, Any], limit: int = ANY_LIMIT) -> str | None:
+        """As :meth:`fetch_document`, of the primary or, while that is down, of the replica."""
+        return await primary_first(partial(self.read_document, values, limit=limit))
+
+    async def read_document(self, values: Mapping[str, Any], alias: str, limit: int = ANY_LIMIT) -> str | None:
         """As :meth:`fetch_document`, from the database ``alias``."""
-        rows = await read(self.statement(), values, alias)
+        rows = await read(self.statement(limit), values, alias)
         return rows[0][0] if rows else None
 
     def statement(self, limit: int = ANY_LIMIT, one_of: int = 1) -> Statement:

@@ -72,6 +72,21 @@ EVENTS = OpenApiExample(
     description="The answer to `since=1`. Event 3 was internal; the next request sends `since=4`.",
     value={"public_id": _SUMMARY["public_id"], "events": [_RENDERING, _SUCCEEDED], "latest_seq": 4},
 )
+FEED = OpenApiExample(
+    "What happened since",
+    value={
+        "events": [
+            {
+                "id": "01JADE5XAMPK9M0Q7RS3T4V5W6-4",
+                "type": "job.succeeded",
+                "job": _SUMMARY,
+                "event": _SUCCEEDED,
+            }
+        ],
+        "cursor": "nXw3kq0h2c9mVb1s8a7tYp5RzLd4eGfUQjKxTnWvB2yHcMoE",
+        "has_more": False,
+    },
+)
 # The problems of job_type=MODEL_GENERATOR&job_type=SHIRT&limit=500.
 INVALID = Invalid(
     [

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from django.db import models
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from jobs.api.cursors import BadCursor
-from jobs.api.parameters import Integer, Offset, Params
+from jobs.api.errors import Invalid
+from jobs.api.parameters import Integer, Offset, Params, integer
+from jobs.api.v1.feed_cursor import FeedFilter, FeedPlace, place_of
 from jobs.api.v1.paging import Filters, Position, position_of
 from jobs.models import JobType
 
@@ -128,13 +138,93 @@ class ListParams(JobFilters):
             raise PydanticCustomError("value_error", message) from error
 
 
+def each_type_once(event_types: list[str]) -> list[str]:
+    return sorted(set(event_types))
+
+
+EventType = Annotated[str, StringConstraints(min_length=1, max_length=50)]
+
+
+class FeedFilters(Params):
+    """Which events are in the feed. A cursor is bound to these, beside the tenant."""
+
+    repeatable: ClassVar[frozenset[str]] = frozenset({"job_type", "event_type"})
+
+    job_type: Annotated[list[JobType], AfterValidator(each_type_once)] = Field(
+        [],
+        description="Only events of jobs of this type. Repeat it for several: `job_type=A&job_type=B`. `job_type[]` "
+        "means the same. Without it, events of jobs of every type are in the feed, operations included.",
+    )
+    event_type: Annotated[list[EventType], AfterValidator(each_type_once)] = Field(
+        [],
+        description="Only events of this type, such as `succeeded`. Repeat it for several. `event_type[]` means the "
+        "same.",
+    )
+
+    def filters(self) -> FeedFilter:
+        return FeedFilter(tuple(str(each) for each in self.job_type), tuple(self.event_type))
+
+
+class FeedParams(FeedFilters):
+    """Read for a tenant, whose id is the context."""
+
+    after: Annotated[FeedPlace | Literal["latest"] | None, WithJsonSchema({"type": "string"})] = Field(
+        None,
+        description="Where to continue: the `cursor` of an earlier page, sent with the same filters; or `latest`, for "
+        "events from now on. Without it the feed begins with the oldest event.",
+    )
+    limit: Annotated[int, Integer] = Field(100, ge=1, le=500, description="The most events in one page.")
+
+    @field_validator("after", mode="plain")
+    @classmethod
+    def place(cls, after: str, info: ValidationInfo) -> FeedPlace | Literal["latest"]:
+        """Beside a bad filter it is not known which filters the cursor has to be of: any of the tenant's will do."""
+        if after == "latest":
+            return "latest"
+        given = {name: info.data[name] for name in FeedFilters.model_fields if name in info.data}
+        complete = len(given) == len(FeedFilters.model_fields)
+        filters = FeedFilters.model_construct(**given).filters() if complete else None
+        try:
+            return place_of(after, info.context, filters)  # type: ignore[arg-type]
+        except BadCursor as error:
+            raise PydanticCustomError("value_error", BAD_FEED_CURSOR) from error
+
+
+BAD_FEED_CURSOR = "Input should be a cursor that this feed gave, sent with the same filters"
 MAX_SEQ = 2_147_483_647
 
 
+def within_seqs(since: int) -> int:
+    """Any integer is a cursor: one below 0 is before every event, one beyond what a seq can be is after every event."""
+    return min(max(since, 0), MAX_SEQ)
+
+
 class EventsParams(Params):
-    # Any integer is a cursor: one below 0 is before every event, one beyond what a seq can be is after every event.
-    since: Annotated[int, Integer, AfterValidator(lambda since: min(max(since, 0), MAX_SEQ))] = Field(
+    since: Annotated[int, Integer, AfterValidator(within_seqs)] = Field(
         0,
         description="Only events with a higher `seq`. Below 0 means the start; a number beyond the last event gives an "
         "empty page.",
     )
+
+
+# --- Last-Event-ID, where a stream continues -------------------------------------------------------------------------
+
+
+def seq_of_header(last_event_id: str) -> int:
+    """The seq that the stream of a job continues after. Raises Invalid."""
+    try:
+        return within_seqs(integer(last_event_id))
+    except PydanticKnownError as error:
+        raise bad_last_event_id(error.message(), error.type) from None
+
+
+def place_of_header(last_event_id: str, tenant_id: int, filters: FeedFilter) -> FeedPlace:
+    """The place that the stream of the feed continues after. Raises Invalid."""
+    try:
+        return place_of(last_event_id, tenant_id, filters)
+    except BadCursor:
+        raise bad_last_event_id(BAD_FEED_CURSOR, "value_error") from None
+
+
+def bad_last_event_id(message: str, kind: str) -> Invalid:
+    return Invalid([{"loc": ["header", "Last-Event-ID"], "msg": message, "type": kind}])

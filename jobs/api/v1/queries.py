@@ -7,12 +7,21 @@ from itertools import product, starmap
 from typing import Any, NamedTuple, Self
 
 import orjson
-from django.db.models import Case, DateTimeField, F, JSONField, OuterRef, QuerySet, TextField, When
+from django.db.models import BigIntegerField, Case, DateTimeField, F, JSONField, OuterRef, QuerySet, TextField, When
 from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
+from jobs.api.errors import JobNotFound
 from jobs.api.v1.params import ListParams
 from jobs.database.artifacts import RESULT, TENANT
-from jobs.database.events import EVENT_COLUMNS, EventPage, public_events
+from jobs.database.events import (
+    EVENT_COLUMNS,
+    EVENT_PAGE,
+    LAST_EXAMINED,
+    SummaryRow,
+    feed_page,
+    latest_event,
+    public_events,
+)
 from jobs.database.prepared import (
     ANY_LIMIT,
     RFC3339,
@@ -24,26 +33,36 @@ from jobs.database.prepared import (
     starts_at_offset,
 )
 from jobs.database.records import columns
-from jobs.models import Job, JobStatus
+from jobs.models import Job, JobCounts, JobStatus
 from jobs.ulid import ULIDField
 
 
-class SummaryRow(NamedTuple):
-    public_id: str  # hexadecimal digits, with or without dashes
-    job_type: str
-    status: str
-    created_at: str
-
-
 class Header(NamedTuple):
-    """What a poll and the headers of an answer depend on."""
+    """What a poll and the headers of an answer depend on; DETAIL and EVENTS begin with it too."""
 
     version: int
     status: str
+    updated_at: str
 
     @classmethod
     def parse(cls, document: str) -> Self:
         return cls(*orjson.loads(document))
+
+
+# A job is over when its status is one of these, until an agent's late event resumes it.
+OVER = frozenset({JobStatus.SUCCESS.value, JobStatus.FAILURE.value})
+
+
+def found(document: str | None) -> str:
+    """The document, which there is only of a job of the tenant's own. Raises JobNotFound."""
+    if document is None:
+        raise JobNotFound
+    return document
+
+
+def has_events(document: str | None) -> bool:
+    """Whether a replica's page of events will do: that there are no more only the primary can say."""
+    return document is not None and bool(EventsRow.parse(document).events)
 
 
 def version_of(document: str) -> int:
@@ -54,9 +73,10 @@ def version_of(document: str) -> int:
 
 class DetailRow(NamedTuple):
     version: int
+    status: str
+    updated_at: str
     public_id: str
     job_type: str
-    status: str
     created_at: str
     request: Any
     result: list[list[Any]] | None  # each an ArtifactRow; None where the status is not SUCCESS
@@ -69,8 +89,9 @@ class DetailRow(NamedTuple):
 
 class EventsRow(NamedTuple):
     version: int
-    public_id: str
     status: str
+    updated_at: str
+    public_id: str
     last_public_seq: int
     events: list[list[Any]]  # each an EventRow
 
@@ -79,7 +100,7 @@ class EventsRow(NamedTuple):
         return cls(*orjson.loads(document))
 
 
-_HEADER = {"public_id": AsText("public_id"), "status": F("v1_status"), "created_at": RFC3339("created_at")}
+_SUMMARY = {"public_id": AsText("public_id"), "status": F("v1_status"), "created_at": RFC3339("created_at")}
 
 
 async def job_page(tenant: int, params: ListParams) -> list[SummaryRow]:
@@ -135,7 +156,7 @@ def list_of(filters: ListFilters) -> QuerySet[Job, Any]:
         jobs = jobs.filter(TupleLessThan(Tuple("created_at", "public_id"), last))
     if filters.offset:
         jobs = jobs.filter(starts_at_offset(jobs, "created_at", "public_id"))
-    return jobs.values_list(*columns(SummaryRow, **_HEADER))[:ANY_LIMIT]
+    return jobs.values_list(*columns(SummaryRow, **_SUMMARY))[:ANY_LIMIT]
 
 
 LISTS = {
@@ -154,13 +175,67 @@ def _one_job(record: type[Any], **expressions: Any) -> PreparedQuery:
     return PreparedQuery(job)
 
 
-VERSION = _one_job(Header, status=_HEADER["status"])
+_HEADER = {"status": F("v1_status"), "updated_at": RFC3339("updated_at")}
+
+VERSION = _one_job(Header, **_HEADER)
 DETAIL = _one_job(
     DetailRow,
     **_HEADER,
+    public_id=_SUMMARY["public_id"],
+    created_at=_SUMMARY["created_at"],
     # Nothing of the result is read before there is one.
     result=Case(When(v1_status=JobStatus.SUCCESS, then=RESULT), output_field=JSONField()),
     latest_event=json_rows(public_events().filter(seq=OuterRef("last_public_seq")), *EVENT_COLUMNS),
 )
 # Bound with ``since`` too.
-EVENTS = _one_job(EventsRow, public_id=_HEADER["public_id"], status=_HEADER["status"], events=EventPage())
+EVENTS = _one_job(EventsRow, **_HEADER, public_id=_SUMMARY["public_id"], events=EVENT_PAGE)
+
+
+class FeedPageRow(NamedTuple):
+    """One page of the feed, and what its cursors are checked and made with."""
+
+    last_position: int  # of the tenant
+    at_cursor: list[list[Any]]  # the latest event up to ``after``: an EventAtPosition, or nothing
+    last_examined: int  # the page has every event up to this position, unless a bound ended it before
+    at_end: list[list[Any]]  # the latest event up to ``last_examined``: an EventAtPosition, or nothing
+    events: list[list[Any]]  # each a FeedRow
+
+    @classmethod
+    def parse(cls, document: str | None) -> Self:
+        """None stands for a tenant that has had no job yet."""
+        return cls(0, [], 0, [], []) if document is None else cls(*orjson.loads(document))
+
+
+class FeedEndRow(NamedTuple):
+    """Where the feed ends at the moment."""
+
+    last_position: int
+    at_end: list[list[Any]]  # as in FeedPageRow
+
+    @classmethod
+    def parse(cls, document: str | None) -> Self:
+        return cls(0, []) if document is None else cls(*orjson.loads(document))
+
+
+def _of_tenant(record: type[Any], **expressions: Any) -> PreparedQuery:
+    """A statement whose single row is the JSON array of a ``record``, bound with ``tenant``."""
+
+    def counts() -> QuerySet[JobCounts, Any]:
+        return JobCounts.objects.for_tenant(TENANT).values_list(AsText(JSONRow(*columns(record, **expressions))))
+
+    return PreparedQuery(counts)
+
+
+# By whether it is filtered by job types and by event types. Bound with ``after``, and with ``job_types`` and
+# ``event_types`` where it is.
+FEEDS = {
+    (of_job_types, of_event_types): _of_tenant(
+        FeedPageRow,
+        at_cursor=latest_event(up_to=Param("after", BigIntegerField())),
+        last_examined=LAST_EXAMINED,
+        at_end=latest_event(up_to=LAST_EXAMINED),
+        events=feed_page(of_job_types=of_job_types, of_event_types=of_event_types),
+    )
+    for of_job_types, of_event_types in product((False, True), repeat=2)
+}
+FEED_END = _of_tenant(FeedEndRow, at_end=latest_event())

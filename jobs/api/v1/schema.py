@@ -14,10 +14,13 @@ from drf_spectacular.utils import (
 from rest_framework import exceptions, serializers
 
 from jobs.api.errors import V1, JobNotFound, Unavailable
+from jobs.api.following.places import TooManyStreams
 from jobs.api.schema import COMMON_HEADERS, SHOPIFY_HMAC, query_parameters, refusal, response_header
 from jobs.api.v1 import examples
-from jobs.api.v1.params import EventsParams, ListParams
+from jobs.api.v1.feed import CursorGone
+from jobs.api.v1.params import EventsParams, FeedParams, ListParams
 from jobs.api.v1.serializers import (
+    FeedResponseSerializer,
     JobDetailResponseSerializer,
     JobEventsResponseSerializer,
     JobListResponseSerializer,
@@ -64,6 +67,32 @@ JOB_STATUS = response_header(
     200,
     304,
 )
+PREFER = OpenApiParameter(
+    "Prefer",
+    {"type": "string"},
+    OpenApiParameter.HEADER,
+    description="`wait=N`: answer as soon as there is something new, after N seconds at the latest (1 to 60). The "
+    "answer says with `Preference-Applied` that it was honoured.",
+)
+PREFERENCE_APPLIED = response_header(
+    "Preference-Applied", "`wait=N`, where the request was one that waits; N as it counted.", 200, 304
+)
+LAST_EVENT_ID = OpenApiParameter(
+    "Last-Event-ID",
+    {"type": "string"},
+    OpenApiParameter.HEADER,
+    description="Of a stream: where to continue, the `id` of the last event that arrived. It overrides the query "
+    "parameter.",
+)
+POLL_HINT = response_header(
+    "Retry-After",
+    "Of an unfinished job: seconds until it pays to ask again. Of an error: until the next try.",
+    200,
+    304,
+    429,
+    503,
+    kind=int,
+)
 POLLING = [
     SHOPIFY_HMAC,
     IF_NONE_MATCH,
@@ -81,11 +110,13 @@ POLLING = [
 ]
 
 
-def v1_responses(shape: Any, of_success: str, example: OpenApiExample, *, of_one_job: bool = True) -> dict[int, Any]:
+def v1_responses(
+    shape: Any, of_success: str, example: OpenApiExample, *, of_one_job: bool = True, streamed: bool = False
+) -> dict[Any, Any]:
     def error(description: str, *errors: Exception) -> OpenApiResponse:
         return refusal(V1, ErrorResponseSerializer, description, *errors)
 
-    responses = {
+    responses: dict[Any, Any] = {
         200: OpenApiResponse(shape, of_success, [example]),
         304: OpenApiResponse(None, "Nothing changed since the answer that `If-None-Match` names"),
         401: error("No valid credential", Unauthenticated(), InvalidHmac()),
@@ -97,6 +128,17 @@ def v1_responses(shape: Any, of_success: str, example: OpenApiExample, *, of_one
     }
     if not of_one_job:
         del responses[404]
+    if streamed:
+        del responses[200]
+        responses[200, "application/json"] = OpenApiResponse(shape, of_success, [example])
+        responses[200, "text/event-stream"] = OpenApiResponse(
+            {"type": "string"}, "Each event as `id` and one line of `data`, the object of the JSON answer"
+        )
+        responses[429] = error(
+            "Too many requests, or too many streams of this tenant",
+            RateLimited("More than 600 requests of this tenant in a minute.", 21),
+            TooManyStreams(),
+        )
     return responses
 
 
@@ -126,7 +168,7 @@ get_job = extend_schema(
         "A job of any type: its header, its request, its final pictures and its latest public event. `result` is "
         "empty until `status` is `SUCCESS`. The job is over when `status` is `SUCCESS` or `FAILURE`."
     ),
-    parameters=[PUBLIC_ID, JOB_STATUS, *POLLING],
+    parameters=[PUBLIC_ID, PREFER, JOB_STATUS, POLL_HINT, PREFERENCE_APPLIED, *POLLING],
     responses=v1_responses(JobDetailResponseSerializer, "The job", examples.DETAIL),
 )
 list_job_events = extend_schema(
@@ -139,13 +181,51 @@ list_job_events = extend_schema(
         "Send `latest_seq` as the next `since`. A client that does so from the start sees every public event exactly "
         "once and in order, also while events are being added. Numbers may be missing in between.\n\n"
         "Stop when the `Job-Status` header is `SUCCESS` or `FAILURE` and the page is empty. An operation on several "
-        "agents has many `completed` and `failed` events, so the type of an event does not end a job."
+        "agents has many `completed` and `failed` events, so the type of an event does not end a job.\n\n"
+        "With `Accept: text/event-stream` the answer is a stream: each event as it is recorded, then `event: end` when "
+        "the job is over. Where nothing follows at all, the answer is `204`."
     ),
     parameters=[
         PUBLIC_ID,
         *query_parameters(EventsParams),
+        PREFER,
+        LAST_EVENT_ID,
         JOB_STATUS,
+        POLL_HINT,
+        PREFERENCE_APPLIED,
         *POLLING,
     ],
-    responses=v1_responses(JobEventsResponseSerializer, "Events after the cursor", examples.EVENTS),
+    responses={
+        **v1_responses(JobEventsResponseSerializer, "Events after the cursor", examples.EVENTS, streamed=True),
+        204: OpenApiResponse(None, "As a stream: the job is over, and nothing follows"),
+    },
+)
+_FEED_RESPONSES = v1_responses(
+    FeedResponseSerializer, "Events after the cursor", examples.FEED, of_one_job=False, streamed=True
+)
+del _FEED_RESPONSES[304]
+list_events = extend_schema(
+    operation_id="listEvents",
+    tags=["jobs"],
+    summary="Follow everything that happens to this tenant's jobs",
+    description=(
+        "The public events of all the tenant's jobs, in the order in which they were recorded, each with its job's "
+        "header. Send `cursor` as the next `after`: a client that does so sees every event exactly once, whatever "
+        "writers do. Send the same filters with it.\n\n"
+        "With `Accept: text/event-stream` the answer is a stream, from now on or from a cursor. With `Prefer: wait=N` "
+        "a request waits for the next event. `410` says that the store was restored and the cursor is of no use: start "
+        "again, and drop the events that you have by their `id`."
+    ),
+    parameters=[
+        *query_parameters(FeedParams),
+        PREFER,
+        LAST_EVENT_ID,
+        PREFERENCE_APPLIED,
+        SHOPIFY_HMAC,
+        *COMMON_HEADERS,
+    ],
+    responses={
+        **_FEED_RESPONSES,
+        410: refusal(V1, ErrorResponseSerializer, "The cursor is of a later state than the store", CursorGone()),
+    },
 )

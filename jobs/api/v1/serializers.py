@@ -16,8 +16,8 @@ from rest_framework import serializers
 
 from jobs.api.rendering import to_json
 from jobs.api.v1.params import ListParams, V1Status
-from jobs.api.v1.queries import DetailRow, EventsRow, SummaryRow
-from jobs.database.events import PAGE_EVENTS, EventRow
+from jobs.api.v1.queries import DetailRow, EventsRow
+from jobs.database.events import PAGE_EVENTS, EventRow, FeedRow, SummaryRow
 from jobs.ulid import ulid_text
 
 
@@ -171,3 +171,38 @@ class JobEventsResponseSerializer(OneJobSerializer):
             "events": events,
             "latest_seq": events[-1]["seq"] if events else row.last_public_seq or None,
         }
+
+
+@extend_schema_serializer(description="One event of the feed.")
+class FeedEventSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField(
+        help_text="`<public_id>-<seq>`: the same wherever the event is shown, for telling doubles apart."
+    )
+    type = serializers.CharField(help_text="`job.<event_type>`, such as job.succeeded.")
+    job = JobSummaryResponseSerializer(help_text="The job's header at the time of the answer.")
+    event = JobEventResponseSerializer(help_text="The event, which never changes.")
+
+    def to_representation(self, row: FeedRow) -> dict[str, Any]:
+        job = SummaryRow._make(row.job)
+        event = EventRow._make(row.event)
+        return {
+            "id": f"{ulid_text(job.public_id)}-{event.seq}",
+            "type": f"job.{event.event_type}",
+            "job": summary_json(job),
+            "event": JobEventResponseSerializer(context=self.context).to_representation(event),
+        }
+
+
+@extend_schema_serializer(description="One page of the feed.", many=False)
+class FeedResponseSerializer(serializers.Serializer[Any]):
+    events = FeedEventSerializer(
+        many=True,
+        help_text="In the order in which they were recorded: at most `limit`, with at most 1,000 pictures and about "
+        "1 MiB of JSON. A page may be short or empty although more follows.",
+    )
+    cursor = serializers.CharField(help_text="The `after` to send next. Keep it as it is: it is opaque.")
+    has_more = serializers.BooleanField(help_text="Whether more follows already.")
+
+    @staticmethod
+    def artifact_rows(rows: list[FeedRow]) -> list[list[Any]]:
+        return [artifact for row in rows for artifact in EventRow._make(row.event).artifacts]

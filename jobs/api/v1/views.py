@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from time import time
+from typing import Any, Literal
 
 from jobs.api.errors import JobNotFound
 from jobs.api.etags import newest_version, shape_of
+from jobs.api.following.streams import Piece, Source, unix_time
+from jobs.api.following.views import Attempt, FollowingViewSet
+from jobs.api.following.wakeups import Waiter
 from jobs.api.request import GatewayRequest
-from jobs.api.response import ApiResponse
+from jobs.api.response import ApiResponse, Response
 from jobs.api.v1 import paging, queries, schema, serializers
-from jobs.api.v1.params import EventsParams, ListParams
-from jobs.api.views import TenantViewSet
+from jobs.api.v1.feed import Feed, FeedSource
+from jobs.api.v1.feed_cursor import START, FeedPlace
+from jobs.api.v1.params import EventsParams, FeedParams, ListParams, place_of_header, seq_of_header
+from jobs.api.v1.queries import OVER, found
+from jobs.api.v1.timeline import TimelineSource
 from jobs.database.prepared import PreparedQuery
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 
 
-class JobViewSet(TenantViewSet):
+class JobViewSet(FollowingViewSet):
     queryset = Job.all_tenants.none()
+    streamed = frozenset({"events"})
 
     @schema.list_jobs
     async def list(self, request: GatewayRequest) -> ApiResponse:
@@ -35,15 +45,37 @@ class JobViewSet(TenantViewSet):
 
     @schema.get_job
     async def retrieve(self, request: GatewayRequest, public_id: str) -> ApiResponse:
-        return await self.one_job(queries.DETAIL, serializers.JobDetailResponseSerializer, self.is_enough, public_id)
+        key = self.key_of(public_id)
+        attempt = partial(self.one_job, queries.DETAIL, serializers.JobDetailResponseSerializer, self.is_enough, key)
+        return await self.answer_when_due(key["public_id"], "Authorization, Prefer", attempt)
 
     @schema.list_job_events
-    async def events(self, request: GatewayRequest, public_id: str) -> ApiResponse:
+    async def events(self, request: GatewayRequest, public_id: str) -> Response:
         # The parameters come before the id, so that a bad one is reported for every id alike.
         since = EventsParams.read(request.GET).since
-        return await self.one_job(
-            queries.EVENTS, serializers.JobEventsResponseSerializer, self.is_page, public_id, since=since
+        if self.wants_stream:
+            if last_event_id := request.META.get("HTTP_LAST_EVENT_ID"):
+                since = seq_of_header(last_event_id)
+            key = self.key_of(public_id)
+            return await self.open_stream(key["public_id"], partial(self.start_timeline, key, since))
+        key = self.key_of(public_id)
+        attempt = partial(
+            self.one_job, queries.EVENTS, serializers.JobEventsResponseSerializer, self.is_page, key, since=since
         )
+        return await self.answer_when_due(key["public_id"], "Authorization, Accept, Prefer", attempt)
+
+    def key_of(self, public_id: str) -> dict[str, Any]:
+        """What a statement about one job is bound with. Raises JobNotFound for what is no ULID."""
+        try:
+            return {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id)}
+        except ValueError:
+            raise JobNotFound from None
+
+    async def start_timeline(self, key: dict[str, Any], since: int, waiter: Waiter) -> tuple[Source, Piece] | None:
+        """None where the job is over, and no event follows ``since``."""
+        source = TimelineSource(self, key, since)
+        first = await source.read(waiter.tick)
+        return None if first.is_last and source.since == since else (source, first)
 
     def is_enough(self, document: str | None) -> bool:
         """Whether a replica's row will do: it is there, and no older than what the caller has seen."""
@@ -52,38 +84,92 @@ class JobViewSet(TenantViewSet):
         return queries.version_of(document) >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
 
     def is_page(self, document: str | None) -> bool:
-        """Whether it has events for the caller, too: that there are no more only the primary can say."""
-        return document is not None and self.is_enough(document) and bool(queries.EventsRow.parse(document).events)
+        """Whether it has events for the caller, too."""
+        return self.is_enough(document) and queries.has_events(document)
 
     async def one_job(
         self,
         query: PreparedQuery,
         serializer: type[serializers.OneJobSerializer],
         is_enough: Callable[[str | None], bool],
-        public_id: str,
+        key: dict[str, Any],
+        latest: bool,
         **more: int,
-    ) -> ApiResponse:
-        """The response about one job; a poll that still holds is answered from the job's header row alone."""
-        try:
-            key: dict[str, Any] = {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id), **more}
-        except ValueError:
-            raise JobNotFound from None
-        asked = (shape_of(serializer), public_id.upper(), more)
+    ) -> Attempt:
+        """The response about one job; a poll that still holds is answered from the job's header row alone.
+
+        It is due where the job is over, where the caller's validator no longer holds or, without one, where there are
+        events. With ``latest`` it is what the primary has.
+        """
+
+        async def read(query: PreparedQuery, is_enough: Callable[[str | None], bool]) -> str:
+            values = {**key, **more}
+            if latest:
+                return found(await query.fetch_latest_document(values))
+            return found(await query.fetch_document(values, is_enough))
+
+        renderer = self.fresh_renderer() if latest else self.renderer
+        asked = (shape_of(serializer), str(key["public_id"]), more)
         if self.is_poll:
-            header = queries.Header.parse(found(await queries.VERSION.fetch_document(key, self.is_enough)))
-            validator = self.validator(*asked, version=header.version)
-            if not_modified := self.not_modified(validator, {"Job-Status": header.status}):
-                return not_modified
-        document = found(await query.fetch_document(key, is_enough))
+            header = queries.Header.parse(await read(queries.VERSION, self.is_enough))
+            validator = self.validator(*asked, version=header.version, renderer=renderer)
+            if not_modified := self.not_modified(validator, about(header.status, header.updated_at)):
+                return Attempt(not_modified, header.status in OVER)
+        document = await read(query, is_enough)
         row = serializer.row.parse(document)
-        renderer = self.renderer.for_document(document, serializer.artifact_rows(row))
-        body = serializer(context={"renderer": renderer}).to_representation(row)
-        validator = self.validator(*asked, version=row.version)
-        return self.respond(body, {"ETag": validator, "Job-Status": row.status})
+        body = serializer(
+            context={"renderer": renderer.for_document(document, serializer.artifact_rows(row))}
+        ).to_representation(row)
+        validator = self.validator(*asked, version=row.version, renderer=renderer)
+        response = self.respond(body, {"ETag": validator, **about(row.status, row.updated_at)})
+        return Attempt(response, row.status in OVER or self.is_poll or bool(body.get("events")))
 
 
-def found(document: str | None) -> str:
-    """The document, which there is only of a job of the tenant's own. Raises JobNotFound."""
-    if document is None:
-        raise JobNotFound
-    return document
+class EventViewSet(FollowingViewSet):
+    """The feed."""
+
+    queryset = Job.all_tenants.none()
+    streamed = frozenset({"list"})
+
+    @schema.list_events
+    async def list(self, request: GatewayRequest) -> Response:
+        tenant_id = self.caller.tenant_id
+        params = FeedParams.read(request.GET, tenant_id)
+        feed = Feed(tenant_id, params.filters())
+        if self.wants_stream:
+            place: FeedPlace | Literal["latest"] = params.after or "latest"
+            if last_event_id := request.META.get("HTTP_LAST_EVENT_ID"):
+                place = place_of_header(last_event_id, tenant_id, feed.filters)
+            return await self.open_stream(None, partial(self.start_feed, feed, place))
+        place = await feed.end() if params.after == "latest" else params.after or START
+
+        async def attempt(latest: bool) -> Attempt:
+            nonlocal place
+            page = await feed.page(place, params.limit, latest=latest)
+            if not page.rows:
+                place = page.place
+            response = self.respond(feed.body(page, self.fresh_renderer()))
+            return Attempt(response, is_due=bool(page.rows), goes_on=page.has_more)
+
+        return await self.answer_when_due(None, "Authorization, Accept, Prefer", attempt)
+
+    async def start_feed(
+        self, feed: Feed, place: FeedPlace | Literal["latest"], waiter: Waiter
+    ) -> tuple[Source, Piece] | None:
+        if place == "latest":
+            return FeedSource(self, feed, await feed.end()), Piece()
+        source = FeedSource(self, feed, place)
+        return source, await source.read(waiter.tick)
+
+
+# Seconds until a poll may find something new, by the age of the job's latest event in seconds.
+POLL_HINTS = ((60, 2), (600, 5), (3600, 15), (math.inf, 30))
+
+
+def about(status: str, updated_at: str) -> dict[str, str]:
+    """The headers that say how the job is, and when to ask again."""
+    headers = {"Job-Status": status}
+    if status not in OVER:
+        age = time() - unix_time(updated_at)
+        headers["Retry-After"] = str(next(seconds for below, seconds in POLL_HINTS if age < below))
+    return headers

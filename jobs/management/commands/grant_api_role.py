@@ -47,5 +47,7 @@ class Command(BaseCommand):
             cursor.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, role))
             tables = sql.SQL(", ").join(map(sql.Identifier, READS))
             cursor.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(tables, role))
+            # Made by migration 0013: the last positions of any tenants, and nothing else of them.
+            cursor.execute(sql.SQL("GRANT EXECUTE ON FUNCTION jobs_last_positions(bigint[]) TO {}").format(role))
         if options["verbosity"]:
             self.stdout.write(f"{options['name']} may read {', '.join(READS)}, each tenant's rows alone.")
