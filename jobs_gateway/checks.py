@@ -25,6 +25,7 @@ def check_server(**_: Any) -> Iterator[checks.CheckMessage]:
         ("METRICS_PORT", 0, 65535),
         ("WEB_WORKERS", 1, 1024),
         ("STATEMENT_TIMEOUT_MS", 1, 60_000),
+        ("LEDGER_LOCK_SECONDS", 0.001, 86_400),
         ("CONSOLE_STUCK_AFTER_SECONDS", 1, 10**9),
         ("CONSOLE_REFRESH_SECONDS", 0.1, 3600),
     ):

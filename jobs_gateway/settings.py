@@ -223,6 +223,8 @@ DATABASE_REPLICA_MAX_LAG_SECONDS = env.float("DATABASE_REPLICA_MAX_LAG_SECONDS",
 REQUIRE_ROW_SECURITY = env.bool("REQUIRE_ROW_SECURITY", default=False)
 # Milliseconds after which PostgreSQL cancels a read of the API.
 STATEMENT_TIMEOUT_MS = env.int("STATEMENT_TIMEOUT_MS", default=1500)
+# Seconds that a call of the ledger waits on PostgreSQL for the counter of its tenant, which another writer has locked.
+LEDGER_LOCK_SECONDS = env.float("LEDGER_LOCK_SECONDS", default=30)
 # Seconds that a request of the API waits for PostgreSQL in all: a little longer than it takes to cancel.
 DATABASE_DEADLINE_SECONDS = max(STATEMENT_TIMEOUT_MS, 1500) / 1000 + 0.25
 

@@ -39,7 +39,7 @@ for slug in sys.argv[1:]:
 def counts_of(tenant: Any) -> dict[str, int]:
     """The kept counts that are not 0, by status."""
     row = JobCounts.objects.for_tenant(tenant).values().first() or {}
-    return {name: number for name, number in row.items() if name != "tenant_id" and number}
+    return {name: number for name, number in row.items() if name not in ("tenant_id", "last_position") and number}
 
 
 def true_counts(tenant: Any) -> dict[str, int]:

@@ -2,12 +2,16 @@
 
 The rows go into a temporary table first, on PostgreSQL by COPY. COPY cannot write to a table with row security, and has
 no ON CONFLICT.
+
+The events' positions are taken late, when all other rows are written and the events are in their temporary table.
+Between that and the commit there is one INSERT, so that other writers of the tenants wait for that alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
 from operator import attrgetter
@@ -19,12 +23,12 @@ from django.db.models import Model
 from jobs.ingest import counts
 from jobs.ingest.interchange import ARTIFACT_MEMBERS, EVENT_MEMBERS, ArtifactLine, EventLine, Record
 from jobs.ingest.merge import HEADER_COLUMNS, header
-from jobs.models import Artifact, Job, JobEvent
+from jobs.models import Artifact, Job, JobCounts, JobEvent, Visibility
 
 JOB_COLUMNS = ("public_id", "tenant_id", "job_type", "created_at", "request", "version", *HEADER_COLUMNS)
 # The time of an event needs a conversion for SQLite, so it stands apart from the members that are written as they are.
 PLAIN_EVENT_MEMBERS = tuple(name for name in EVENT_MEMBERS if name != "created_at")
-EVENT_COLUMNS = ("id", "job_id", "tenant_id", "created_at", *PLAIN_EVENT_MEMBERS)
+EVENT_COLUMNS = ("id", "job_id", "tenant_id", "created_at", *PLAIN_EVENT_MEMBERS, "position")
 ARTIFACT_COLUMNS = ("job_id", "tenant_id", "event_id", "position", *ARTIFACT_MEMBERS)
 
 CREATE_INCOMING = "CREATE TEMPORARY TABLE incoming AS SELECT {columns} FROM {table} WHERE false"
@@ -34,6 +38,14 @@ UPDATE_HEADERS = (
     "UPDATE {table} AS job SET version = job.version + incoming.version, "  # noqa: S608 - names of our own columns
     + ", ".join(f"{name} = incoming.{name}" for name in HEADER_COLUMNS)
     + " FROM incoming WHERE job.public_id = incoming.public_id"
+)
+# In the temporary table a position is relative to the last position of its tenant, which is known late. A job and its
+# internal events alone may leave a tenant without counts.
+INSERT_EVENTS = (
+    "INSERT INTO {table} ({columns}) SELECT "  # noqa: S608 - names of our own columns
+    + ", ".join(f"incoming.{name}" for name in EVENT_COLUMNS[:-1])
+    + f", counts.last_position + incoming.position FROM incoming LEFT JOIN {JobCounts._meta.db_table} AS counts "
+    + "ON counts.tenant_id = incoming.tenant_id"
 )
 _plain_event_values = attrgetter(*PLAIN_EVENT_MEMBERS)
 
@@ -70,37 +82,60 @@ class Change(NamedTuple):
         return len(self.events) + len(self.artifacts)
 
     @property
+    def positions(self) -> int:
+        """The number of positions it takes: one for each public event, else one for a change that /v1 shows.
+
+        A new job without public events takes none, as it is opened by the ledger: nobody can have followed it.
+        """
+        number = sum(event.visibility == Visibility.PUBLIC for event in self.events)
+        if number or self.before is None:
+            return number
+        return int(bool(self.artifacts) or self.after.status != self.before.status)
+
+    @property
     def header(self) -> dict[str, Any]:
         """The columns of the job's row that its events decide."""
         return {"status": self.after.status} | header(self.after.created_at, self.after.events)
 
 
 def write(changes: Sequence[Change]) -> None:
-    """Writes a batch in ascending order of the jobs' ids, and the counts last. Raises ConcurrentInsert."""
+    """Writes a batch in ascending order of the jobs' ids, then the counters and the events. Raises ConcurrentInsert."""
     instant = _instants()
     new = [_job_row(change, 1 + change.growth, instant) for change in changes if change.before is None]
     grown = [_job_row(change, change.growth, instant) for change in changes if change.before is not None]
-    with connection.cursor() as cursor:
-        if _through_temporary_table(cursor, Job, JOB_COLUMNS, new, f"{INSERT} ON CONFLICT DO NOTHING") != len(new):
-            raise ConcurrentInsert
-        _through_temporary_table(cursor, Job, JOB_COLUMNS, grown, UPDATE_HEADERS)
-        events, artifacts = _event_and_artifact_rows(changes, _new_event_ids(cursor, changes))
-        _through_temporary_table(cursor, JobEvent, EVENT_COLUMNS, events, INSERT)
-        _through_temporary_table(cursor, Artifact, ARTIFACT_COLUMNS, artifacts, INSERT)
     moves: counts.Changes = Counter()
+    positions: Counter[int] = Counter()
     for change in changes:
         moves.update(
             counts.status_change(change.tenant_id, change.before and change.before.status, change.after.status)
         )
-    counts.apply(moves)
+        positions[change.tenant_id] += change.positions
+    with connection.cursor() as cursor:
+        with _temporary_table(cursor, Job, JOB_COLUMNS, new) as execute:
+            if execute(f"{INSERT} ON CONFLICT DO NOTHING") != len(new):
+                raise ConcurrentInsert
+        with _temporary_table(cursor, Job, JOB_COLUMNS, grown) as execute:
+            execute(UPDATE_HEADERS)
+        events, artifacts = _event_and_artifact_rows(changes, _new_event_ids(cursor, changes), positions)
+        # Artifacts may stand before their events: their foreign key is checked at the commit.
+        with _temporary_table(cursor, Artifact, ARTIFACT_COLUMNS, artifacts) as execute:
+            execute(INSERT)
+        with _temporary_table(cursor, JobEvent, EVENT_COLUMNS, events) as execute:
+            counts.apply(moves, {tenant_id: number for tenant_id, number in positions.items() if number})
+            execute(INSERT_EVENTS)
 
 
-def _through_temporary_table(
-    cursor: Any, model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]], statement: str
-) -> int:
-    """Puts ``rows`` into a temporary table and runs ``statement`` on it. Returns the number of rows it changed."""
+@contextmanager
+def _temporary_table(
+    cursor: Any, model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> Iterator[Callable[[str], int]]:
+    """Puts ``rows`` into a temporary table. Yields a function that runs a statement and returns the rows it changed.
+
+    Nothing is run where there are no rows.
+    """
     if not rows:
-        return 0
+        yield lambda _: 0
+        return
     names = {"table": model._meta.db_table, "columns": ", ".join(columns)}
     cursor.execute(CREATE_INCOMING.format(**names))
     if connection.vendor == "postgresql":
@@ -109,10 +144,14 @@ def _through_temporary_table(
                 copy.write_row(row)
     else:
         cursor.executemany(f"INSERT INTO incoming VALUES ({', '.join(['%s'] * len(columns))})", rows)  # noqa: S608
-    cursor.execute(statement.format(**names))
-    touched: int = cursor.rowcount
+
+    def execute(statement: str) -> int:
+        cursor.execute(statement.format(**names))
+        changed: int = cursor.rowcount
+        return changed
+
+    yield execute
     cursor.execute("DROP TABLE incoming")
-    return touched
 
 
 def _job_row(change: Change, version: int, instant: Callable[[datetime], Any]) -> list[Any]:
@@ -146,16 +185,22 @@ def _new_event_ids(cursor: Any, changes: Sequence[Change]) -> Iterator[int]:
 
 
 def _event_and_artifact_rows(
-    changes: Sequence[Change], event_ids: Iterator[int]
+    changes: Sequence[Change], event_ids: Iterator[int], positions: Mapping[int, int]
 ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     events: list[tuple[Any, ...]] = []
     artifacts: list[tuple[Any, ...]] = []
     instant = _instants()
+    # ``positions`` is the number that each tenant takes. The last one is then the counter's last position: 0 from it.
+    next_position = {tenant_id: 1 - number for tenant_id, number in positions.items()}
     for change in changes:
         job, tenant_id = change.after.public_id.hex, change.tenant_id
+        position = next_position[tenant_id]
+        next_position[tenant_id] += change.positions
         for event in change.events:
-            event_id = next(event_ids)
-            events.append((event_id, job, tenant_id, instant(event.created_at), *_plain_event_values(event)))
+            event_id, is_public = next(event_ids), event.visibility == Visibility.PUBLIC
+            values = event_id, job, tenant_id, instant(event.created_at), *_plain_event_values(event)
+            events.append((*values, position if is_public else None))
+            position += is_public
             artifacts += [(job, tenant_id, event_id, *each) for each in _numbered(event.artifacts)]
         artifacts += [(job, tenant_id, None, *each) for each in _numbered(change.artifacts, change.first_position)]
     return events, artifacts

@@ -5,9 +5,15 @@
     ledger.append(job, "stage", "Rendering", stage="render", extra={"step": 1})
     ledger.finish(job, "Done", artifacts=[{"storage_key": key, "kind": "on_model_render", "role": "final"}])
 
-Each call is a transaction, or a part of the caller's transaction. It locks the job's row, assigns ``seq``, inserts the
-event and its artifacts, and updates status and counts. Readers see all of it or nothing. A refused change raises a
-LedgerError that names the rule, and writes nothing. To change several jobs in one transaction, use :func:`together`.
+Each call is a transaction, or a part of the caller's transaction. It locks the job's row, assigns ``seq``, updates
+status and counts, takes the tenant's next position, and inserts the event and its artifacts. Readers see all of it or
+nothing. A refused change raises a LedgerError that names the rule, and writes nothing. To change several jobs in one
+transaction, use :func:`together`.
+
+Every public event has a position, and so has every other change of a job that /v1 shows. A position is taken under the
+lock of the tenant's counter, which is held until the transaction ends. So a caller's long transaction makes all other
+writers of the tenant wait. On PostgreSQL they wait ``LEDGER_LOCK_SECONDS`` at most, and then raise LedgerBusy. On
+SQLite, where any transaction makes all other writers wait, the ``timeout`` of the database is the limit.
 
 On PostgreSQL a process has up to 32 connections, or ``DATABASE_POOL_SIZE``, and a call waits up to 30 seconds for one:
 a backend that writes from more threads raises the setting. (A worker of the server has 4, and waits 1 second.)
@@ -16,14 +22,18 @@ a backend that writes from more threads raises the setting. (A worker of the ser
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NotRequired, TypedDict, TypeVar, Unpack
+from functools import wraps
+from sqlite3 import SQLITE_BUSY
+from typing import Any, NotRequired, ParamSpec, TypedDict, TypeVar, Unpack
 
 import orjson
-from django.db import IntegrityError, transaction
+from django.conf import settings
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 from ulid import ULID
@@ -38,6 +48,9 @@ from jobs.ulid import parse_ulid
 from tenants.models import Tenant
 
 Value = TypeVar("Value")
+Arguments = ParamSpec("Arguments")
+ATTEMPTS = 5  # at a change that PostgreSQL cancels because of a deadlock
+DEADLOCK, LOCK_TIMEOUT = "40P01", "55P03"  # SQLSTATE
 
 
 class LedgerError(Exception):
@@ -65,7 +78,11 @@ class WrongEventType(LedgerError):
 
 
 class NotNamed(LedgerError):
-    """A job that was not named in :func:`together`, so that it was not locked in order."""
+    """A job or a tenant that was not named in :func:`together`, so that it was not locked in order."""
+
+
+class LedgerBusy(LedgerError):
+    """Another transaction held a lock for too long. The same call may succeed later."""
 
 
 class NewArtifact(TypedDict):
@@ -89,6 +106,45 @@ class Details(TypedDict, total=False):
     created_at: datetime
 
 
+def _retried(change: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
+    """Repeats ``change`` after a deadlock, unless it is a part of the caller's transaction."""
+
+    @wraps(change)
+    def attempt(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Value:
+        remaining = ATTEMPTS if _callers_transaction() is None else 1
+        while True:
+            remaining -= 1
+            try:
+                with _lock_errors():
+                    return change(*args, **kwargs)
+            except OperationalError as error:
+                if _sqlstate(error) != DEADLOCK or not remaining:
+                    raise
+
+    return attempt
+
+
+@contextmanager
+def _lock_errors() -> Iterator[None]:
+    """Raises LedgerBusy where the database gave up the wait for a lock."""
+    try:
+        yield
+    except OperationalError as error:
+        # The lower byte of SQLite's code is the error, the others are its details.
+        is_busy = (getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF) == SQLITE_BUSY
+        if not is_busy and _sqlstate(error) != LOCK_TIMEOUT:
+            raise
+        raise LedgerBusy(
+            "Another transaction held the lock of the job or of its tenant's counter for too long. Keep transactions "
+            "around ledger calls short."
+        ) from error
+
+
+def _sqlstate(error: OperationalError) -> str | None:
+    return getattr(error.__cause__, "sqlstate", None)
+
+
+@_retried
 def open_job(
     tenant: Tenant,
     job_type: str,
@@ -117,7 +173,12 @@ def open_job(
         updated_at=line.created_at,
         request=line.request and orjson.loads(line.request),
     )
+    group, caller = _group.get(), _callers_transaction()
     with transaction.atomic():
+        if group is not None:
+            group.check((), [tenant.pk])
+        else:
+            _check_locked(caller, (), [tenant.pk])
         try:
             with transaction.atomic():
                 job.save(force_insert=True)
@@ -125,10 +186,12 @@ def open_job(
             if not Job.all_tenants.filter(pk=job.pk).exists():
                 raise
             raise JobExists(f"Job {job.pk} exists already.") from error
-        if (group := _group.get()) is not None:
-            group[job.pk] = None
+        _remember(caller, [job.pk], [tenant.pk])
+        if group is not None:
+            group.statuses[job.pk] = None
         else:
-            counts.apply(counts.status_change(tenant.pk, None, job.status))
+            # No position: nobody can have followed a job that did not exist.
+            _update_counter(counts.status_change(tenant.pk, None, job.status), {})
     return job
 
 
@@ -139,22 +202,29 @@ def append(job: Job | ULID | str, event_type: str, message: str = "", **details:
     ``hostname`` is ``submitted``, ``acknowledged``, ``started``, ``failed``, ``completed`` or ``skipped``, with its
     outcome in ``extra`` (``data``, ``changed``, ``error``). ``retried`` comes from the gateway itself, ``_api``.
     """
-    with _changing(job) as row:
-        members: dict[str, Any] = {"message": message, "created_at": timezone.now(), **details}
-        members["artifacts"] = list(members.get("artifacts") or ())
+    members: dict[str, Any] = {"message": message, **details, "event_type": event_type}
+    members["artifacts"] = list(members.get("artifacts") or ())  # an iterator gives them once
+    return _append(_public_id(job), members)
+
+
+@_retried
+def _append(public_id: ULID, members: Mapping[str, Any]) -> JobEvent:
+    with _locked(public_id) as row:
         _check_number_of_events(row)
-        line = _checked(interchange.event, members | {"event_type": event_type, "seq": row.last_seq + 1})
+        line = _checked(interchange.event, {"created_at": timezone.now(), **members, "seq": row.last_seq + 1})
         _check_type(line)
         _check_open(row, line)
         _check_artifacts(row, line.artifacts)
+        before, is_public = row.status, line.visibility == Visibility.PUBLIC
         row.is_operation = row.is_operation or bool(line.hostname)
         _fold(row, line)  # while the row still has the last_seq of the event before
         row.updated_at = line.created_at
         row.last_seq = line.seq
         row.version += 1
-        if line.visibility == Visibility.PUBLIC:
+        if is_public:
             row.last_public_seq = line.seq
-        [event] = insert_events([(row.pk, row.tenant_id, line)])
+        position = _save(row, before, is_shown=is_public or row.status != before)
+        [event] = insert_events([(row.pk, row.tenant_id, position if is_public else None, line)])
     return event
 
 
@@ -175,60 +245,174 @@ def note(job: Job | ULID | str, message: str, **details: Unpack[Details]) -> Job
 
 def attach(job: Job | ULID | str, artifacts: Iterable[NewArtifact]) -> None:
     """Records artifacts without an event. Those with role ``final`` are part of the job's result."""
-    with _changing(job) as row:
-        lines = tuple(_checked(interchange.artifact, artifact) for artifact in artifacts)
+    _attach(_public_id(job), tuple(_checked(interchange.artifact, artifact) for artifact in artifacts))
+
+
+@_retried
+def _attach(public_id: ULID, lines: Sequence[ArtifactLine]) -> None:
+    with _locked(public_id) as row:
         _check_artifacts(row, lines)
         row.version += len(lines)
         start = Artifact.all_tenants.filter(job=row, event=None).count()
         insert_artifacts((row.pk, row.tenant_id, None, position, line) for position, line in enumerate(lines, start))
+        _save(row, row.status, is_shown=bool(lines))
 
 
 @contextmanager
-def together(*jobs: Job | ULID | str) -> Iterator[None]:
+def together(*jobs: Job | ULID | str, tenants: Iterable[Tenant] = ()) -> Iterator[None]:
     """One transaction for changes of several jobs. Name all of them, except those that are opened inside.
 
-    The jobs are locked in ascending order of their ids, and the counts are written once at the end. So these
-    transactions cannot deadlock with each other or with the bulk loader. (Two calls in a plain ``atomic`` block can.)
+    Name in ``tenants`` each tenant that a job is opened for, unless one of the named jobs is the tenant's. The jobs are
+    locked first, then the counters of their tenants, each in ascending order of the ids, and the counters are written
+    once at the end. So these transactions cannot deadlock with each other, with single calls or with the bulk loader.
+    Anything that was not named raises NotNamed. A ``together`` inside another one is a part of it.
     """
-    with transaction.atomic():
-        group: dict[ULID, str | None] = dict.fromkeys(sorted(_public_id(job) for job in jobs))
-        locked = Job.all_tenants.select_for_update(no_key=True).filter(pk__in=group).order_by("pk")
-        before = dict(locked.values_list("pk", "status"))
-        if missing := group.keys() - before.keys():
-            raise JobNotFound(f"No job has the id {min(missing)}.")
-        group.update(before)
-        outer = _group.set(group)
+    public_ids = {_public_id(job) for job in jobs}
+    tenant_ids = {tenant.pk for tenant in tenants}
+    if (outer := _group.get()) is not None:
+        outer.check(public_ids, tenant_ids)
+        yield
+        return
+    caller = _callers_transaction()
+    with ExitStack() as stack:
+        with _lock_errors():
+            stack.enter_context(transaction.atomic())
+            group = _lock_group(caller, public_ids, tenant_ids)
+        surrounding = _group.set(group)
         try:
             yield
         finally:
-            _group.reset(outer)
+            _group.reset(surrounding)
         # Read again, because the block may have rolled back a part of its changes.
         moves: counts.Changes = Counter()
-        for pk, tenant_id, status in Job.all_tenants.filter(pk__in=group).values_list("pk", "tenant_id", "status"):
-            moves.update(counts.status_change(tenant_id, group[pk], status))
-        counts.apply(moves)
+        changed = Job.all_tenants.filter(pk__in=group.statuses)
+        for pk, tenant_id, status in changed.values_list("pk", "tenant_id", "status"):
+            moves.update(counts.status_change(tenant_id, group.statuses[pk], status))
+        counts.apply(moves, group.taken)
 
 
-# The jobs of the surrounding together(), by id, with the status that the counts have for each (None: not counted yet).
-_group: ContextVar[dict[ULID, str | None] | None] = ContextVar("group", default=None)
+@dataclass(slots=True)
+class _Group:
+    """What a :func:`together` has locked, and what it has to write to the counters."""
+
+    statuses: dict[ULID, str | None]  # of each job, as the counts have it; None: not counted yet
+    positions: dict[int, int]  # the last position of each tenant, by tenant id
+    taken: Counter[int] = field(default_factory=Counter)  # the number of positions, by tenant id
+
+    def check(self, jobs: Collection[ULID], tenants: Collection[int]) -> None:
+        for public_id in jobs:
+            if public_id not in self.statuses:
+                raise NotNamed(f"Name job {public_id} in together(), so that it is locked in order.")
+        if not self.positions.keys() >= set(tenants):
+            raise NotNamed("Name the tenant in together(*jobs, tenants=[…]), so that its counter is locked in order.")
+
+    def next_position(self, tenant_id: int) -> int:
+        self.taken[tenant_id] += 1
+        return self.positions[tenant_id] + self.taken[tenant_id]
+
+
+_group: ContextVar[_Group | None] = ContextVar("group", default=None)
+
+
+def _lock_group(caller: str | None, public_ids: Collection[ULID], tenant_ids: Collection[int]) -> _Group:
+    locked = Job.all_tenants.select_for_update(no_key=True).filter(pk__in=public_ids).order_by("pk")
+    _check_locked(caller, public_ids, tenant_ids)
+    rows = list(locked.values_list("pk", "status", "tenant_id"))
+    if missing := set(public_ids) - {pk for pk, _, _ in rows}:
+        raise JobNotFound(f"No job has the id {min(missing)}.")
+    tenants = {*tenant_ids, *(tenant_id for _, _, tenant_id in rows)}
+    _remember(caller, public_ids, tenants)
+    return _Group({pk: status for pk, status, _ in rows}, _update_counter(Counter(), dict.fromkeys(tenants, 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Locked:
+    """Jobs and tenants that a caller's transaction has locked through the ledger.
+
+    It is registered with ``on_commit``, because Django drops what is registered there when the transaction ends, and
+    when it rolls back to a savepoint from before, as the database drops the locks. It does nothing at the commit.
+    """
+
+    transaction: str
+    jobs: frozenset[ULID]
+    tenants: frozenset[int]
+
+    def __call__(self) -> None:
+        pass
+
+
+def _callers_transaction() -> str | None:
+    """Identifies the transaction that the caller has opened on this connection. None if there is none.
+
+    Django's TestCase, and pytest-django with it, runs a test in transactions, which are not the caller's. There the
+    savepoint of the caller's outermost block is the transaction.
+    """
+    blocks = connection.atomic_blocks
+    of_tests = sum(block._from_testcase for block in blocks)  # type: ignore[attr-defined]  # no public name for it
+    if len(blocks) == of_tests:
+        return None
+    return str(connection.savepoint_ids[of_tests - 1]) if of_tests else ""
+
+
+def _remember(caller: str | None, jobs: Iterable[ULID], tenants: Iterable[int]) -> None:
+    if caller is not None:
+        transaction.on_commit(_Locked(caller, frozenset(jobs), frozenset(tenants)))
+
+
+def _check_locked(caller: str | None, jobs: Collection[ULID], tenants: Collection[int]) -> bool:
+    """Whether the caller's transaction has locked something. Raises NotNamed if it has, but not all of these.
+
+    It may hold a counter already. Another lock after that, or another job's in any order, could end in a deadlock.
+    """
+    registered = [entry[1] for entry in connection.run_on_commit]
+    locked = [each for each in registered if isinstance(each, _Locked) and each.transaction == caller]
+    if not locked:
+        return False
+    if not set(jobs) <= frozenset().union(*(each.jobs for each in locked)):
+        raise NotNamed(
+            "This transaction has already changed another job through the ledger. Name all its jobs in one together(), "
+            "so that they are locked in order."
+        )
+    if not set(tenants) <= frozenset().union(*(each.tenants for each in locked)):
+        raise NotNamed(
+            "This transaction has already changed a job of another tenant through the ledger. Name its jobs and its "
+            "tenants in one together(), so that they are locked in order."
+        )
+    return True
 
 
 @contextmanager
-def _changing(job: Job | ULID | str) -> Iterator[Job]:
-    """The job's row, locked. It is saved at the end of the block, and the counts are updated."""
-    public_id, group = _public_id(job), _group.get()
+def _locked(public_id: ULID) -> Iterator[Job]:
+    """The job's row, locked."""
+    group, caller = _group.get(), _callers_transaction()
     with transaction.atomic():
-        if group is not None and public_id not in group:
-            raise NotNamed(f"Name job {public_id} in together(), so that it is locked in order.")
+        if group is not None:
+            group.check([public_id], ())
+            is_known = True
+        else:
+            is_known = _check_locked(caller, [public_id], ())
         locked = Job.all_tenants.select_related("tenant").select_for_update(of=("self",), no_key=True)
         row = locked.filter(pk=public_id).first()
         if row is None:
             raise JobNotFound(f"No job has the id {public_id}.")
-        before = row.status
+        if not is_known:
+            _remember(caller, [row.pk], [row.tenant_id])
         yield row
-        row.save(update_fields=_MOVED_BY_EVENTS)
-        if group is None:
-            counts.apply(counts.status_change(row.tenant_id, before, row.status))
+
+
+def _save(row: Job, before: str, is_shown: bool) -> int | None:
+    """Writes the row, and the counts if its status was another ``before``. Returns a new position if /v1 shows it."""
+    row.save(update_fields=_MOVED_BY_EVENTS)
+    if not is_shown:
+        return None
+    if (group := _group.get()) is not None:
+        return group.next_position(row.tenant_id)
+    last = _update_counter(counts.status_change(row.tenant_id, before, row.status), {row.tenant_id: 1})
+    return last[row.tenant_id]
+
+
+def _update_counter(changes: counts.Changes, positions: Mapping[int, int]) -> dict[int, int]:
+    return counts.apply(changes, positions, wait_seconds=settings.LEDGER_LOCK_SECONDS)
 
 
 _MOVED_BY_EVENTS = ("version", *HEADER_COLUMNS)

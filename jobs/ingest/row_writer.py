@@ -12,16 +12,16 @@ from jobs.ingest.interchange import ARTIFACT_MEMBERS, EVENT_MEMBERS, JSON_MEMBER
 from jobs.models import Artifact, JobEvent
 
 
-def insert_events(events: Iterable[tuple[ULID, int, EventLine]]) -> list[JobEvent]:
-    """Inserts the events, each with its job and tenant id, and their artifacts."""
+def insert_events(events: Iterable[tuple[ULID, int, int | None, EventLine]]) -> list[JobEvent]:
+    """Inserts the events, each with its job and tenant id and its position (None if internal), and their artifacts."""
     lines = list(events)
     rows = JobEvent.all_tenants.bulk_create(
-        JobEvent(job_id=job_id, tenant_id=tenant_id, **_column_values(line, EVENT_MEMBERS))
-        for job_id, tenant_id, line in lines
+        JobEvent(job_id=job_id, tenant_id=tenant_id, position=position, **_column_values(line, EVENT_MEMBERS))
+        for job_id, tenant_id, position, line in lines
     )
     insert_artifacts(
         (job_id, tenant_id, row.pk, position, artifact)
-        for (job_id, tenant_id, line), row in zip(lines, rows, strict=True)
+        for (job_id, tenant_id, _, line), row in zip(lines, rows, strict=True)
         for position, artifact in enumerate(line.artifacts)
     )
     return rows

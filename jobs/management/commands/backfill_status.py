@@ -23,12 +23,15 @@ from tenants.models import Tenant
 class Command(BatchCommand):
     help = (
         "Recomputes the status of every job from its events and repairs the rows that differ. Then does the same with "
-        "each tenant's job counts. A job that was loaded with a status but without its events keeps that status."
+        "each tenant's job counts and last position. A job that was loaded with a status but without its events keeps "
+        "that status. It also reports positions that two events have, or that do not ascend within a job; these it "
+        "cannot repair."
     )
 
     example = "--dry-run --tenant acme"
     exit_codes = (
-        "0: nothing differs, or everything was repaired; 1: a dry run found a difference, or the run is incomplete"
+        "0: nothing differs, or everything was repaired; 1: a dry run found a difference, the run is incomplete, or "
+        "there are wrong positions"
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -48,15 +51,22 @@ class Command(BatchCommand):
             jobs = jobs.filter(tenant=tenant)
         try:
             with self.running(options, checkpoint, jobs.count()) as run:
-                different = self.recompute(jobs, options["batch"], dry_run, run)
+                different, unordered = self.recompute(jobs, options["batch"], dry_run, run)
         except DATABASE_ERRORS as error:
             raise self.incomplete_run(database_failed(error), options) from error
         except FileError as error:
             raise self.incomplete_run(str(error), options) from error
         if run.stop.requested:
             raise self.incomplete_run("Stopped", options)
-        drifted = sum([self.count(each, dry_run) for each in ([tenant] if tenant else Tenant.objects.all())])
+        tenants = [tenant] if tenant else list(Tenant.objects.all())
+        drifted = sum([self.count(each, dry_run) for each in tenants])
+        repeated = sum([self.check_positions(each) for each in tenants])
         checkpoint.remove()
+        if unordered or repeated:
+            raise CommandError(
+                f"Positions are wrong in {counted(unordered, 'job')} and {counted(repeated, 'tenant')}. They cannot be "
+                "repaired: clients that follow events may have missed some, and should read the list of jobs again."
+            )
         if dry_run and (different or drifted):
             raise CommandError(
                 f"{counted(different, 'job')} and the counts of {counted(drifted, 'tenant')} differ from the events."
@@ -65,17 +75,20 @@ class Command(BatchCommand):
     def incomplete_run(self, why: str, options: dict[str, Any]) -> IncompleteRun:
         return IncompleteRun(why, self.resume_command(options, at=[("--after", self.last)]))
 
-    def recompute(self, jobs: QuerySet[Job], batch: int, dry_run: bool, run: Run) -> int:
-        """Returns the number of jobs that differed."""
-        checked, columns, different = 0, Counter[str](), 0
+    def recompute(self, jobs: QuerySet[Job], batch: int, dry_run: bool, run: Run) -> tuple[int, int]:
+        """Returns the number of jobs that differed, and of jobs whose positions do not ascend."""
+        checked, columns, different, unordered = 0, Counter[str](), 0, 0
         for done in recompute_status(jobs, batch, repair=not dry_run):
             checked += done.jobs
             different += len(done.differences)
+            unordered += len(done.unordered)
             self.last = done.last
             columns.update(name for difference in done.differences for name in difference.columns)
             run.progress.clear()
             for difference in done.differences:
                 self.stdout.write(summary(difference))
+            for public_id in done.unordered:
+                self.stdout.write(f"{public_id}: positions do not ascend with seq")
             if not run.checkpoint_batch(
                 checked, f"{counted(checked, 'job')} checked, {different:,} differ", {"after": str(done.last)}
             ):
@@ -84,14 +97,24 @@ class Command(BatchCommand):
         self.stdout.write(f"{counted(checked, 'job')} checked, {different:,} {'differ' if dry_run else 'repaired'}")
         for name, number in columns.most_common():
             self.stdout.write(f"  {number:,} × {name}")
-        return different
+        return different, unordered
 
     def count(self, tenant: Tenant, dry_run: bool) -> bool:
-        """True if the tenant's counts were wrong."""
+        """True if the tenant's counts or its last position were wrong."""
         drift = counts.drift(tenant.pk, repair=not dry_run)
-        for status, (kept, true) in drift.items():
-            self.stdout.write(f"{tenant.slug}: {status} counted as {kept:,}, should be {true:,}")
+        for name, (kept, true) in drift.items():
+            if name == "last_position":
+                self.stdout.write(f"{tenant.slug}: last position is {kept:,}, but an event has {true:,}")
+            else:
+                self.stdout.write(f"{tenant.slug}: {name} counted as {kept:,}, should be {true:,}")
         return bool(drift)
+
+    def check_positions(self, tenant: Tenant) -> bool:
+        """True if several of the tenant's events have one position."""
+        repeated = counts.repeated_positions(tenant.pk)
+        for position in repeated:
+            self.stdout.write(f"{tenant.slug}: position {position:,} belongs to several events")
+        return bool(repeated)
 
 
 def summary(difference: Difference) -> str:
