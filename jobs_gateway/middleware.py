@@ -21,8 +21,8 @@ METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"}
 class AccessLogMiddleware:
     """One line in the log and one observation in the metrics for each request; the outermost, so it times everything.
 
-    ``scope["gateway"]`` becomes what is known of the request: ``request_id``, ``request`` once there is one, and
-    ``status``. The line is written after the response: 3 µs off the answer's path.
+    ``scope["gateway"]`` becomes what is known of the request: ``request_id``, ``request`` once there is one, ``status``,
+    and in ``followed_by`` whether it is a "stream" or a "wait". The line is written after the response: 3 µs off the answer's path.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -35,7 +35,7 @@ class AccessLogMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
-        scope["gateway"] = state = {"request_id": None, "request": None, "status": 0}
+        scope["gateway"] = state = {"request_id": None, "request": None, "status": 0, "followed_by": None}
         logs.current_request.set(state)  # each request has a task, and so a context, of its own
         try:
             await self.app(scope, receive, send)

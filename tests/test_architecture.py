@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.api.following.views import FollowingViewSet
 from jobs.api.views import TenantViewSet
 
 pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
@@ -120,7 +121,7 @@ def test_the_scope_is_not_walked_round_by_djangos_own_managers():
 def test_no_view_of_the_api_has_checks_of_its_own_that_a_read_would_not_ask():
     """``TenantViewSet.dispatch`` takes reads past DRF's lists of them."""
     import_module("jobs_gateway.urls")
-    views = TenantViewSet.__subclasses__()
-    assert len(views) == 2
+    views = [*TenantViewSet.__subclasses__(), *FollowingViewSet.__subclasses__()]
+    assert len(views) == 4
     for view in views:
         assert not {"authentication_classes", "permission_classes", "throttle_classes", "dispatch"} & vars(view).keys()

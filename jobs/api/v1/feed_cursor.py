@@ -7,6 +7,7 @@ longer stands for what its owner has seen.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
@@ -75,5 +76,6 @@ def _bound_to(tenant_id: int) -> object:
     return ["/v1/events", tenant_id]
 
 
+@lru_cache(maxsize=256)  # each event of a stream has a cursor
 def _digest(filters: FeedFilter) -> str:
-    return hashlib.blake2b(orjson.dumps(filters), digest_size=8).hexdigest()
+    return hashlib.blake2b(orjson.dumps(tuple(filters)), digest_size=8).hexdigest()
