@@ -21,8 +21,9 @@ METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"}
 class AccessLogMiddleware:
     """One line in the log and one observation in the metrics for each request; the outermost, so it times everything.
 
-    ``scope["gateway"]`` becomes what is known of the request: ``request_id``, ``request`` once there is one, ``status``,
-    and in ``followed_by`` whether it is a "stream" or a "wait". The line is written after the response: 3 µs off the answer's path.
+    ``scope["gateway"]`` becomes what is known of the request: ``request_id``, ``request`` when there is one, ``status``,
+    and ``followed_by``: whether it is a "stream" or a "wait". The line is written after the response: 3 µs off the
+    answer's path.
     """
 
     def __init__(self, app: ASGIApp) -> None:
