@@ -14,9 +14,10 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from benchmarks import flat, load, report, store, workloads
+from benchmarks import flat, load, report, store, streams, workloads
 from benchmarks.servers import COMMANDS, Server, cpu_seconds, serving
 from benchmarks.workloads import Workload
+from jobs_gateway.server import raise_open_files_limit
 from tests.servers import PostgreSQL, postgresql, temporary_folder
 
 WARM_UP_SECONDS = 0.5
@@ -38,9 +39,16 @@ def main() -> None:
         "--quick", action="store_true", help="a small store and short turns, about two minutes; keeps no figures"
     )
     parser.add_argument("--flat", action="store_true", help="measure only how costs grow from 10,000 to 1,000,000 jobs")
+    parser.add_argument("--streams", type=int, metavar="NUMBER", help="measure only so many open streams, such as 2000")
     options = parser.parse_args()
     jobs, rounds, seconds = (4_000, 1, 0.5) if options.quick else (200_000, 5, 3.0)
     rounds = options.rounds or rounds
+    if options.streams:
+        raise_open_files_limit()
+        measured = streams.measure(options.streams, options.seconds or 10.0)
+        report.keep(streams=measured)
+        print(*(f"{name}: {value:,.1f}" for name, value in measured.items()), sep="\n")
+        return
     if options.flat:
         report.keep(flat=flat.measure(rounds, flat.QUICK_SIZES if options.quick else flat.SIZES))
         return

@@ -21,7 +21,7 @@ METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"}
 class AccessLogMiddleware:
     """One line in the log and one observation in the metrics for each request; the outermost, so it times everything.
 
-    ``scope["gateway"]`` becomes what is known of the request: ``request_id``, ``request`` when there is one, ``status``,
+    ``scope["gateway"]`` becomes what is known of the request: ``request_id``, ``request`` if there is one, ``status``,
     and ``followed_by``: whether it is a "stream" or a "wait". The line is written after the response: 3 µs off the
     answer's path.
     """
