@@ -128,7 +128,7 @@ FAULTS = (
         "id instead of seq as the timeline's cursor",
         8,
         "jobs/database/events.py",
-        [('filter(seq__gt=_PreviousSeq("since")).order_by("seq")', 'filter(pk__gt=Param("since")).order_by("pk")')],
+        [('JSONRow(*EVENT_COLUMNS),\n    "seq",\n', 'JSONRow(*EVENT_COLUMNS),\n    "pk",\n')],
         "tests/test_timeline_walk.py tests/test_job_events.py",
         "postgresql",
     ),
@@ -138,6 +138,36 @@ FAULTS = (
         "jobs/ingest/bulk.py",
         [("loaded.skipped = now.last_line", "loaded.skipped = (upcoming.result() or now).last_line")],
         "tests/test_crash.py -k sqlite",
+    ),
+    Fault(
+        "waiter registered after the first read",
+        14,
+        "jobs/api/following/views.py",
+        [
+            ("            waiter = held.enter_context(wake_ups.waiter(self.caller.tenant_id, job))\n", ""),
+            (
+                "            started = await start(waiter)\n",
+                (
+                    "            started = await start(Waiter(self.caller.tenant_id, job))\n"
+                    "            waiter = held.enter_context(wake_ups.waiter(self.caller.tenant_id, job))\n"
+                ),
+            ),
+        ],
+        "tests/test_following.py",
+    ),
+    Fault(
+        "cursors not keyed",
+        14,
+        "jobs/api/cursors.py",
+        [("    return AESSIV(key)", "    return AESSIV(bytes(64))")],
+        "tests/test_feed.py",
+    ),
+    Fault(
+        "credential of a stream not checked again",
+        14,
+        "jobs/api/following/streams.py",
+        [("            if now() >= next_check:", "            if False:")],
+        "tests/test_streams.py",
     ),
 )
 

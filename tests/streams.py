@@ -105,11 +105,21 @@ async def stream(port: int, path: str, token: str, **headers: str) -> AsyncItera
         yield response
 
 
+LONGEST_SECONDS = 20.0  # for what should take one
+
+
 async def first(opened: Stream, number: int) -> list[Frame]:
-    """The next ``number`` events of a stream, or those until it ends."""
+    """The next ``number`` events of a stream, or those until it ends. Raises TimeoutError."""
     frames: list[Frame] = []
-    async for frame in opened.frames():
-        frames.append(frame)
-        if len(frames) == number:
-            break
+    async with asyncio.timeout(LONGEST_SECONDS):
+        async for frame in opened.frames():
+            frames.append(frame)
+            if len(frames) == number:
+                break
     return frames
+
+
+async def end_of(opened: Stream) -> list[Frame]:
+    """All that is left of a stream, which ends. Raises TimeoutError."""
+    async with asyncio.timeout(LONGEST_SECONDS):
+        return [frame async for frame in opened.frames()]

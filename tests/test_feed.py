@@ -207,6 +207,31 @@ def test_a_cursor_that_was_changed_is_422_and_tells_nothing(acme_client, acme, t
     ask(acme_client, "", cursor[:-1], status=422)
 
 
+def test_a_cursor_is_of_this_installations_key(acme_client, settings, three_jobs):
+    cursor = ask(acme_client)["cursor"]
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "another" * 10, [settings.SECRET_KEY]
+    assert ask(acme_client, "", cursor)["has_more"] is False
+    settings.SECRET_KEY_FALLBACKS = []
+    ask(acme_client, "", cursor, status=422)
+
+
+def test_holes_in_the_positions_lose_nothing(acme_client, acme, three_jobs):
+    whole = ask(acme_client)["events"]
+    late = [event.pk for event in JobEvent.objects.for_tenant(acme).filter(position__isnull=False).order_by("position")]
+    for n, pk in enumerate(late[4:]):
+        JobEvent.all_tenants.filter(pk=pk).update(position=100_000 + 3 * events.EXAMINED_POSITIONS * n)
+    JobCounts.objects.for_tenant(acme).update(last_position=10**9)
+    for query in ("limit=2", "limit=100", "limit=2&event_type=submitted&event_type=queued"):
+        walked, cursor, pages = [], None, 0
+        while True:
+            page = ask(acme_client, query, cursor)
+            walked, cursor, pages = walked + page["events"], page["cursor"], pages + 1
+            if not page["has_more"]:
+                break
+        assert walked == whole
+        assert pages < 20
+
+
 def test_every_bad_parameter_is_reported_at_once(acme_client):
     query = f"limit=501&job_type=SHIRT&event_type=&event_type={'x' * 51}"
     problems = ask(acme_client, query, "nothing", status=422)["detail"]

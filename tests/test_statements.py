@@ -16,7 +16,9 @@ from django.test.utils import CaptureQueriesContext
 from ulid import ULID
 
 from jobs.api.v1 import queries
-from jobs.models import Job
+from jobs.api.v1.feed_cursor import FeedFilter, cursor_of, place_at
+from jobs.database.events import EventAtPosition
+from jobs.models import Job, JobEvent
 from tenants import tokens
 from tenants.models import Tenant
 from tests.client import Client
@@ -150,6 +152,17 @@ UPDATE jobs_job SET last_seq = seq, last_public_seq = seq, status = 'SUCCESS'
 FROM (SELECT job_id, max(seq) AS seq FROM jobs_jobevent WHERE tenant_id = %(tenant)s GROUP BY job_id) e
 WHERE public_id = job_id
 """
+# Public events with positions, of a thousand jobs in turn; one in a thousand is of a rare type.
+FEED = """
+INSERT INTO jobs_jobevent (job_id, tenant_id, seq, event_type, visibility, message, extra, created_at, position)
+SELECT ids[n %% 1000 + 1], %(tenant)s, 10000 + n / 1000, CASE WHEN n %% 1000 = 500 THEN 'rare' ELSE 'stage' END,
+       'public', 'step', '{}', to_timestamp(1776254400), n
+FROM generate_series(1, %(events)s) n,
+     (SELECT array_agg(public_id) AS ids FROM (SELECT public_id FROM jobs_job WHERE tenant_id = %(tenant)s
+      ORDER BY created_at DESC LIMIT 1000) AS newest) AS jobs;
+INSERT INTO jobs_jobcounts (tenant_id, not_started, in_progress, success, failure, partial_failure, last_position)
+VALUES (%(tenant)s, 0, 0, 0, 0, 0, %(events)s) ON CONFLICT (tenant_id) DO UPDATE SET last_position = %(events)s
+"""
 SIZES = [pytest.param(20_000, id="20000"), pytest.param(100_000, id="100000", marks=pytest.mark.full)]
 
 
@@ -164,10 +177,13 @@ class Store:
         types = sorted(queries.Job._meta.get_field("is_workflow").expression.cases[0].condition.children[0][1])
         types.remove("MODEL_SWAP_WITH_IMAGE")
         with connection.cursor() as cursor:
-            for tenant, number in ((big, jobs), (other, jobs // 10)):
+            for tenant, number in ((other, jobs // 10), (big, jobs)):
                 cursor.execute(FILL, {"tenant": tenant.pk, "types": types, "jobs": number})
                 for statement in TIMELINES.split(";\n"):
                     cursor.execute(statement, {"tenant": tenant.pk})
+                self.events = 2 * number if number < 50_000 else 10 * number
+                for statement in FEED.split(";\n"):
+                    cursor.execute(statement, {"tenant": tenant.pk, "events": self.events})
             self.vacuum(cursor)
         self.tenant, self.token = big, tokens.issue(big)
         self.log = server.folder / "log"
@@ -356,6 +372,40 @@ def test_one_job_is_read_by_its_key_and_its_events_by_theirs(store):
         _response, ran, (plan,) = store.get(f"/v1/jobs/{job.public_id}/events?since=700", times)
         assert len(ran) == 2
         check(plan, most_rows=1 + 500 * 4 / 3 + 500)
+
+
+def cursor_at(store, position):
+    """The cursor of a feed without filters, or with ``event_type=rare``."""
+    event = JobEvent.objects.for_tenant(store.tenant).get(position=position)
+    place = place_at(position, EventAtPosition(position, event.job_id.hex, event.seq))
+    return {
+        query: cursor_of(place, store.tenant.pk, FeedFilter((), types))
+        for query, types in (("", ()), ("event_type=rare", ("rare",)), ("event_type=none", ("none",)))
+    }
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("depth", [0.001, 0.5, 0.9])
+def test_a_page_of_the_feed_is_read_from_its_index_at_any_depth(store, depth, django_db_blocker):
+    with django_db_blocker.unblock():
+        cursors = cursor_at(store, int(store.events * depth))
+    for limit in (1, 100, 500):
+        answer, _, [plan] = store.get(f"/v1/events?limit={limit}&after={cursors['']}")
+        assert len(json.loads(answer.body)["events"]) == limit
+        # The event and its job, and where the page begins and ends.
+        check(plan, 2 * limit + 8)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("query", ["event_type=rare", "event_type=none"])
+def test_a_rare_filter_of_the_feed_examines_5000_positions(store, query, django_db_blocker):
+    with django_db_blocker.unblock():
+        cursors = cursor_at(store, store.events // 4)
+    answer, _, [plan] = store.get(f"/v1/events?{query}&after={cursors[query]}")
+    page = json.loads(answer.body)
+    assert page["has_more"]
+    assert len(page["events"]) == (5 if "rare" in query else 0)
+    check(plan, 5_000 + 2 * 5 + 8)
 
 
 @pytest.mark.postgresql

@@ -232,8 +232,9 @@ FEEDS = {
     (of_job_types, of_event_types): _of_tenant(
         FeedPageRow,
         at_cursor=latest_event(up_to=Param("after", BigIntegerField())),
-        last_examined=LAST_EXAMINED,
-        at_end=latest_event(up_to=LAST_EXAMINED),
+        # Without a filter a page that is not full has everything.
+        last_examined=LAST_EXAMINED if of_job_types or of_event_types else F("last_position"),
+        at_end=latest_event(up_to=LAST_EXAMINED if of_job_types or of_event_types else None),
         events=feed_page(of_job_types=of_job_types, of_event_types=of_event_types),
     )
     for of_job_types, of_event_types in product((False, True), repeat=2)

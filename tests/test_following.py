@@ -1,0 +1,91 @@
+"""Waiting readers and news, in one process: what a poll at the wrong moment must not lose."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from asgiref.sync import sync_to_async
+
+from jobs.api.following.prefer import preferred_wait
+from jobs.api.following.wakeups import POLL_SECONDS, wake_ups
+from jobs.api.v1.queries import EVENTS
+from jobs.ingest import ledger
+from jobs_gateway.application import with_middleware
+from tests.client import run
+from tests.streams import LONGEST_SECONDS
+
+
+@pytest.mark.django_db
+def test_news_between_the_first_read_and_the_waiting_is_not_lost(acme, acme_token, monkeypatch):
+    job = ledger.open_job(acme, "MODEL_GENERATOR")
+    read = EVENTS.fetch_document
+
+    async def read_before_the_news(*args):
+        monkeypatch.setattr(EVENTS, "fetch_document", read)
+        document = await read(*args)
+        await sync_to_async(ledger.append)(job, "queued", "news")
+        await asyncio.sleep(3 * POLL_SECONDS)  # a poll finds the news before the reader has its page
+        return document
+
+    monkeypatch.setattr(EVENTS, "fetch_document", read_before_the_news)
+
+    async def follow() -> bytes:
+        gone, received = asyncio.Event(), asyncio.Queue()
+
+        async def receive():
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        headers = {"host": "testserver", "authorization": f"Bearer {acme_token}", "accept": "text/event-stream"}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "scheme": "http",
+            "path": f"/v1/jobs/{job.pk}/events",
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("testserver", 80),
+        }
+        # Another one waits, so that positions are polled already.
+        with wake_ups.waiter(acme.pk):
+            await asyncio.sleep(2 * POLL_SECONDS)
+            task = asyncio.create_task(with_middleware(None)(scope, receive, received.put))
+            body = b""
+            async with asyncio.timeout(LONGEST_SECONDS):
+                while b"news" not in body:
+                    body += (await received.get()).get("body", b"")
+            gone.set()
+            await task
+        return body
+
+    assert b'"message":"news"' in run(follow)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=10", 10),
+        ("wait=60", 60),
+        ("wait=61", 60),
+        (f"wait={'9' * 5000}", 60),
+        ("Wait = 5", 5),
+        ('wait="7"', 7),
+        ("wait=3; foo=bar", 3),
+        ("respond-async, wait=4", 4),
+        ('foo="a, wait=9", wait=2', 2),
+        ("wait=1, wait=30", 1),
+        ("wait=x, wait=30", None),
+        ("wait=0", None),
+        ("wait=-1", None),
+        ("wait=1.5", None),
+        ("wait", None),
+        ("wait=", None),
+        ("await=3", None),
+        ("", None),
+        ('"', None),
+    ],
+)
+def test_the_wait_that_a_caller_prefers(prefer, seconds):
+    assert preferred_wait(prefer) == seconds
