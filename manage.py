@@ -18,3 +18,8 @@ if __name__ == "__main__":
         if "--traceback" in sys.argv:
             raise
         sys.exit(f"The database failed: {str(error).strip()}. DATABASE_URL says where it is.")
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped.\n")
+        sys.exit(130)  # as a shell reports a program that SIGINT ended
+    except EOFError:
+        sys.exit("\nStopped: there was no answer to a question.")

@@ -22,7 +22,7 @@ from rest_framework.exceptions import APIException
 from whitenoise.middleware import WhiteNoiseMiddleware
 
 from jobs.api.errors import RETRY_AFTER_SECONDS, Unavailable, problem_of
-from jobs.api.request import ClientDisconnected, GatewayRequest, Message, Receive, Scope, Send, has_body, read_body
+from jobs.api.request import GatewayRequest, Message, Receive, Scope, Send, has_body, read_body
 from jobs.database.readers import ping
 from jobs_gateway.middleware import ASGIApp
 
@@ -101,8 +101,6 @@ class Pages:
                 await require_database()
             limiter = self.sign_ins if scope["path"] == LOGIN_PATH and scope["method"] == "POST" else self.pages
             await limiter.acquire()
-        except ClientDisconnected:
-            return
         except (APIException, RequestDataTooBig) as error:
             await send_refusal(error, send)
             return
@@ -115,7 +113,7 @@ class Pages:
             await send_refusal(Unavailable(), send)
 
     async def _body(self, receive: Receive) -> bytes:
-        """Raises BodyTimeout, ClientDisconnected, RequestDataTooBig, TooManyBodies."""
+        """Raises BodyTimeout, IncompleteBody, RequestDataTooBig, TooManyBodies."""
         largest = 2**20
         if self.body_bytes + largest > MAX_BODY_BYTES:
             raise TooManyBodies

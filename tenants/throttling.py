@@ -36,7 +36,7 @@ class RateLimited(exceptions.APIException):
     default_code = "RATE_LIMITED"
 
     def __init__(self, detail: str, wait: int) -> None:
-        super().__init__(f"{detail} Try again in {wait} seconds.")
+        super().__init__(f"{detail} Try again in {wait} second{'' if wait == 1 else 's'}.")
         self.wait = wait
 
 

@@ -71,15 +71,35 @@ FORMS = {
     "/admin/tenants/tenant/{tenant}/change/": {"name": "", "shop_domain": "", "is_active": "on"},
     "/admin/tenants/tenant/{tenant}/issue-token/": {"label": "", "expires_at": ""},
     "/admin/auth/user/add/": {"username": "new", "password1": "p4ssw0rd!", "password2": "p4ssw0rd!"},
-    "/admin/auth/group/add/": {"name": "new"},
+    "/admin/auth/group/add/": {"name": "new", "permissions": "1"},
+    "/admin/auth/group/{group}/change/": {"name": "support", "permissions": "1"},
+    "/admin/auth/user/{user}/change/": {
+        "username": "other",
+        "is_active": "on",
+        "groups": "1",
+        "user_permissions": "1",
+        "date_joined_0": "2026-04-15",
+        "date_joined_1": "12:00:00",
+        "last_login_0": "",
+        "last_login_1": "",
+    },
+    # An action, and the same action confirmed.
+    **{
+        f"{url}?": {"action": "delete_selected", "_selected_action": "123456", "select_across": "0", "index": "0"}
+        for url in ("/admin/auth/user/", "/admin/auth/group/")
+    },
+    **{
+        url: {"action": "delete_selected", "_selected_action": "123456", "post": "yes"}
+        for url in ("/admin/auth/user/", "/admin/auth/group/")
+    },
 }
 
 
 @pytest.fixture
-def ids(acme, acme_token, job_of, admin_client) -> dict[str, object]:
+def ids(acme, acme_token, job_of, admin_client, sam) -> dict[str, object]:
     job = job_of(acme)
     admin_client.get(f"/admin/jobs/job/{job.public_id}/change/")  # its timeline needs an audit entry
-    return {"job": job.public_id, "tenant": acme.pk}
+    return {"job": job.public_id, "tenant": acme.pk, "user": sam.pk, "group": sam.groups.get().pk}
 
 
 @pytest.fixture

@@ -53,6 +53,9 @@ def test_the_page_of_a_tenant_shows_its_jobs_by_status_and_by_day(support_client
     assert {bar.height for bar in bars[:-1]} == {0}
     listed = support_client.get(bars[-1].link).context["cl"].result_list
     assert len(listed) == 3
+    other_page = support_client.get(f"/admin/tenants/tenant/{globex.pk}/change/")
+    assert other_page.context["days"]["bars"][-1].title.endswith(": 1 job, 0 failed")
+    assert 'aria-label="1 job: ' in other_page.content.decode()
 
 
 def test_a_day_with_more_jobs_than_the_limit_shows_more_than(support_client, acme, tenant_page, monkeypatch):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import io
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,19 +22,19 @@ from jobs.ingest import ledger
 from jobs.models import Artifact, AuditAction, AuditEntry, Job, JobStatus
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
+from tests.browser import CHROMIUM, needs_chromium
 from tests.client import Client
 from tests.test_seed_demo import draw_once
 
 ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "var" / "screenshots")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 # Long, because pages can be slow on a busy machine.
 TIMEOUT_MS = 60_000
 expect.set_options(timeout=TIMEOUT_MS)
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
+    needs_chromium,
     pytest.mark.django_db(transaction=True),
     # The browser does not depend on the database, so one database is enough. test_admin_*.py run on both.
     pytest.mark.sqlite,

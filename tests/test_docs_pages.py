@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
@@ -12,9 +11,9 @@ import pytest
 from django.core.management import call_command
 from django.urls import reverse
 
+from tests.browser import needs_chromium
 from tests.gateway import database_of_this_test, serving
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PAGES = ("/docs", "/redoc")
 
 
@@ -76,28 +75,10 @@ def test_collected_files_get_names_of_their_content(anonymous_client, settings, 
 
 
 @pytest.fixture
-def browser_page():
-    """A page of a browser that knows no host but this one, and what it asked for and complained of."""
-    sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.asked, page.complaints = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("console", lambda message: page.complaints.append(message.text))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        yield page
-        browser.close()
-
-
-@pytest.fixture
 def served(transactional_db: None) -> Iterator[str]:
     """The address of a gateway that answers from the database of this test."""
     with serving(database_of_this_test()) as gateway:
         yield f"http://127.0.0.1:{gateway.port}"
-
-
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 
 
 @needs_chromium

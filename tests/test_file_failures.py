@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import fcntl
 import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +234,8 @@ def test_events_of_agents_of_an_unknown_type_are_kept_and_counted(acme, tmp_path
 # --- At a terminal ------------------------------------------------------------------------------------------------
 
 
-def at_a_terminal(store: Any, *command: object, typed: bytes) -> tuple[int | None, str]:
-    """The exit status and what is on the screen, after ``typed`` is typed at the first output."""
+def at_a_terminal(store: Any, *command: object, prompt: bytes, typed: bytes) -> tuple[int | None, str]:
+    """The exit status and what is on the screen, after ``typed`` is typed at ``prompt``."""
 
     def become_foreground() -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -249,27 +251,64 @@ def at_a_terminal(store: Any, *command: object, typed: bytes) -> tuple[int | Non
         preexec_fn=become_foreground,
     )
     shown = b""
-    while b"to continue: " not in shown and process.poll() is None:
+    while prompt not in shown and process.poll() is None:
         shown += os.read(screen, 10_000)
-    status = None
-    for _ in range(10):
-        os.write(screen, typed)
-        # A signal that comes between the prompt and the read does not end the read: it is typed again.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            status = process.wait(timeout=3)
-            break
-    process.kill()
+    # A signal that comes between the prompt and the read does not end the read.
+    asleep = 0
+    while asleep < 3 and process.poll() is None:
+        time.sleep(0.05)
+        asleep = asleep + 1 if is_sleeping(process.pid) else 0
+    os.write(screen, typed)
+    try:
+        status = process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        status = None
+        process.kill()
     shown += os.read(screen, 10_000)
     os.close(terminal)
     os.close(screen)
-    return status, shown.decode()
+    return status, re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode())  # without colours
 
 
-def test_ctrl_c_at_the_prompt_of_erase_tenant_removes_nothing_and_shows_no_traceback(new_store):
-    store = new_store()
-    store.add_tenants("acme")
-    status, shown = at_a_terminal(store, "erase_tenant", "acme", typed=b"\x03")
-    assert status == 1, shown
-    assert shown.rstrip().endswith("Nothing was removed.")
+def is_sleeping(pid: int) -> bool:
+    """Whether the main thread of a process waits in the kernel, as for input."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+CTRL_C, CTRL_D = b"\x03", b"\x04"
+STOPPED, NO_ANSWER = "Stopped.", "Stopped: there was no answer to a question."
+
+
+@pytest.mark.parametrize(
+    ("command", "prompt", "typed", "status", "last_line"),
+    [
+        ("erase_tenant acme", b"to continue: ", CTRL_C, 1, "Nothing was removed."),
+        ("erase_tenant acme", b"to continue: ", CTRL_D, 1, "Nothing was removed."),
+        # Django's own, of which docs/deploy.md names the first.
+        ("createsuperuser --email ada@example.com", b"Username", CTRL_C, 1, "Operation cancelled."),
+        ("createsuperuser --email ada@example.com", b"Username", CTRL_D, 1, NO_ANSWER),
+        ("createsuperuser --username ada --email ada@example.com", b"Password: ", CTRL_C, 1, "Operation cancelled."),
+        ("createsuperuser --username ada --email ada@example.com", b"Password: ", CTRL_D, 1, NO_ANSWER),
+        ("flush", b"to cancel: ", CTRL_C, 130, STOPPED),
+        ("flush", b"to cancel: ", CTRL_D, 1, NO_ANSWER),
+    ],
+)
+def test_a_command_that_is_stopped_at_a_prompt_changes_nothing(new_store, command, prompt, typed, status, last_line):
+    store = new_store("acme")
+    ended, shown = at_a_terminal(store, *command.split(), prompt=prompt, typed=typed)
+    assert ended == status, shown
+    assert shown.rstrip().splitlines()[-1] == last_line
     assert "Traceback" not in shown
     assert "CommandError" not in shown
+    assert store.run("create_tenant", "acme", expected=1)  # it is still there
+
+
+def test_the_password_of_a_user_stays_when_its_command_is_stopped(new_store):
+    store = new_store()
+    environment = {"DJANGO_SUPERUSER_PASSWORD": "correct-horse-battery"}
+    asked = ["createsuperuser", "--noinput", "--username", "ada", "--email", "ada@example.com"]
+    dataclasses.replace(store, environment=environment).run(*asked)
+    for typed, ended in ((CTRL_C, (130, STOPPED)), (CTRL_D, (1, NO_ANSWER))):
+        status, shown = at_a_terminal(store, "changepassword", "ada", prompt=b"Password: ", typed=typed)
+        assert (status, shown.rstrip().splitlines()[-1]) == ended
+        assert "Traceback" not in shown

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from django.core.management import get_commands, load_command_class
+from django.core.management import BaseCommand, get_commands, load_command_class
 
 from jobs.management.batches import BatchCommand, StoppableCommand
 
@@ -15,6 +15,8 @@ pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
 
 OURS = sorted(name for name, app in get_commands().items() if app in ("jobs", "tenants"))
 COMMANDS = {name: load_command_class(get_commands()[name], name) for name in OURS}
+# The arguments that every command of Django has.
+OF_DJANGO = {each.dest for each in BaseCommand().create_parser("manage.py", "any")._actions}
 BATCHES = [name for name in OURS if isinstance(COMMANDS[name], BatchCommand)]
 
 
@@ -33,6 +35,20 @@ def test_help_has_an_example_that_works(name):
     example = re.search(rf"Example: (?:[A-Z_]+=\S+ )*manage\.py {name}({words})", text)
     assert example, text
     parser.parse_args(shlex.split(example[1].rstrip(".")))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_argument_is_explained_in_short_sentences(name):
+    command = COMMANDS[name]
+    parser = command.create_parser("manage.py", name)
+    ours = [each for each in parser._actions if each.help and each.dest not in OF_DJANGO]
+    assert all(each.help for each in parser._actions)
+    sentences = [sentence for text in [command.help, *(each.help for each in ours)] for sentence in text.split(". ")]
+    assert [
+        text for text in [command.help, *(each.help for each in ours)] if not text[:1].isupper() and text[0] != "-"
+    ] == []
+    assert [text for text in (each.help for each in ours) if not text.endswith(".")] == []
+    assert [sentence for sentence in sentences if len(sentence.split()) > 35] == []
 
 
 @pytest.mark.parametrize("name", BATCHES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from itertools import product
 from urllib.parse import quote, quote_from_bytes
 
 import pytest
@@ -163,8 +165,15 @@ def test_in_every_header(acme_client, job, header):
 
 
 @pytest.fixture
-def gateway(transactional_db, acme_token):
-    with serving(database_of_this_test(), TOKEN_CACHE_SECONDS="5") as gateway:
+def artifacts(tmp_path):
+    (tmp_path / "tenants/acme").mkdir(parents=True)
+    (tmp_path / "tenants/acme/front.png").write_bytes(b"picture")
+    return tmp_path
+
+
+@pytest.fixture
+def gateway(transactional_db, acme_token, artifacts):
+    with serving(database_of_this_test(), TOKEN_CACHE_SECONDS="5", ARTIFACTS_DIR=str(artifacts)) as gateway:
         yield gateway
 
 
@@ -258,3 +267,48 @@ def test_a_body_that_was_sent_with_a_get_changes_nothing(gateway, acme_token, jo
         answer = gateway.send(head.encode() + framing)
         assert answer.status == 200
         assert answer.body == gateway.get("/v1/jobs", acme_token).body
+
+
+CHUNKED = {
+    "no size": b"zz\r\nhello\r\n0\r\n\r\n",
+    "too large a size": b"ffffffffffffffffff\r\nx",
+    "negative size": b"-1\r\nhello\r\n0\r\n\r\n",
+    "no line break": b"5\r\nhelloworld0\r\n\r\n",
+}
+
+
+def test_an_invalid_chunked_body_is_the_callers_error(gateway, acme, acme_token, job_of):
+    artifact = {"storage_key": "tenants/acme/front.png", "kind": "render", "role": "final"}
+    event = {"seq": 1, "event_type": "succeeded", "created_at": "2026-04-15T12:00:00Z", "artifacts": [artifact]}
+    path = f"/v1/jobs/{job_of(acme, events=[event])}"
+    [final] = json.loads(gateway.get(path, acme_token).body)["result"]
+    link = final["image_url"].removeprefix("http://localhost")
+    paths = [path, f"{path}/events", "/v1/jobs", "/job", "/v1/unknown", link, "/livez", "/readyz"]
+    paths += ["/", "/docs", "/v1/openapi.json", "/static/gateway/icon.svg", "/admin/", "/admin/login/", "/unknown"]
+    # With the header the API reads the body.
+    for target, more in product(paths, ("", "X-Shopify-Hmac-Sha256: x\r\n")):
+        for method, (name, encoding) in product(("GET", "HEAD", "POST"), CHUNKED.items()):
+            head = (
+                f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                f"Authorization: Bearer {acme_token}\r\n{more}Transfer-Encoding: chunked\r\n\r\n"
+            )
+            status = gateway.send(head.encode() + encoding).status
+            assert status < 500, (method, target, more, name)
+            if target == link and method != "POST":
+                assert status == 400
+    assert gateway.get(path, acme_token).status == 200
+    assert "unforeseen" not in gateway.log.read_text()
+
+
+def test_an_invalid_chunked_body_is_named(gateway, acme_token):
+    said = "The request body is incomplete, or its chunked encoding is invalid."
+    for target, body in (
+        ("/v1/jobs", {"code": "BAD_REQUEST", "detail": said}),
+        ("/job", {"error": said, "code": 400}),
+    ):
+        head = (
+            f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Shopify-Hmac-Sha256: x\r\n"
+            f"Authorization: Bearer {acme_token}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        answer = gateway.send(head.encode() + CHUNKED["no size"])
+        assert (answer.status, json.loads(answer.body)) == (400, body)

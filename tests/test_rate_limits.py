@@ -150,6 +150,22 @@ def test_of_200_parallel_requests_to_two_processes_exactly_the_limit_passes(
     record_property("cases", rounds)
 
 
+def in_seconds(number):
+    return "1 second" if int(number) == 1 else f"{number} seconds"
+
+
+def test_one_second_is_one_second():
+    assert throttling.RateLimited("Too many.", 1).detail == "Too many. Try again in 1 second."
+    assert throttling.RateLimited("Too many.", 2).detail == "Too many. Try again in 2 seconds."
+
+
+def test_when_windows_begin_says_nothing_about_the_number_of_a_tenant():
+    """It depends on the secret key. Otherwise a tenant could compute its number, and so that there are others."""
+    keys = [f"{number:050}" for number in range(20)]
+    assert len({throttling._phase(key, "7") for key in keys}) > 5
+    assert len({throttling._phase(keys[0], str(number)) for number in range(20)}) > 5
+
+
 def test_an_answer_says_how_many_requests_are_left(shared_cache, settings, acme, acme_client):
     settings.RATE_LIMIT_PER_TENANT = 2
     first, second, third = (acme_client.get("/v1/jobs") for _ in range(3))
@@ -164,7 +180,7 @@ def test_an_answer_says_how_many_requests_are_left(shared_cache, settings, acme,
     ]
     assert third.json() == {
         "code": "RATE_LIMITED",
-        "detail": f"This tenant has used up its requests of this minute, 2. Try again in {seconds_left} seconds.",
+        "detail": f"This tenant has used up its requests of this minute, 2. Try again in {in_seconds(seconds_left)}.",
     }
     assert 1 <= seconds_left <= 60
 
@@ -176,7 +192,7 @@ def test_the_fleet_dialect_shares_the_limit_and_says_it_its_own_way(shared_cache
     wait = refused.headers["Retry-After"]
     assert refused.status_code == 429
     assert refused.json() == {
-        "error": f"This tenant has used up its requests of this minute, 1. Try again in {wait} seconds.",
+        "error": f"This tenant has used up its requests of this minute, 1. Try again in {in_seconds(wait)}.",
         "code": 429,
     }
 
@@ -226,7 +242,7 @@ def test_failed_credentials_are_limited_by_address_and_good_ones_still_open(shar
     wait = refused.headers["Retry-After"]
     assert refused.json() == {
         "code": "RATE_LIMITED",
-        "detail": f"Too many credentials from here failed in this minute, over 3. Try again in {wait} seconds.",
+        "detail": f"Too many credentials from here failed in this minute, over 3. Try again in {in_seconds(wait)}.",
     }
     assert refused.headers["RateLimit-Policy"] == '"failed";q=3;w=60'
     assert statuses(acme_client, 5, REMOTE_ADDR="192.0.2.1") == [200] * 5

@@ -199,7 +199,10 @@ def test_another_origin_is_told_nothing(gateway, token, origin):
 
 @pytest.mark.parametrize("path", ["/v1/jobs", UNKNOWN_JOB, f"{UNKNOWN_JOB}/events", "/job"])
 def test_a_preflight_needs_no_credential_and_lets_one_be_sent(gateway, path):
-    wanted = "authorization,if-none-match,x-request-id,x-shopify-hmac-sha256"
+    wanted = (
+        "authorization,baggage,cache-control,content-type,if-none-match,last-event-id,prefer,sentry-trace,traceparent,"
+        "tracestate,x-request-id,x-requested-with,x-shopify-hmac-sha256"
+    )
     answer = gateway.get(
         path,
         method="OPTIONS",

@@ -6,11 +6,13 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -53,11 +55,7 @@ def serving(folder, *arguments, **environment):
                 break
         else:
             pytest.fail(printed)
-        while time.monotonic() - began < 120:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{base_url}/v1/jobs")
-                break
-            time.sleep(0.02)
+        httpx.get(f"{base_url}/v1/jobs")  # without a second attempt: it has said that it serves
         yield printed, base_url, time.monotonic() - began
     finally:
         process.send_signal(signal.SIGINT)
@@ -123,19 +121,85 @@ def test_what_the_embedded_default_keeps_secret_is_read_by_its_owner_only(folder
 
 
 @pytest.mark.sqlite
-def test_a_port_that_is_taken_is_named_before_anything_else_happens(tmp_path):
+def test_it_says_that_it_serves_only_when_a_request_is_answered(tmp_path):
+    """A client that starts with the line never meets a port that is closed."""
+    (port,) = servers.free_ports(1)
+    process = serve(tmp_path, PORT=str(port), WEB_WORKERS="2")
+    is_announced = threading.Event()
+
+    def read():
+        for line in process.stdout:
+            if line.startswith("Serving on"):
+                is_announced.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    refused = answered = 0
+    try:
+        deadline = time.monotonic() + 120
+        while answered < 20:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            was_announced = is_announced.is_set()
+            try:
+                assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+                answered += was_announced
+            except httpx.TransportError:
+                assert not was_announced
+                refused += 1
+                time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        reader.join(30)
+        process.stdout.close()
+    assert refused > 10  # the port was tried from the start on
+
+
+@pytest.fixture
+def taken_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        process = serve(tmp_path, PORT=str(port))
-        printed, _ = process.communicate(timeout=60)
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("arguments", "by_make", "command"),
+    [
+        ([], {}, "python manage.py serve"),
+        (["--demo"], {}, "python manage.py serve --demo"),
+        (["--demo"], {"MAKELEVEL": "1"}, "make run"),
+    ],
+)
+def test_a_port_that_is_taken_is_named_before_anything_else_happens(tmp_path, taken_port, arguments, by_make, command):
+    process = serve(tmp_path, *arguments, PORT=str(taken_port), **by_make)
+    printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert printed == (
-        f"CommandError: Cannot listen on 127.0.0.1:{port}: Address already in use. "
-        f"Choose another port, such as: PORT={port + 1} make serve\n"
+        f"CommandError: Cannot listen on 127.0.0.1:{taken_port}: Address already in use. "
+        f"Choose another port, such as: PORT={taken_port + 1} {command}\n"
     )
     assert not (tmp_path / "gateway.sqlite3").exists()
+
+
+@pytest.mark.sqlite
+@pytest.mark.skipif(
+    shutil.which("make") is None or not (ROOT / ".venv/bin/python").exists(), reason="make serve needs make and .venv"
+)
+def test_make_serve_advises_make_serve(tmp_path, taken_port):
+    environment = {"DATA_DIR": str(tmp_path), "ENV_FILE": os.devnull, "PORT": str(taken_port)}
+    done = subprocess.run(
+        ["make", "serve"],
+        cwd=ROOT,
+        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert f"Choose another port, such as: PORT={taken_port + 1} make serve\n" in done.stderr
 
 
 @pytest.mark.sqlite

@@ -28,7 +28,10 @@ def test_create_tenant_makes_a_tenant_and_says_what_comes_next(db):
     acme = Tenant.objects.get()
     assert (acme.slug, acme.name, acme.shop_domain) == ("acme", "Acme Ltd", "acme.myshopify.com")
     assert (acme.storage_prefix, acme.is_active) == ("tenants/acme/", True)
-    assert out == ["Created tenant acme, with its pictures under “tenants/acme/”.", "Next: manage.py issue_token acme"]
+    assert out == [
+        "Created tenant acme. The prefix of its artifacts is “tenants/acme/”.",
+        "Next: manage.py issue_token acme",
+    ]
     assert err == []
 
 
@@ -104,7 +107,7 @@ def test_issue_token_takes_days_from_one_up(days, acme):
 def test_issue_token_says_so_when_the_tenant_is_not_active(acme):
     Tenant.objects.update(is_active=False)
     (token,), err = run("issue_token", "acme")
-    assert err[-1] == "Tenant acme is not active: the token opens nothing until it is."
+    assert err[-1] == "Tenant acme is not active. The token is rejected until the tenant is active."
     assert verified(token) is None
 
 

@@ -6,7 +6,7 @@ All models are registered here. The pages of tenants and tokens show jobs and wr
 
 from django.contrib import admin
 
-from jobs.admin import audit, jobs, tenants, users  # noqa: F401 - importing registers the models
+from jobs.admin import audit, integers, jobs, tenants, users  # noqa: F401 - importing registers models and a lookup
 from jobs.admin.login import LoginForm
 
 admin.site.site_header = "Jobs Gateway"

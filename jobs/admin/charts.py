@@ -6,6 +6,7 @@ from datetime import datetime, time, timedelta
 from typing import Any, NamedTuple
 
 from django.db.models import IntegerField, QuerySet, Subquery
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
 from jobs.admin.dashboard import job_list_url
@@ -87,7 +88,7 @@ def job_counts_by_day(tenant: Tenant) -> dict[str, Any]:
         bars.append(
             Bar(
                 label=f"{day:%d %b}" if number % 2 else "",
-                title=f"{day:%d %B}: {_counted(jobs)} jobs, {_counted(failed)} failed",
+                title=f"{day:%d %B}: {_counted(jobs)} job{pluralize(jobs)}, {_counted(failed)} failed",
                 x=number * COLUMN + (COLUMN - BAR) // 2,
                 y=HEIGHT - height,
                 height=height,

@@ -35,8 +35,15 @@ class BodyTimeout(exceptions.APIException):
     default_detail = f"The announced request body did not arrive within {BODY_SECONDS:g} seconds."
 
 
-class ClientDisconnected(Exception):
-    """The caller closed the connection before the whole request had arrived."""
+class IncompleteBody(exceptions.APIException):
+    """The caller hung up, or the chunked encoding of the body is invalid: the server reports both as a disconnect.
+
+    So it is answered in either case.
+    """
+
+    status_code = 400
+    default_code = "BAD_REQUEST"
+    default_detail = "The request body is incomplete, or its chunked encoding is invalid."
 
 
 async def has_no_body() -> Message:
@@ -104,7 +111,7 @@ def has_body(scope: Scope) -> bool:
 async def read_body(receive: Receive) -> bytes | None:
     """The whole body; None where it is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
 
-    Raises BodyTimeout after ``BODY_SECONDS``, ClientDisconnected.
+    Raises BodyTimeout after ``BODY_SECONDS``, IncompleteBody.
     """
     chunks, size = [], 0
     try:
@@ -112,7 +119,7 @@ async def read_body(receive: Receive) -> bytes | None:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientDisconnected
+                    raise IncompleteBody
                 chunk = message.get("body", b"")
                 size += len(chunk)
                 if size > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:

@@ -49,10 +49,10 @@ _BYTE_RANGES = re.compile(rf"bytes={_BYTE_RANGE}(?:,{_BYTE_RANGE})*", re.IGNOREC
 async def download(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers one HTTP request for the file that a signed URL names.
 
-    200, 206 for a valid ``Range``, 304 and 412 for conditional requests; 403 if the URL was altered or has expired,
-    404 if there is no such file, 405 for methods other than GET and HEAD, 416 for a range beyond the file. Memory use
-    is constant: 64 KiB a request, plus what the server buffers. If the client accepts no data for
-    ``SEND_TIMEOUT_SECONDS``, the body ends early, and the server closes the connection.
+    200, 206 for a valid ``Range``, 304 and 412 for conditional requests; 400 for a request with a body, 403 if
+    the URL was altered or has expired, 404 if there is no such file, 405 for methods other than GET and HEAD, 416 for a
+    range beyond the file. Memory use is constant: 64 KiB a request, plus what the server buffers. If the client accepts
+    no data for ``SEND_TIMEOUT_SECONDS``, the body ends early, and the server closes the connection.
     """
 
     async def bounded_send(message: Message) -> None:
@@ -72,6 +72,8 @@ async def _response(scope: Scope, opened: ExitStack) -> Response:
     """The response to ``scope``; the file that it reads is closed with ``opened``."""
     if scope["method"] not in ("GET", "HEAD"):
         return _error(405, "Only GET and HEAD are allowed.", {"Allow": "GET, HEAD"})
+    if _has_body(scope):  # the server reports an invalid one as a disconnect, which would cut the response off
+        return _error(400, "A request for an artifact has no body.")
     key = scope["path"].removeprefix(PATH_PREFIX)
     store = storages["artifacts"]
     if not key or not isinstance(store, SignedFileSystemStorage):
@@ -100,6 +102,11 @@ async def _response(scope: Scope, opened: ExitStack) -> Response:
     # By the number of the open descriptor: the file that was checked is the one that is served, even if its name leads
     # to another one by now. /dev/fd leads to /proc/self/fd on Linux.
     return FileResponse(f"/dev/fd/{file.fileno()}", headers=headers, media_type=content_type, stat_result=found)
+
+
+def _has_body(scope: Scope) -> bool:
+    names = {name: value for name, value in scope["headers"] if name in (b"transfer-encoding", b"content-length")}
+    return b"transfer-encoding" in names or names.get(b"content-length", b"0") != b"0"
 
 
 def _scope_for_starlette(scope: Scope) -> Scope:

@@ -15,8 +15,9 @@ READS = ("tenants_tenant", "tenants_apitoken", "jobs_job", "jobs_jobevent", "job
 
 class Command(BaseCommand):
     help = (
-        "Lets a PostgreSQL role read what the API answers from, bound by row security. A role that is missing is made, "
-        "able to log in, without a password. Running it again changes nothing."
+        "Grants a PostgreSQL role the right to read the tables that the API needs. Row security shows it the rows of "
+        "one tenant at a time. If the role does not exist, it is created, with LOGIN and without a password. Running "
+        "the command again changes nothing."
     )
 
     def create_parser(self, *args: Any, **kwargs: Any) -> Any:
@@ -50,4 +51,4 @@ class Command(BaseCommand):
             # Made by migration 0013: the last positions of any tenants, and nothing else of them.
             cursor.execute(sql.SQL("GRANT EXECUTE ON FUNCTION jobs_last_positions(bigint[]) TO {}").format(role))
         if options["verbosity"]:
-            self.stdout.write(f"{options['name']} may read {', '.join(READS)}, each tenant's rows alone.")
+            self.stdout.write(f"{options['name']} can read {', '.join(READS)}, the rows of one tenant at a time.")

@@ -14,6 +14,7 @@ from jobs.demo.access import DEMO
 from jobs.demo.drawing import draw
 from jobs.demo.records import Picture, stories
 from jobs.ingest import bulk
+from jobs.management.progress import counted
 from jobs.models import Job
 from tenants.models import Tenant
 
@@ -34,7 +35,10 @@ class Command(BaseCommand):
         existing = set(Job.all_tenants.filter(pk__in=demo_jobs).values_list("pk", flat=True))
         missing = [story for public_id, story in demo_jobs.items() if public_id not in existing]
         pictures = [picture for story in missing for picture in story.pictures]
-        summary = f"{len(missing)} jobs, {len(pictures)} pictures, {len(existing)} jobs unchanged"
+        summary = (
+            f"{counted(len(missing), 'job')}, {counted(len(pictures), 'picture')}, "
+            f"{counted(len(existing), 'job')} unchanged"
+        )
         if dry_run:
             self.stdout.write(f"Would create for tenant {DEMO}: {summary}.")
             return

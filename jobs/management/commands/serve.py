@@ -48,6 +48,13 @@ def free_address(host_setting: str, port_setting: str, command: str) -> str:
     return str(address[0])
 
 
+def used_command(demo: bool) -> str:
+    """The command that started this process: a target of the Makefile, or this command itself."""
+    if "MAKELEVEL" in os.environ:  # which make sets
+        return "make run" if demo else "make serve"
+    return f"python manage.py serve{' --demo' if demo else ''}"
+
+
 def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -66,13 +73,13 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--demo", action="store_true", help="fill an empty store with the demo and print requests to try"
+            "--demo", action="store_true", help="Fill an empty store with the demo, and print requests to try."
         )
-        parser.add_argument("--prepare-only", action="store_true", help="do everything but serve")
+        parser.add_argument("--prepare-only", action="store_true", help="Migrate and collect static files, then exit.")
 
     def handle(self, *args: Any, demo: bool, prepare_only: bool, **options: Any) -> None:
         if not prepare_only:
-            command = "make run" if demo else "make serve"
+            command = used_command(demo)
             address = free_address("WEB_HOST", "PORT", command)
             if settings.METRICS_PORT:
                 free_address("METRICS_HOST", "METRICS_PORT", command)

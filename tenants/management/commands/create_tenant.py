@@ -11,21 +11,27 @@ from tenants.models import Tenant
 
 
 class Command(BaseCommand):
-    help = "Creates a tenant: a customer with jobs, tokens and a folder of pictures of its own."
+    help = "Creates a tenant: a customer with its own jobs, tokens and artifacts."
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         example = f"Example: manage.py {subcommand} acme --name Acme --shop acme.myshopify.com"
         return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("slug", metavar="SLUG", help="Letters, digits, - and _; names the tenant everywhere.")
-        parser.add_argument("--name", default="", help="How people call it.")
-        parser.add_argument("--shop", metavar="DOMAIN", help="The shop whose session tokens are this tenant's.")
+        parser.add_argument(
+            "slug",
+            metavar="SLUG",
+            help="The name of the tenant in commands, records and storage keys: letters, digits, - and _.",
+        )
+        parser.add_argument("--name", default="", help="The name that the support console shows.")
+        parser.add_argument(
+            "--shop", metavar="DOMAIN", help="The tenant's Shopify shop. Session tokens of this shop are accepted."
+        )
         parser.add_argument(
             "--storage-prefix",
-            metavar="P",
-            help="The folder of its pictures in the artifact store, with a / at the end; tenants/SLUG/ unless given. "
-            "'' switches the check off that pictures lie in it.",
+            metavar="PREFIX",
+            help="The folder of the tenant's artifacts in the artifact store, with a / at the end. "
+            "Default: tenants/SLUG/. An empty one ('') turns off the check that artifacts are in the folder.",
         )
 
     def handle(self, *, slug: str, name: str, shop: str | None, storage_prefix: str | None, **options: Any) -> None:
@@ -38,5 +44,5 @@ class Command(BaseCommand):
             problems = [f"{field}: {' '.join(messages)}" for field, messages in error.message_dict.items()]
             raise CommandError("No tenant was created. " + " ".join(problems)) from error
         tenant.save()
-        self.stdout.write(f"Created tenant {slug}, with its pictures under “{tenant.storage_prefix}”.")
+        self.stdout.write(f"Created tenant {slug}. The prefix of its artifacts is “{tenant.storage_prefix}”.")
         self.stdout.write(f"Next: manage.py issue_token {slug}")

@@ -27,21 +27,24 @@ def in_days(text: str) -> datetime:
 
 
 class Command(BaseCommand):
-    help = "Issues a token of a tenant and prints it, alone, as the last line of standard output. It is shown only now."
+    help = (
+        "Issues a token to a tenant and prints it as the last line of standard output. Only its hash is stored, so the "
+        "token cannot be shown again."
+    )
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         example = f"Example: manage.py {subcommand} acme --label 'build server' --expires-in 90"
         return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("slug", metavar="SLUG", help="The tenant the token will stand for.")
-        parser.add_argument("--label", default="", help="What it is for, so that you know which one to revoke.")
+        parser.add_argument("slug", metavar="SLUG", help="The tenant whose jobs the token gives access to.")
+        parser.add_argument("--label", default="", help="A note on what the token is for. The console shows it.")
         parser.add_argument(
             "--expires-in",
             metavar="DAYS",
             type=in_days,
             dest="expires_at",
-            help="Days from now until it expires; it never does unless given.",
+            help="Days until the token expires. Default: it does not expire.",
         )
 
     def handle(self, *, slug: str, label: str, expires_at: datetime | None, **options: Any) -> None:
@@ -55,5 +58,5 @@ class Command(BaseCommand):
         until = f", valid until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else ""
         self.stderr.write(f"A token of tenant {slug}{until}. Keep it: it cannot be shown again.")
         if not tenant.is_active:
-            self.stderr.write(f"Tenant {slug} is not active: the token opens nothing until it is.")
+            self.stderr.write(f"Tenant {slug} is not active. The token is rejected until the tenant is active.")
         self.stdout.write(token)

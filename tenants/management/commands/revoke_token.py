@@ -12,14 +12,18 @@ from tenants.models import ApiToken
 
 
 class Command(BaseCommand):
-    help = "Revokes a token: it opens nothing from now on. Revoking it again changes nothing."
+    help = "Revokes a token. From then on the gateway rejects it. Revoking it again changes nothing."
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         example = f"Example: manage.py {subcommand} jgw_4f7k2m9x0abc"
         return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("prefix", metavar="PREFIX", help="The token up to its second _, with or without jgw_.")
+        parser.add_argument(
+            "prefix",
+            metavar="PREFIX",
+            help="The token up to its second _, such as jgw_4f7k2m9x0abc. The whole token works too.",
+        )
 
     def handle(self, *, prefix: str, **options: Any) -> None:
         # A whole token that is pasted in a hurry stands for its prefix, and should not see the secret again.
