@@ -7,8 +7,10 @@ of counters, so whichever of them is asked answers for all.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from functools import cache
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import Any
@@ -16,7 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from django.conf import settings
 from prometheus_client import CollectorRegistry, Histogram, make_wsgi_app
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from jobs.api.request import Scope
 
@@ -47,8 +49,21 @@ class _Quiet(WSGIRequestHandler):
         logger.debug(format, *args)
 
 
+def forget_dead_workers() -> None:
+    """Removes what workers that are no more were doing, such as holding streams open."""
+    for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid)
+        except PermissionError:  # it lives, as another user
+            continue
+
+
 def serve() -> None:
     """Answers on ``METRICS_HOST``:``METRICS_PORT`` in a thread for as long as this process lives."""
+    forget_dead_workers()
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     _Server.address_family = socket.AF_INET6 if ":" in settings.METRICS_HOST else socket.AF_INET

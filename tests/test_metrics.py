@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from datetime import timedelta
 
@@ -18,6 +21,7 @@ from tenants import tokens
 from tests import servers
 from tests.conftest import client_with
 from tests.gateway import ROOT, database_of_this_test, serving
+from tests.streams import end_of, stream
 
 ROUTES = {"v1/jobs": "/v1/jobs", "v1/jobs/<str:public_id>": "/v1/jobs/01JADE5XAMPK9M0Q7RS3T4V5W6", "job": "/job"}
 
@@ -119,3 +123,25 @@ def test_an_hmac_that_does_not_verify_is_counted(acme_client):
     before = rejected("hmac")
     assert acme_client.get("/v1/jobs", headers={"X-Shopify-Hmac-Sha256": "x"}).status_code == 401
     assert rejected("hmac") == before + 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_open_streams_are_counted_and_forgotten_with_a_worker_that_was_killed(acme_token):
+    (port,) = servers.free_ports(1)
+    with serving(database_of_this_test(), METRICS_PORT=str(port)) as gateway:
+
+        async def open_and_kill() -> None:
+            async with stream(gateway.port, "/v1/events", acme_token) as opened:
+                assert opened.status == 200
+                assert (await asyncio.to_thread(scraped, port))[1]["gateway_streams",] == 1
+                [worker] = gateway.workers()
+                os.kill(int(worker), signal.SIGKILL)
+                await end_of(opened)
+                assert not opened.is_complete, "the connection closes without an end"
+
+        asyncio.run(open_and_kill())
+        deadline = time.monotonic() + servers.START_SECONDS
+        while not servers.answers(f"http://127.0.0.1:{port}/metrics"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert scraped(port)[1]["gateway_streams",] == 0
