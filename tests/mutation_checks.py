@@ -139,6 +139,31 @@ FAULTS = (
         [("loaded.skipped = now.last_line", "loaded.skipped = (upcoming.result() or now).last_line")],
         "tests/test_crash.py -k sqlite",
     ),
+    Fault(
+        "position assigned outside the counter's lock",
+        14,
+        "jobs/ingest/ledger.py",
+        [
+            (
+                "    last = _update_counter(counts.status_change(row.tenant_id, before, row.status), {row.tenant_id: 1})\n"
+                "    return last[row.tenant_id]\n",
+                "    with connection.cursor() as cursor:\n"
+                "        cursor.execute(\"SELECT nextval('jobs_jobevent_id_seq')\")\n"
+                "        position = cursor.fetchone()[0]\n"
+                "    counts.apply(counts.status_change(row.tenant_id, before, row.status))\n"
+                "    return position\n",
+            )
+        ],
+        "tests/test_positions.py -k misses",
+        "postgresql",
+    ),
+    Fault(
+        "bulk loader takes no positions for events",
+        14,
+        "jobs/ingest/bulk_writer.py",
+        [("events.append((*values, position if is_public else None))", "events.append((*values, None))")],
+        "tests/test_positions.py -k loaded",
+    ),
 )
 
 

@@ -540,6 +540,7 @@ def follow(tenant, number, written):
             last = page[-1][0]
         if last_round:
             return given
+        time.sleep(0.005)
 
 
 def load_in_batches(tenant, batches):
