@@ -158,7 +158,7 @@ FAULTS = (
         14,
         "jobs/ingest/bulk_writer.py",
         [("events.append((*values, position if is_public else None))", "events.append((*values, None))")],
-        "tests/test_positions.py -k loaded",
+        "tests/test_positions.py -k loaded_public",
     ),
 )
 
