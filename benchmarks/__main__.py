@@ -14,7 +14,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from benchmarks import flat, load, report, store, streams, workloads
+from benchmarks import flat, ledger, load, report, store, streams, workloads
 from benchmarks.servers import COMMANDS, Server, cpu_seconds, serving
 from benchmarks.workloads import Workload
 from jobs_gateway.server import raise_open_files_limit
@@ -40,6 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--flat", action="store_true", help="measure only how costs grow from 10,000 to 1,000,000 jobs")
     parser.add_argument("--streams", type=int, metavar="NUMBER", help="measure only so many open streams, such as 2000")
+    parser.add_argument("--ledger", action="store_true", help="measure only how many events the ledger appends")
     options = parser.parse_args()
     jobs, rounds, seconds = (4_000, 1, 0.5) if options.quick else (200_000, 5, 3.0)
     rounds = options.rounds or rounds
@@ -51,6 +52,9 @@ def main() -> None:
         return
     if options.flat:
         report.keep(flat=flat.measure(rounds, flat.QUICK_SIZES if options.quick else flat.SIZES))
+        return
+    if options.ledger:
+        report.keep(ledger=ledger.measure(rounds, options.seconds or seconds))
         return
     results = measure(options.jobs or jobs, rounds, options.seconds or seconds)
     if not options.quick:

@@ -140,6 +140,25 @@ FAULTS = (
         "tests/test_crash.py -k sqlite",
     ),
     Fault(
+        "version not raised by an artifact that is loaded without an event",
+        10,
+        "jobs/ingest/bulk_writer.py",
+        [("return len(self.events) + len(self.artifacts)", "return len(self.events)")],
+        "tests/test_backfill_jobs.py",
+    ),
+    Fault(
+        "query compiled when it is first used",
+        1,
+        "jobs/database/prepared.py",
+        [
+            (
+                '            raise RuntimeError("A query is not compiled: compile_queries() runs before a worker serves.")',
+                "            self._compiled = self.compile(connections[settings.API_DATABASE])",
+            )
+        ],
+        "tests/test_engine.py",
+    ),
+    Fault(
         "waiter registered after the first read",
         14,
         "jobs/api/following/views.py",
@@ -168,6 +187,27 @@ FAULTS = (
         "jobs/api/following/streams.py",
         [("            if now() >= next_check:", "            if False:")],
         "tests/test_streams.py",
+    ),
+    Fault(
+        "position assigned outside the counter's lock",
+        14,
+        "jobs/ingest/ledger.py",
+        [
+            (
+                "    row.save(update_fields=_MOVED_BY_EVENTS)",
+                "    position = __import__('time').time_ns()\n    row.save(update_fields=_MOVED_BY_EVENTS)",
+            ),
+            ("return last[row.tenant_id]", "return position"),
+        ],
+        "tests/test_positions.py -k misses",
+        "postgresql",
+    ),
+    Fault(
+        "bulk loader takes no positions for events",
+        14,
+        "jobs/ingest/bulk_writer.py",
+        [("events.append((*values, position if is_public else None))", "events.append((*values, None))")],
+        "tests/test_positions.py -k loaded_public",
     ),
 )
 

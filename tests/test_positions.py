@@ -19,7 +19,7 @@ from jobs.models import Artifact, Job, JobCounts, JobEvent
 from tests.stores import counts_of, exported, true_counts
 from tests.test_counts import backfill_status, record
 
-RENDER = {"storage_key": "tenants/acme/front.png", "kind": "on_model_render", "role": "final"}
+RENDER: ledger.NewArtifact = {"storage_key": "tenants/acme/front.png", "kind": "on_model_render", "role": "final"}
 committing = pytest.mark.django_db(transaction=True)
 
 
@@ -540,6 +540,7 @@ def follow(tenant, number, written):
             last = page[-1][0]
         if last_round:
             return given
+        time.sleep(0.005)
 
 
 def load_in_batches(tenant, batches):
