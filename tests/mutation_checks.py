@@ -152,8 +152,11 @@ FAULTS = (
         "jobs/database/prepared.py",
         [
             (
-                '            raise RuntimeError("A query is not compiled: compile_queries() runs before a worker serves.")',
-                "            self._compiled = self.compile(connections[settings.API_DATABASE])",
+                "        if self._compiled is None:\n            raise RuntimeError(",
+                (
+                    "        self._compiled = self._compiled or self.compile(connections[settings.API_DATABASE])\n"
+                    "        if self._compiled is None:\n            raise RuntimeError("
+                ),
             )
         ],
         "tests/test_engine.py",
