@@ -345,6 +345,15 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
 }
 
+# In the OpenAPI document: whom its readers can ask, and on which terms they may use the API. Members that are not set
+# are left out.
+OPENAPI_CONTACT = {
+    "name": env.str("OPENAPI_CONTACT_NAME"),
+    "url": env.str("OPENAPI_CONTACT_URL"),
+    "email": env.str("OPENAPI_CONTACT_EMAIL"),
+}
+OPENAPI_LICENSE = {"name": env.str("OPENAPI_LICENSE_NAME"), "url": env.str("OPENAPI_LICENSE_URL")}
+
 SPECTACULAR_SETTINGS = {
     "TITLE": "Jobs Gateway",
     "VERSION": "1.0.0",  # the contract's, not the software's
@@ -353,6 +362,8 @@ SPECTACULAR_SETTINGS = {
         {"name": "jobs", "description": "Image workflows: their progress and their pictures."},
         {"name": "fleet", "description": "All jobs, operations on one or many agents included, with counts."},
     ],
+    "CONTACT": {name: value for name, value in OPENAPI_CONTACT.items() if value},
+    "LICENSE": {name: value for name, value in OPENAPI_LICENSE.items() if value},
     "OAS_VERSION": "3.1.0",
     "ENUM_NAME_OVERRIDES": {"JobStatus": "jobs.api.v1.params.V1Status"},
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from jobs.api.fleet.params import FleetListParams
 from jobs.api.fleet.serializers import FleetJobListResponseSerializer
 from jobs.api.v1.params import ListParams
 from jobs.api.v1.serializers import JobDetailResponseSerializer, JobEventsResponseSerializer, JobListResponseSerializer
+from tests.test_checks import manage
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden" / "openapi.json"
@@ -203,6 +206,72 @@ def test_every_operation_and_every_parameter_is_explained(document):
         assert operation["tags"] in (["jobs"], ["fleet"])
         for part in operation["parameters"]:
             assert resolved(document, part)["description"]
+
+
+# --- what the operator adds, and linters ---
+
+CONTACT_AND_LICENSE = {
+    "OPENAPI_CONTACT_NAME": "Studio support",
+    "OPENAPI_CONTACT_URL": "https://example.com/support",
+    "OPENAPI_CONTACT_EMAIL": "support@example.com",
+    "OPENAPI_LICENSE_NAME": "Terms of use",
+    "OPENAPI_LICENSE_URL": "https://example.com/terms",
+}
+
+
+def document_with(path: Path, **environment: str) -> dict[str, Any]:
+    """The document of a gateway with these settings, also written to ``path``."""
+    done = manage("spectacular", "--format", "openapi-json", "--file", str(path), **environment)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(path.read_text()))
+
+
+def test_contact_and_license_are_those_of_the_settings(tmp_path, document):
+    given = document_with(tmp_path / "openapi.json", **CONTACT_AND_LICENSE)
+    validate(given)
+    assert given["info"].pop("contact") == {
+        "name": "Studio support",
+        "url": "https://example.com/support",
+        "email": "support@example.com",
+    }
+    assert given["info"].pop("license") == {"name": "Terms of use", "url": "https://example.com/terms"}
+    assert given == document
+
+
+def test_settings_that_are_not_given_are_left_out(tmp_path, document):
+    given = document_with(tmp_path / "openapi.json", OPENAPI_CONTACT_EMAIL="support@example.com")
+    assert given["info"] == document["info"] | {"contact": {"email": "support@example.com"}}
+
+
+@pytest.mark.parametrize(
+    ("command", "configuration"),
+    [
+        (["spectral", "lint", "--fail-severity", "hint", "--ruleset"], "extends: spectral:oas"),
+        # The rules of ``recommended``, whose warnings would not change the exit status.
+        (["redocly", "lint", "--config"], "extends: [recommended-strict]"),
+    ],
+    ids=["Spectral", "Redocly"],
+)
+def test_linters_find_nothing(tmp_path, command, configuration):
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed: npm install --global @stoplight/spectral-cli @redocly/cli")
+    document_with(tmp_path / "openapi.json", **CONTACT_AND_LICENSE)
+    (tmp_path / "rules.yaml").write_text(configuration)
+    linted = subprocess.run(
+        [*command, "rules.yaml", "openapi.json"],
+        cwd=tmp_path,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "REDOCLY_TELEMETRY": "off",
+            "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
 # --- its examples ---
