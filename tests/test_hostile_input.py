@@ -6,6 +6,8 @@ from urllib.parse import quote, quote_from_bytes
 
 import pytest
 
+from jobs.api.fleet.params import FleetListParams
+from jobs.api.v1.params import ListParams
 from tests.gateway import database_of_this_test, serving
 
 # As they stand in a query string or a path.
@@ -63,8 +65,6 @@ HOSTILE = {
 }
 assert len(HOSTILE) >= 40
 
-LISTING = ("job_type", "status", "created_after", "limit", "offset", "cursor")
-FLEET = ("status", "limit", "offset")
 HEADERS = [
     "Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Connection",
     "Content-Encoding", "Content-Length", "Content-Type", "Cookie", "Expect", "Forwarded", "From", "Host",
@@ -129,13 +129,13 @@ def honest(response, allowed=(200, 400, 401, 404, 406, 422)):
 def test_in_every_parameter(acme_client, job, name):
     value = HOSTILE[name]
     events = f"/v1/jobs/{job.public_id}/events"
-    for parameter in (*LISTING, "unknown", value):
+    for parameter in (*ListParams.model_fields, "unknown", value):
         for query in (f"{parameter}={value}", f"{parameter}={value}&{parameter}={value}", f"{parameter}[]={value}"):
             honest(acme_client.get(f"/v1/jobs?{query}"))
     for query in (f"since={value}", f"since=0&since={value}", f"{value}=1", f"since={value}&since=0"):
         honest(acme_client.get(f"{events}?{query}"), allowed=(200, 422))
         honest(acme_client.get(f"/v1/jobs/{job.public_id}?{query}"), allowed=(200,))
-    for parameter in (*FLEET, "unknown", value):
+    for parameter in (*FleetListParams.model_fields, "unknown", value):
         honest(acme_client.get(f"/job?{parameter}={value}"), allowed=(200, 400))
 
 
