@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
 FAULTS = (
     Fault(
-        "tenant filter dropped in the listing",
+        "tenant filter dropped in the list",
         1,
         "jobs/api/v1/queries.py",
         [("Job.objects.for_tenant(TENANT).workflows()", "Job.all_tenants.workflows()")],

@@ -358,7 +358,7 @@ def test_every_bad_parameter_is_told_at_once(acme_client):
             },
             {
                 "loc": ["query", "cursor"],
-                "msg": "Input should be a cursor that this listing gave, sent with the same filters",
+                "msg": "Input should be a cursor of an earlier page, sent with the same filters",
                 "type": "value_error",
             },
         ]

@@ -229,15 +229,16 @@ def artifacts(rows: list[Any], url: Callable[[str], str]) -> list[dict[str, Any]
 
 
 def event_body(row: list[Any], url: Callable[[str], str]) -> dict[str, Any]:
+    seq, event_type, visibility, stage, message, extra, created_at, pictures = row
     return {
-        "seq": row[0],
-        "event_type": row[1],
-        "visibility": row[2],
-        "stage": row[3],
-        "message": row[4],
-        "artifacts": artifacts(row[7], url),
-        "extra": row[5],
-        "created_at": row[6],
+        "seq": seq,
+        "event_type": event_type,
+        "visibility": visibility,
+        "stage": stage,
+        "message": message,
+        "artifacts": artifacts(pictures, url),
+        "extra": extra,
+        "created_at": created_at,
     }
 
 

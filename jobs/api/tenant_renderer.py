@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 from django.conf import settings
@@ -16,9 +17,12 @@ from prometheus_client import Counter
 from jobs.artifacts.redaction import redactor
 from jobs.artifacts.signing import artifact_store, links
 from jobs.artifacts.storage_keys import check_storage_key
+from jobs.database.artifacts import ArtifactRow
 from tenants.callers import Caller
 
 logger = logging.getLogger("jobs.artifacts")
+
+_storage_key = itemgetter(ArtifactRow._fields.index("storage_key"))
 
 
 @cache  # created on first use: only processes that sign URLs export it
@@ -63,12 +67,12 @@ class TenantRenderer:
         return (self.asked_at, self.base_url, self.links.window, prefix, artifact_store().base_urls)
 
     def for_document(self, document: str, artifacts: list[list[Any]]) -> TenantRenderer:
-        """A renderer of the strings of ``document``, a JSON text that has ``artifacts``, rows of ``ARTIFACT_COLUMNS``.
+        """A renderer of the strings of ``document``, a JSON text that has ``artifacts``, each an ArtifactRow.
 
-        If no string in it holds a reference to the store, which one look at the text shows for most documents, the
-        strings are not looked at one by one.
+        It does not check the strings one by one if one search of the whole text shows that none of them refers to the
+        store, as is the case for most documents.
         """
-        if not self._redactor.is_clean(document, [row[0] for row in artifacts]):
+        if not self._redactor.is_clean(document, [*map(_storage_key, artifacts)]):
             return self
         renderer = object.__new__(TenantRenderer)
         unchanged = dict.fromkeys(("redact_text", "redact_optional_text", "redact_value"), _unchanged)
@@ -79,7 +83,7 @@ class TenantRenderer:
         return None if text is None else self.redact_text(text)
 
     def artifact_responses(self, rows: list[list[Any]]) -> list[dict[str, Any]]:
-        """``ArtifactResponse`` for each row of ``ARTIFACT_COLUMNS``.
+        """``ArtifactResponse`` for each of ``rows``, which are ArtifactRows.
 
         A row whose key lies outside the tenant's prefix, or cannot be signed, is left out, logged and counted.
         """
@@ -89,13 +93,13 @@ class TenantRenderer:
         responses = [
             {
                 "image_url": image_url,
-                "kind": text(kind),
-                "role": role,
-                "label": optional_text(label),
-                "meta": value(meta),
+                "kind": text(artifact.kind),
+                "role": artifact.role,
+                "label": optional_text(artifact.label),
+                "meta": value(artifact.meta),
             }
-            for storage_key, kind, role, label, meta in rows
-            if (image_url := url(storage_key)) is not None
+            for artifact in map(ArtifactRow._make, rows)
+            if (image_url := url(artifact.storage_key)) is not None
         ]
         _presigned().inc(len(responses))
         if len(responses) < len(rows):

@@ -29,7 +29,7 @@ class EventRow(NamedTuple):
     artifacts: list[list[Any]]  # each an ArtifactRow
 
 
-EVENT_COLUMNS = columns(EventRow, created_at=RFC3339("created_at"), artifacts=EVENT_ARTIFACTS)
+EVENT_ROW_COLUMNS = columns(EventRow, created_at=RFC3339("created_at"), artifacts=EVENT_ARTIFACTS)
 
 
 def public_events() -> QuerySet[JobEvent]:
@@ -57,7 +57,7 @@ class EventPage(Subquery):
 
     def __init__(self) -> None:
         events = public_events().filter(seq__gt=_PreviousSeq("since")).order_by("seq")
-        super().__init__(events.values(row=JSONRow(*EVENT_COLUMNS), place=F("seq"))[:PAGE_EVENTS])
+        super().__init__(events.values(row=JSONRow(*EVENT_ROW_COLUMNS), place=F("seq"))[:PAGE_EVENTS])
 
     def as_postgresql(self, compiler: SQLCompiler, connection: Any, **context: Any) -> Any:
         beyond = f"number > 1 AND (bytes > {PAGE_BYTES} OR artifacts > {PAGE_ARTIFACTS})"

@@ -115,8 +115,8 @@ class FleetJobListResponseSerializer(serializers.Serializer[Any]):
     )
     items = FleetJobResponseSerializer(many=True, help_text="One page of jobs, newest first.")
 
-    def to_representation(self, listing: tuple[FleetPage, FleetListParams]) -> dict[str, Any]:
-        page, params = listing
+    def to_representation(self, page_and_params: tuple[FleetPage, FleetListParams]) -> dict[str, Any]:
+        page, params = page_and_params
         job = FleetJobResponseSerializer(context=self.context).to_representation
         counts = page.status_counts
         return {

@@ -124,7 +124,7 @@ class ListParams(JobFilters):
         try:
             return position_of(cursor, tenant_id, filters)
         except BadCursor as error:
-            message = "Input should be a cursor that this listing gave, sent with the same filters"
+            message = "Input should be a cursor of an earlier page, sent with the same filters"
             raise PydanticCustomError("value_error", message) from error
 
 

@@ -12,7 +12,7 @@ from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
 from jobs.api.v1.params import ListParams
 from jobs.database.artifacts import RESULT, TENANT
-from jobs.database.events import EVENT_COLUMNS, EventPage, public_events
+from jobs.database.events import EVENT_ROW_COLUMNS, EventPage, public_events
 from jobs.database.prepared import (
     ANY_LIMIT,
     RFC3339,
@@ -160,7 +160,7 @@ DETAIL = _one_job(
     **_HEADER,
     # Nothing of the result is read before there is one.
     result=Case(When(v1_status=JobStatus.SUCCESS, then=RESULT), output_field=JSONField()),
-    latest_event=json_rows(public_events().filter(seq=OuterRef("last_public_seq")), *EVENT_COLUMNS),
+    latest_event=json_rows(public_events().filter(seq=OuterRef("last_public_seq")), *EVENT_ROW_COLUMNS),
 )
 # Bound with ``since`` too.
 EVENTS = _one_job(EventsRow, public_id=_HEADER["public_id"], status=_HEADER["status"], events=EventPage())
