@@ -74,7 +74,7 @@ DEBUG = env.bool("DJANGO_DEBUG", default=False)
 ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 # Addresses or networks of the proxies in front; only their X-Forwarded-For and X-Forwarded-Proto count.
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
-# The address callers know the gateway by, such as https://jobs.example.com; else that of the request.
+# The public address of the gateway, such as https://jobs.example.com. If it is not set, that of the request.
 PUBLIC_BASE_URL = env.str("PUBLIC_BASE_URL", default="").rstrip("/")
 
 # Set to 1 where the gateway stands behind TLS: redirects to https, secure cookies, HSTS.
@@ -228,7 +228,7 @@ DATABASE_DEADLINE_SECONDS = max(STATEMENT_TIMEOUT_MS, 1500) / 1000 + 0.25
 
 
 def limit_pools_of_a_worker() -> None:
-    """A worker of the server needs few connections, and its callers are told soon that there is none."""
+    """A worker of the server needs few connections, and its callers get an error soon if there is none."""
     for config in DATABASES.values():
         if pool := config["OPTIONS"].get("pool"):
             pool |= {"max_size": DATABASE_POOL_SIZE or 4, "timeout": 1}  # seconds

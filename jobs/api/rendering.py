@@ -1,4 +1,4 @@
-"""JSON and nothing else: how an answer is negotiated and written."""
+"""JSON: content negotiation and serialization. The API has no other media type."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from rest_framework.exceptions import NotAcceptable
 from rest_framework.renderers import BaseRenderer
 
-# What nearly every client sends; anything else is read with Django's own parser.
+# What nearly every client sends. Django's parser reads all other values.
 _PLAIN_ACCEPTS = frozenset({"", "*/*", "application/json"})
 
 
@@ -26,13 +26,13 @@ class JSONRenderer(BaseRenderer):
 
 
 def require_json(request: HttpRequest) -> None:
-    """Raises NotAcceptable unless the caller takes JSON."""
+    """Raises NotAcceptable unless the client accepts JSON."""
     if request.META.get("HTTP_ACCEPT", "") not in _PLAIN_ACCEPTS and not _accepts_json(request):
         raise NotAcceptable
 
 
 def _accepts_json(request: HttpRequest) -> bool:
-    """Whether the most specific entry of ``Accept`` that speaks of JSON, with or without a charset, wants it at all."""
+    """Whether the most specific entry of ``Accept`` that matches JSON, with or without a charset, has a q above 0."""
     for entry in request.accepted_types_by_precedence:
         if f"{entry.main_type}/{entry.sub_type}" in ("application/json", "application/*", "*/*"):
             return bool(entry.quality > 0)

@@ -59,7 +59,8 @@ class TenantRenderer:
 
     @property
     def fingerprint(self) -> tuple[object, ...]:
-        """All that a response depends on beside the rows it shows: equal for two requests that are rendered alike.
+        """Everything besides the rows that a response depends on. Two requests that are rendered alike have the same
+        value.
 
         ``links.window`` changes with the signing window and with the credentials, their expiry included.
         """
@@ -122,7 +123,8 @@ class TenantRenderer:
         return urls[storage_key]
 
     def _log_once(self, reason: str) -> None:
-        """Once a request for each reason, which never holds the key: a page may have a thousand such artifacts."""
+        """Logs each reason once a request, because a page may have a thousand such artifacts. No reason contains the
+        key."""
         if reason not in self._logged:
             self._logged.add(reason)
             logger.error("Artifacts of tenant %s were left out of a response. %s", self._caller.slug, reason)

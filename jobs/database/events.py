@@ -33,7 +33,7 @@ EVENT_ROW_COLUMNS = columns(EventRow, created_at=RFC3339("created_at"), artifact
 
 
 def public_events() -> QuerySet[JobEvent]:
-    """The public events of the job that the statement is at."""
+    """The public events of the outer query's job."""
     return JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk"), visibility=Visibility.PUBLIC)
 
 

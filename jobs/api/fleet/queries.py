@@ -1,7 +1,7 @@
-"""What ``/job`` reads, in the scope of one tenant: two prepared statements at the most, whatever the page holds.
+"""The statements of ``/job``, in the scope of one tenant: at most two for a page of any size.
 
-Of a job's events only those are read that its item shows: the end of its timeline, and of an operation the first and
-the latest event of each agent and type.
+They read only the events that an item shows: the end of the timeline and, for an operation, the first and the latest
+event of each agent and type.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _fold_event(*event: Any) -> FoldEvent:
 class FleetPage(NamedTuple):
     """How many jobs the tenant has in each status of this dialect, and one page of them, newest first.
 
-    The jobs can be iterated once: each is decoded when its turn comes.
+    ``jobs`` can be iterated once, and decodes each job on the way.
     """
 
     status_counts: dict[str, int]
@@ -96,10 +96,10 @@ class FleetPage(NamedTuple):
 
 
 async def job_page(tenant: int, params: FleetListParams) -> FleetPage:
-    """Jobs and counts of one moment: a single statement reads both.
+    """Reads jobs and counts in one statement, so that both are of the same moment.
 
-    A second one is made before it to find where a page with an offset begins, from the index alone, or instead of it
-    to count, where there is no such page.
+    With an offset, a statement before it finds where the page begins, from the index only. Without rows, a second one
+    reads the counts.
     """
     values: dict[str, Any] = {
         "tenant": tenant,
@@ -124,7 +124,7 @@ async def job_page(tenant: int, params: FleetListParams) -> FleetPage:
 
 
 def _counts_by_status(rows: list[Any]) -> dict[str, int]:
-    # A tenant whose first job is still to come has no row.
+    # A tenant without jobs has no row.
     return dict(zip(FLEET_STATUS.values(), rows[0] if rows else [0] * len(FLEET_STATUS), strict=True))
 
 
@@ -221,7 +221,7 @@ class _CountRows(Subquery):
 
 
 def _timeline(page: QuerySet[Job, Any]) -> Case:
-    """The timeline of a job of ``page``, shorter where all those of the page are too long together."""
+    """The timeline of a job of ``page``. It is shorter if the timelines of the page together are too long."""
     numbers = page.values(number=_CountRows(public_events().order_by("-seq").values("seq")[:TIMELINE_EVENTS]))
     return Case(
         When(GreaterThan(_Sum(numbers), MAX_PAGE_EVENTS), then=_latest_events(SHORT_TIMELINE_EVENTS)),
@@ -248,8 +248,8 @@ def _events_of_job() -> QuerySet[JobEvent]:
 
 
 _FOLD_COLUMNS = columns(FoldEvent, created_at=RFC3339("created_at"))
-# An agent's state is its latest event of the highest type, its duration begins with its first start, and it is named
-# where any of its events is public.
+# The fold needs three things of an agent: its latest event of the highest type, its first start, and whether any of its
+# events is public.
 _SAME = [F("hostname"), F("event_type"), F("visibility")]
 _OF_AGENTS = _FirstAndLatest(
     _events_of_job()
@@ -261,7 +261,7 @@ _OF_AGENTS = _FirstAndLatest(
         last_place=Window(Count("pk"), partition_by=_SAME),
     )
 )
-# A workflow job has one such event at the most, and mostly it is the last.
+# A workflow job has at most one such event. It is usually the last one.
 _FAILED = json_rows(_events_of_job().filter(event_type="failed").order_by("-seq")[:1], *_FOLD_COLUMNS)
 _EVENTS = Case(
     When(is_operation=True, then=_OF_AGENTS),

@@ -1,4 +1,4 @@
-"""What ``/v1`` reads: one prepared statement an endpoint, always in the scope of one tenant."""
+"""The statements of ``/v1``: one prepared statement for each endpoint, always in the scope of one tenant."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SummaryRow(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a poll and the headers of an answer depend on."""
+    """The columns that decide whether a poll gets ``304``, and that its headers show."""
 
     version: int
     status: str
@@ -158,7 +158,7 @@ VERSION = _one_job(Header, status=_HEADER["status"])
 DETAIL = _one_job(
     DetailRow,
     **_HEADER,
-    # Nothing of the result is read before there is one.
+    # Artifacts are read only for a job that has a result.
     result=Case(When(v1_status=JobStatus.SUCCESS, then=RESULT), output_field=JSONField()),
     latest_event=json_rows(public_events().filter(seq=OuterRef("last_public_seq")), *EVENT_ROW_COLUMNS),
 )

@@ -39,20 +39,20 @@ class JobViewSet(TenantViewSet):
 
     @schema.list_job_events
     async def events(self, request: GatewayRequest, public_id: str) -> ApiResponse:
-        # The parameters come before the id, so that a bad one is reported for every id alike.
+        # Parameters are checked before the id, so that an invalid one is 422 for every id.
         since = EventsParams.read(request.GET).since
         return await self.one_job(
             queries.EVENTS, serializers.JobEventsResponseSerializer, self.is_page, public_id, since=since
         )
 
     def is_enough(self, document: str | None) -> bool:
-        """Whether a replica's row will do: it is there, and no older than what the caller has seen."""
+        """Whether the replica's row can be used: it exists, and is not older than the version that the client has."""
         if document is None:
             return False
         return queries.version_of(document) >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
 
     def is_page(self, document: str | None) -> bool:
-        """Whether it has events for the caller, too: that there are no more only the primary can say."""
+        """As :meth:`is_enough`, and it has events. Only the primary can say that there are no new events."""
         return document is not None and self.is_enough(document) and bool(queries.EventsRow.parse(document).events)
 
     async def one_job(
@@ -63,7 +63,8 @@ class JobViewSet(TenantViewSet):
         public_id: str,
         **more: int,
     ) -> ApiResponse:
-        """The response about one job; a poll that still holds is answered from the job's header row alone."""
+        """The response about one job. A poll reads the job's version first, and gets 304 without another read if it
+        matches."""
         try:
             key: dict[str, Any] = {"tenant": self.caller.tenant_id, "public_id": parse_ulid(public_id), **more}
         except ValueError:
@@ -83,7 +84,7 @@ class JobViewSet(TenantViewSet):
 
 
 def found(document: str | None) -> str:
-    """The document, which there is only of a job of the tenant's own. Raises JobNotFound."""
+    """``document``. Raises JobNotFound for None: the tenant has no such job."""
     if document is None:
         raise JobNotFound
     return document

@@ -11,7 +11,7 @@ from tenants.models import Tenant
 
 
 class Command(BaseCommand):
-    help = "Creates a tenant: a customer with jobs, tokens and a folder of pictures of its own."
+    help = "Creates a tenant: a customer with its own jobs, tokens and folder of pictures."
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         example = f"Example: manage.py {subcommand} acme --name Acme --shop acme.myshopify.com"
@@ -19,7 +19,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("slug", metavar="SLUG", help="Letters, digits, - and _; names the tenant everywhere.")
-        parser.add_argument("--name", default="", help="How people call it.")
+        parser.add_argument("--name", default="", help="Its name for people.")
         parser.add_argument("--shop", metavar="DOMAIN", help="The shop whose session tokens are this tenant's.")
         parser.add_argument(
             "--storage-prefix",

@@ -15,7 +15,7 @@ from tenants.models import Tenant
 
 
 def in_days(text: str) -> datetime:
-    """The instant that many whole days from now."""
+    """The time this many days from now."""
     try:
         days = int(text)
         expires_at = timezone.now() + timedelta(days=days)
@@ -35,7 +35,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("slug", metavar="SLUG", help="The tenant the token will stand for.")
-        parser.add_argument("--label", default="", help="What it is for, so that you know which one to revoke.")
+        parser.add_argument("--label", default="", help="Its purpose, so that you can find it again to revoke it.")
         parser.add_argument(
             "--expires-in",
             metavar="DAYS",
