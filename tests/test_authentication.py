@@ -272,10 +272,10 @@ def test_a_thousand_forged_credentials_all_get_one_answer(
 
 def one_answer(responses):
     """The body of all these refusals, which are the same to the byte, headers included but for the request's id."""
-    told = {
+    responses = {
         (answer.status_code, answer.content, *sorted(item for item in answer.items() if item[0] != "X-Request-ID"))
         for answer in responses
     }
-    ((status, body, *headers),) = told
+    ((status, body, *headers),) = responses
     assert (status, dict(headers)["WWW-Authenticate"]) == (401, "Bearer")
     return json.loads(body)

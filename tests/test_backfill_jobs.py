@@ -505,8 +505,8 @@ def test_the_estimate_of_a_run_that_goes_on_counts_what_it_has_done_itself(monke
     shown = progress.Progress(OutputWrapper(err), 1_000, "backfill_jobs")
     for done in (910, 920, 1_000):  # what went before: 900
         shown.show(done, "")
-    told = [(line["share"], line["seconds_left"]) for line in map(json.loads, err.getvalue().splitlines())]
-    assert told == [(0.91, None), (0.92, 80), (1.0, 0)]
+    lines = [(line["share"], line["seconds_left"]) for line in map(json.loads, err.getvalue().splitlines())]
+    assert lines == [(0.91, None), (0.92, 80), (1.0, 0)]
 
 
 # --- As a process -------------------------------------------------------------------------------------------------

@@ -433,7 +433,7 @@ def cursor_of(client, query="limit=2"):
     return parse_qs(urlsplit(next_page(client.get(f"/v1/jobs?{query}"))).query)["cursor"][0]
 
 
-def refused(client, cursor, query="limit=2"):
+def is_rejected(client, cursor, query="limit=2"):
     response = client.get(f"/v1/jobs?{query}&cursor={quote(cursor)}")
     assert response.status_code == 422, response.content
     assert response.json() == {
@@ -464,22 +464,22 @@ def test_a_cursor_may_be_sent_with_another_page_size_or_an_offset(acme_client, j
 def test_a_cursor_is_bound_to_its_tenant(acme_client, globex_client, globex, job_of, jobs):
     for _ in range(3):
         job_of(globex)
-    assert refused(globex_client, cursor_of(acme_client))
-    assert refused(acme_client, cursor_of(globex_client))
+    assert is_rejected(globex_client, cursor_of(acme_client))
+    assert is_rejected(acme_client, cursor_of(globex_client))
 
 
 def test_a_cursor_is_bound_to_its_filters(acme_client, jobs):
     plain = cursor_of(acme_client)
     filters = ["status=NOT_STARTED", "job_type=MODEL_GENERATOR", f"created_after={quote(NOON)}"]
     for given in filters:
-        assert refused(acme_client, plain, given)
+        assert is_rejected(acme_client, plain, given)
         filtered = (
             cursor_of(acme_client, f"limit=2&{given}")
             if "after" not in given
             else cursor_of(acme_client, f"limit=1&{given}")
         )
-        assert refused(acme_client, filtered)
-        assert refused(acme_client, filtered, f"{given}&status=SUCCESS")
+        assert is_rejected(acme_client, filtered)
+        assert is_rejected(acme_client, filtered, f"{given}&status=SUCCESS")
     # Filters that say the same in other words are the same.
     one = cursor_of(acme_client, "limit=2&job_type=MODEL_GENERATOR&job_type=MODEL_SWAP_WITH_IMAGE")
     other = f"job_type=MODEL_SWAP_WITH_IMAGE&job_type=MODEL_GENERATOR&job_type=MODEL_GENERATOR&cursor={quote(one)}"
@@ -493,9 +493,9 @@ def test_a_cursor_that_was_altered_anywhere_is_refused(acme_client, jobs):
         # The neighbours in the alphabet too: the last letter has bits that a lax reader ignores.
         for other in {alphabet[(alphabet.find(letter) + step) % 64] for step in (1, 2, 63)} | {"=", "", "é", "\0"}:
             if other != letter:
-                assert refused(acme_client, cursor[:place] + other + cursor[place + 1 :])
+                assert is_rejected(acme_client, cursor[:place] + other + cursor[place + 1 :])
     for altered in ("", "null", "x", cursor + "=", cursor + "A", cursor[:-1], cursor * 2, " " + cursor, cursor.lower()):
-        assert refused(acme_client, altered)
+        assert is_rejected(acme_client, altered)
 
 
 def test_a_cursor_holds_nothing_that_can_be_read(acme_client, acme, jobs):
@@ -513,7 +513,7 @@ def test_cursors_and_validators_depend_on_the_secret_key(acme_client, jobs, sett
     settings.SECRET_KEY = "another" * 10
     assert acme_client.get("/v1/jobs?limit=2").headers["ETag"] != validator
     assert cursor_of(acme_client) != cursor
-    assert refused(acme_client, cursor)
+    assert is_rejected(acme_client, cursor)
 
 
 def test_a_cursor_outlives_a_rotation_of_the_secret_key(acme_client, jobs, settings):
@@ -524,14 +524,14 @@ def test_a_cursor_outlives_a_rotation_of_the_secret_key(acme_client, jobs, setti
     settings.SECRET_KEY = "another" * 10
     assert acme_client.get(path).json() == rest
     settings.SECRET_KEY_FALLBACKS = []
-    assert refused(acme_client, cursor)
+    assert is_rejected(acme_client, cursor)
 
 
 def test_a_cursor_of_something_else_is_refused(acme_client, acme, jobs):
     place = decrypt_cursor(cursor_of(acme_client), ["/v1/jobs", acme.pk])
     assert acme_client.get(f"/v1/jobs?cursor={encrypt_cursor(place, ['/v1/jobs', acme.pk])}").status_code == 200
     for bound_to in (["/v1/events", acme.pk], ["/v1/jobs", acme.pk + 1], ["/v1/jobs"], None):
-        assert refused(acme_client, encrypt_cursor(place, bound_to))
+        assert is_rejected(acme_client, encrypt_cursor(place, bound_to))
 
 
 @pytest.mark.parametrize("place", ["", [], {"a": [1, None]}, "x" * 500])

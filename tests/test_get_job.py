@@ -22,7 +22,7 @@ def picture(name, role="final", **more):
     return {"storage_key": f"tenants/acme/{name}.png", "kind": "render", "role": role, **more}
 
 
-def shown(name, role="final", **more):
+def artifact_body(name, role="final", **more):
     url = links("http://testserver").url(f"tenants/acme/{name}.png")
     return {"image_url": url, "kind": "render", "role": role, "label": None, "meta": {}} | more
 
@@ -76,7 +76,7 @@ def test_a_finished_job_in_full(acme_client, acme, job_of, local_store):
         ],
         artifacts=[picture("contact-sheet")],
     )
-    front = shown("front", label="front", meta={"width": 1024, "size": [1024, 1536]})
+    front = artifact_body("front", label="front", meta={"width": 1024, "size": [1024, 1536]})
     assert detail(acme_client, job) == {
         "public_id": str(job.public_id),
         "job_type": "BACKGROUND_SWAP_WITH_SPEC",
@@ -88,7 +88,7 @@ def test_a_finished_job_in_full(acme_client, acme, job_of, local_store):
             "nested": {"deep": {"ü": "🧥"}},
             "": {},
         },
-        "result": [shown("side"), front, shown("contact-sheet")],
+        "result": [artifact_body("side"), front, artifact_body("contact-sheet")],
         "latest_event": {
             "seq": 3,
             "event_type": "succeeded",
@@ -243,7 +243,7 @@ def test_references_to_the_store_are_redacted_in_every_free_form_field(acme_clie
     assert (
         latest["artifacts"]
         == body["result"]
-        == [shown("front", label="[redacted]", meta={"source": "https://x/?u=[redacted]"})]
+        == [artifact_body("front", label="[redacted]", meta={"source": "https://x/?u=[redacted]"})]
     )
     assert response.content.count(b"tenants/acme") == 2  # the two links
 

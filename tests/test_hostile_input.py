@@ -109,7 +109,7 @@ def job(acme, job_of):
     return job_of(acme, events=[{"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z"}])
 
 
-def honest(response, allowed=(200, 400, 401, 404, 406, 422)):
+def check_response(response, allowed=(200, 400, 401, 404, 406, 422)):
     """JSON with a request id, and a status that blames the caller or nobody."""
     assert response.status_code in allowed, (response.status_code, response.content[:500])
     assert response.headers["Content-Type"] == "application/json"
@@ -131,21 +131,21 @@ def test_in_every_parameter(acme_client, job, name):
     events = f"/v1/jobs/{job.public_id}/events"
     for parameter in (*ListParams.model_fields, "unknown", value):
         for query in (f"{parameter}={value}", f"{parameter}={value}&{parameter}={value}", f"{parameter}[]={value}"):
-            honest(acme_client.get(f"/v1/jobs?{query}"))
+            check_response(acme_client.get(f"/v1/jobs?{query}"))
     for query in (f"since={value}", f"since=0&since={value}", f"{value}=1", f"since={value}&since=0"):
-        honest(acme_client.get(f"{events}?{query}"), allowed=(200, 422))
-        honest(acme_client.get(f"/v1/jobs/{job.public_id}?{query}"), allowed=(200,))
+        check_response(acme_client.get(f"{events}?{query}"), allowed=(200, 422))
+        check_response(acme_client.get(f"/v1/jobs/{job.public_id}?{query}"), allowed=(200,))
     for parameter in (*FleetListParams.model_fields, "unknown", value):
-        honest(acme_client.get(f"/job?{parameter}={value}"), allowed=(200, 400))
+        check_response(acme_client.get(f"/job?{parameter}={value}"), allowed=(200, 400))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_in_the_path(acme_client, job, name):
     value = HOSTILE[name]
     for path in (f"/v1/jobs/{value}", f"/v1/jobs/{value}/events", f"/v1/jobs/{value}{job.public_id}", f"/v1/{value}"):
-        honest(acme_client.get(path.partition("?")[0]), allowed=(200, 404) if value == "" else (404,))
+        check_response(acme_client.get(path.partition("?")[0]), allowed=(200, 404) if value == "" else (404,))
     for path in (f"/job/{value}", f"/v1/jobs/{job.public_id}/{value}", f"/v1/jobs/{job.public_id}/events/{value}"):
-        honest(acme_client.get(path), allowed=(404,))
+        check_response(acme_client.get(path), allowed=(404,))
 
 
 @pytest.mark.parametrize("header", HEADERS)
@@ -156,7 +156,7 @@ def test_in_every_header(acme_client, job, header):
         # Escaped, so that the query has to be decoded.
         for path in ("/v1/jobs?limit=%31", f"/v1/jobs/{job.public_id}", "/job?status=%63ompleted"):
             response = acme_client.get(path, **{name: value})  # with what it raises before any middleware runs
-            assert honest(response, allowed=(200, 400, 401, 406)) == response.status_code, (value[:80], path)
+            assert check_response(response, allowed=(200, 400, 401, 406)) == response.status_code, (value[:80], path)
 
 
 # --- through a real server, as raw bytes ---

@@ -39,9 +39,11 @@ def stores(acme, globex, job_of, local_store):
         key = f"tenants/{tenant.slug}/{n}/{mark}.png"
         local_store.save(key, ContentFile(mark.encode()))
         picture = {"storage_key": key, "kind": mark, "role": "final", "label": mark, "meta": {mark: mark}}
-        told = {"created_at": NOON, "message": mark, "stage": mark, "extra": {mark: [mark]}, "artifacts": [picture]}
+        details = {"created_at": NOON, "message": mark, "stage": mark, "extra": {mark: [mark]}, "artifacts": [picture]}
         kinds = [("queued", "public"), ("stage", "internal"), ("succeeded" if n % 2 else "stage", "public")]
-        events = [{"seq": n, "event_type": kind, "visibility": seen} | told for n, (kind, seen) in enumerate(kinds, 1)]
+        events = [
+            {"seq": n, "event_type": kind, "visibility": seen} | details for n, (kind, seen) in enumerate(kinds, 1)
+        ]
         if n % 5 == 4:
             events = [
                 {"seq": 1, "event_type": "completed", "hostname": mark, "extra": {"data": mark}} | {"created_at": NOON}
@@ -163,10 +165,10 @@ def look(client, path, public_id, method="GET", **headers) -> Seen:
     client.get("/v1/jobs?limit=1")
     with CaptureQueriesContext(connection) as statements:
         response = client.generic(method, path, headers=headers)
-    told = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
+    headers = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
     spellings = "|".join({public_id.hex, public_id.hex.upper(), str(public_id), str(public_id.to_uuid())})
     ran = tuple(re.sub(spellings, "ID", statement["sql"]) for statement in statements)
-    return Seen(response.status_code, response.content, told, ran)
+    return Seen(response.status_code, response.content, headers, ran)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "DELETE"])
@@ -316,19 +318,19 @@ def test_the_access_table(stores, clients, credentials, size, record_property):
             elif not opens:
                 assert response.headers["Location"].startswith("/admin/login/")
             continue
-        told = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
+        headers = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
         if slug is None:
             assert response.status_code == 401
-            refusals["/job" if route.path.startswith("/job") else "/v1"].add((response.content, told))
+            refusals["/job" if route.path.startswith("/job") else "/v1"].add((response.content, headers))
         elif route.owner not in (None, slug):
             assert response.status_code == (422 if "cursor" in route.path else 404)
             if response.status_code == 404:
-                misses.add((response.content, told))
+                misses.add((response.content, headers))
         else:
             assert response.status_code == route.status, route
             assert marks_in(response.content) <= {slug}
             if route.status == 404:
-                misses.add((response.content, told))
+                misses.add((response.content, headers))
     assert [len(seen) for seen in refusals.values()] == [1, 1], "nobody is told why a credential opens nothing"
     assert len(misses) == 1, "a foreign id is answered exactly as an unknown one"
     record_property("cases", cases)

@@ -16,7 +16,7 @@ def event(seq, kind="stage", **more):
     return {"seq": seq, "event_type": kind, "created_at": NOON, **more}
 
 
-def shown(seq, kind="stage", **more):
+def event_body(seq, kind="stage", **more):
     return {
         "seq": seq,
         "event_type": kind,
@@ -69,9 +69,9 @@ def test_a_timeline_in_full(acme_client, acme, job_of, local_store):
     assert timeline(acme_client, job) == {
         "public_id": str(job.public_id),
         "events": [
-            shown(1, "queued", message="Queued"),
-            shown(2, stage="render", message="Rendering", created_at="2026-04-15T12:00:02.417000Z"),
-            shown(
+            event_body(1, "queued", message="Queued"),
+            event_body(2, stage="render", message="Rendering", created_at="2026-04-15T12:00:02.417000Z"),
+            event_body(
                 4,
                 "succeeded",
                 message="Done",
@@ -109,7 +109,7 @@ def test_an_operations_events_carry_their_agents_own_types(acme_client, acme, jo
         job_type="node.command",
         events=[event(seq, kind, hostname="web-01") for seq, kind in enumerate(kinds, 1)],
     )
-    assert timeline(acme_client, job)["events"] == [shown(seq, kind) for seq, kind in enumerate(kinds, 1)]
+    assert timeline(acme_client, job)["events"] == [event_body(seq, kind) for seq, kind in enumerate(kinds, 1)]
 
 
 def test_the_artifacts_of_an_event_keep_their_order(acme_client, acme, job_of):
@@ -245,7 +245,7 @@ def test_references_to_the_store_are_redacted_and_internal_events_never_leave(ac
     response = acme_client.get(f"/v1/jobs/{job.public_id}/events")
     link = links("http://testserver").url("tenants/acme/a.png")
     assert response.json()["events"] == [
-        shown(
+        event_body(
             1,
             message="from [redacted]",
             stage="[redacted]",

@@ -22,12 +22,12 @@ def add(acme, job_of):
     return partial(job_of, acme)
 
 
-def shown(job, status="NOT_STARTED"):
+def summary(job, status="NOT_STARTED"):
     created_at = job.created_at.isoformat().replace("+00:00", "Z")
     return {"public_id": str(job.public_id), "job_type": job.job_type, "status": status, "created_at": created_at}
 
 
-def told(*kinds):
+def events_of(*kinds):
     return [{"seq": seq, "event_type": kind, "created_at": NOON} for seq, kind in enumerate(kinds, 1)]
 
 
@@ -59,11 +59,11 @@ def test_an_empty_store_is_an_empty_page(acme_client):
 
 def test_jobs_come_newest_first_as_headers_and_nothing_more(acme_client, add):
     first = add(request={"prompt": "studio"}, created_at="2026-04-15T12:00:00.000001Z")
-    second = add(job_type="MODEL_SWAP_WITH_IMAGE", events=told("queued", "succeeded"), created_at=NOON)
+    second = add(job_type="MODEL_SWAP_WITH_IMAGE", events=events_of("queued", "succeeded"), created_at=NOON)
     assert acme_client.get("/v1/jobs").json() == EMPTY | {
         "jobs": [
-            shown(first) | {"created_at": "2026-04-15T12:00:00.000001Z"},
-            shown(second, "SUCCESS") | {"created_at": NOON},
+            summary(first) | {"created_at": "2026-04-15T12:00:00.000001Z"},
+            summary(second, "SUCCESS") | {"created_at": NOON},
         ],
         "count": 2,
     }
@@ -242,13 +242,13 @@ def test_created_after_takes_no_other_spelling(acme_client, value):
 def test_a_page_says_what_was_applied_and_how_many_it_holds(acme_client, add):
     newest_first = [add() for _ in range(5)][::-1]
     assert acme_client.get("/v1/jobs?limit=2&offset=1").json() == {
-        "jobs": [shown(job) for job in newest_first[1:3]],
+        "jobs": [summary(job) for job in newest_first[1:3]],
         "limit": 2,
         "offset": 1,
         "count": 2,
     }
     assert acme_client.get("/v1/jobs?limit=200&offset=4").json() == {
-        "jobs": [shown(newest_first[4])],
+        "jobs": [summary(newest_first[4])],
         "limit": 200,
         "offset": 4,
         "count": 1,
@@ -316,7 +316,7 @@ def test_of_a_single_parameter_given_twice_the_last_counts(acme_client, add):
     add()
     query = "limit=x&offset=-5&status=nonsense&created_after=never&limit=7&offset=0&status=SUCCESS&created_after="
     assert acme_client.get(f"/v1/jobs?{query}2020-01-01T00:00:00Z").json() == {
-        "jobs": [shown(done, "SUCCESS")],
+        "jobs": [summary(done, "SUCCESS")],
         "limit": 7,
         "offset": 0,
         "count": 1,
@@ -370,5 +370,5 @@ def test_unknown_parameters_change_nothing(acme_client, acme, globex, job_of):
     plain = acme_client.get("/v1/jobs")
     query = f"tenant_id={globex.pk}&tenant={globex.slug}&public_id={theirs.public_id}&Limit=1&limit[]=1&page=2&since=x"
     odd = acme_client.get(f"/v1/jobs?{query}")
-    assert odd.json() == plain.json() == EMPTY | {"jobs": [shown(job)], "count": 1}
+    assert odd.json() == plain.json() == EMPTY | {"jobs": [summary(job)], "count": 1}
     assert odd.headers["ETag"] == plain.headers["ETag"]

@@ -201,5 +201,5 @@ def test_what_the_server_itself_has_to_say_is_json_too(acme_token):
         while gateway.workers() <= {worker} and time.monotonic() < deadline:
             time.sleep(0.05)
         lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
-    (told,) = [line for line in lines if line["logger"] == "_granian"]
-    assert (told["level"], told["message"]) == ("ERROR", "Unexpected exit from worker-1")
+    (line,) = [line for line in lines if line["logger"] == "_granian"]
+    assert (line["level"], line["message"]) == ("ERROR", "Unexpected exit from worker-1")

@@ -136,7 +136,7 @@ def differences(ours: Any, agreed: Any, place: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (lambda part: part["properties"].pop("note"), ["/properties/note is missing"]),
         (
@@ -149,11 +149,11 @@ def differences(ours: Any, agreed: Any, place: str = "") -> list[str]:
         (lambda part: (part["properties"].update(more={}), part["required"].append("more")), []),
     ],
 )
-def test_additions_are_no_differences(change, told):
+def test_additions_are_no_differences(change, expected):
     agreed = {"properties": {"seq": {"type": "integer"}, "note": {}}, "required": ["seq"]}
     ours = json.loads(json.dumps(agreed))
     change(ours)
-    assert differences(ours, agreed) == told
+    assert differences(ours, agreed) == expected
 
 
 def test_no_parameter_may_be_null_as_the_gateway_takes_no_null(document, acme_client):
@@ -277,7 +277,7 @@ def test_linters_find_nothing(tmp_path, command, configuration):
 # --- its examples ---
 
 
-def told_examples(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], Any]]:
+def examples_of(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], Any]]:
     """Operation, status, schema and value of every example."""
     return [
         (name, status, media["schema"], example["value"])
@@ -302,11 +302,11 @@ def test_every_response_with_a_body_has_an_example(document):
         for status, part in operation["responses"].items()
         if "content" in resolved(document, part)
     }
-    assert {(name, status) for name, status, _, _ in told_examples(document)} == bodies
+    assert {(name, status) for name, status, _, _ in examples_of(document)} == bodies
 
 
 def test_every_example_is_what_its_schema_describes(document):
-    for _, _, schema, value in told_examples(document):
+    for _, _, schema, value in examples_of(document):
         check(document, schema, value)
 
 
@@ -329,7 +329,7 @@ def test_the_examples_of_errors_are_the_errors(document, acme_client, operation,
     response = acme_client.get(url, headers=headers)
     examples = [
         value
-        for name, status, _, value in told_examples(document)
+        for name, status, _, value in examples_of(document)
         if (name, status) == (operation, str(response.status_code))
     ]
     assert response.json() in examples
@@ -369,13 +369,13 @@ def answers(acme_client, acme, job_of, local_store) -> list[tuple[str, type[seri
             event(5, "failed", hostname="web-02", extra={"error": "permission denied"}),
         ],
     )
-    asked = [
+    requests = [
         ("listJobs", JobListResponseSerializer, "/v1/jobs"),
         *(("getJob", JobDetailResponseSerializer, f"/v1/jobs/{job}") for job in (bare, rich)),
         *(("listJobEvents", JobEventsResponseSerializer, f"/v1/jobs/{job}/events") for job in (bare, rich)),
         ("listFleetJobs", FleetJobListResponseSerializer, "/job"),
     ]
-    return [(operation, shape, acme_client.get(url).json()) for operation, shape, url in asked]
+    return [(operation, shape, acme_client.get(url).json()) for operation, shape, url in requests]
 
 
 def test_answers_are_what_the_document_describes(document, answers):
@@ -451,5 +451,5 @@ print(asyncio.run(ask_together()))
 
 def test_a_new_worker_answers_several_who_ask_at_once():
     command = [sys.executable, "-c", FIRST_REQUESTS]
-    asked = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True)
-    assert asked.stdout == f"{[200] * 4}\n", asked.stderr
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{[200] * 4}\n", done.stderr

@@ -187,8 +187,8 @@ def test_the_api_answers_from_partitions_as_from_whole_tables(store, postgresql_
     def answers():
         # Links that outlive the test: those of two processes are the same within a signing window.
         with serving(store.url, PRESIGN_TTL_SECONDS="604800", **roles) as gateway:
-            told = [gateway.get(path, token) for token in tokens for path in paths]
-        return [(answer.status, answer.body.replace(f":{gateway.port}/".encode(), b":port/")) for answer in told]
+            answers = [gateway.get(path, token) for token in tokens for path in paths]
+        return [(answer.status, answer.body.replace(f":{gateway.port}/".encode(), b":port/")) for answer in answers]
 
     whole = answers()
     assert {status for status, _ in whole} == {200, 404}

@@ -1,4 +1,4 @@
-"""A reload takes up new code and settings from ``.env``, and whoever asks meanwhile is answered."""
+"""A reload takes up new code and settings from ``.env``, and requests meanwhile are answered."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_who_has_just_connected_to_a_worker_that_is_told_to_stop_is_answered(db)
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("told", [signal.SIGHUP, signal.SIGTERM])
-def test_what_is_being_answered_when_it_is_told_to_reload_or_stop_is_answered(db, told):
+@pytest.mark.parametrize("sent", [signal.SIGHUP, signal.SIGTERM])
+def test_requests_in_progress_are_answered_during_a_reload_and_a_stop(db, sent):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # a store that hangs, so that /readyz takes its second
         store = {
             "AWS_STORAGE_BUCKET_NAME": "pictures",
@@ -82,7 +82,7 @@ def test_what_is_being_answered_when_it_is_told_to_reload_or_stop_is_answered(db
         with serving(database_of_this_test(), **store) as gateway, ThreadPoolExecutor() as asking:
             asked = asking.submit(gateway.get, "/readyz")
             time.sleep(0.3)
-            os.kill(gateway.pid, told)
+            os.kill(gateway.pid, sent)
             answer = asked.result()
     assert answer.status == 503
     assert answer.body == b"database: ok\nmigrations: ok\nartifacts: no answer within 1 s\n"

@@ -28,8 +28,8 @@ def test_a_copy_follows_its_original(new_store, tmp_path):
             original.run("prune_jobs", "--older-than", "1d", "--tenant", "acme", "--keep-failures")
             original.run("erase_tenant", "globex", "--yes")
         since = ["--since", cursor] if cursor else []
-        told = original.run("export_jobs", changed, "--ids", ids, *since).stderr.splitlines()
-        cursor = next((each["since"] for each in map(json.loads, told) if "since" in each), None)
+        lines = original.run("export_jobs", changed, "--ids", ids, *since).stderr.splitlines()
+        cursor = next((each["since"] for each in map(json.loads, lines) if "since" in each), None)
         copy.run("backfill_jobs", changed)
         copy.run("prune_jobs", "--absent-from", ids, "--batch", 7, "--record", tmp_path / "gone.ndjson")
     assert copy.export() == original.export()

@@ -358,9 +358,9 @@ def test_check_tells_a_replica_from_another_primary(primary, replica, store):
         commands = Store(store.url, store.folder, environment)
         return commands.run("check", "--database", "replica", expected=int(server is primary)).stderr.decode()
 
-    told = check(primary)
-    assert "(tenants.E006)" in told, "it takes writes of its own"
-    assert "(tenants.W003)" in told, "and is the very server of DATABASE_URL"
+    output = check(primary)
+    assert "(tenants.E006)" in output, "it takes writes of its own"
+    assert "(tenants.W003)" in output, "and is the very server of DATABASE_URL"
     assert check(replica) == ""
 
 
@@ -428,7 +428,7 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
         load(job, 1, wait_for=replica)
     writer = store.start("shell", "--command", WRITER.format(jobs=jobs))
     crowd = [Reader(gateway, token, jobs[number % 2], conditional=number % 4 < 2) for number in range(readers)]
-    told = {}
+    statuses_by_request = {}
     try:
         for reader in crowd:
             reader.start()
@@ -437,7 +437,7 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
             before = [len(reader.statuses) for reader in crowd]
             with how({"replica": replica, "primary": primary}[which], gateway, token):
                 time.sleep(pause)
-                told[number, which] = {
+                statuses_by_request[number, which] = {
                     status for reader, start in zip(crowd, before, strict=True) for status in reader.statuses[start:]
                 }
         time.sleep(seconds / 2)
@@ -456,7 +456,7 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
         assert reader.wrong == []
         assert reader.slowest < FAILOVER_SECONDS
     assert all(len(each) > 50 for each in truth.values()), "there was something to lose"
-    for (_, which), statuses in told.items():
+    for (_, which), statuses in statuses_by_request.items():
         assert statuses <= ({200, 304} if which == "replica" else {200, 304, 503}), (which, statuses)
 
 
