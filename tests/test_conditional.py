@@ -448,7 +448,7 @@ def is_rejected(client, cursor, query="limit=2"):
     return True
 
 
-def test_a_cursor_tells_nothing_that_its_page_did_not(acme_client, acme, jobs):
+def test_the_same_page_has_the_same_cursor(acme_client, acme, jobs):
     assert cursor_of(acme_client) == cursor_of(acme_client)
     assert acme.slug not in cursor_of(acme_client)
 

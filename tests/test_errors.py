@@ -154,9 +154,7 @@ def break_reads(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret inside"), KeyError("x"), RecursionError(), MemoryError()])
-def test_what_nobody_foresaw_is_logged_and_told_as_an_error_of_the_gateways_own(
-    acme_client, paths, break_reads, caplog, error
-):
+def test_an_unexpected_error_is_logged_and_is_a_500(acme_client, paths, break_reads, caplog, error):
     break_reads(error)
     for path in paths:
         caplog.clear()
@@ -172,14 +170,14 @@ def test_what_nobody_foresaw_is_logged_and_told_as_an_error_of_the_gateways_own(
     assert status_and_body(acme_client.get("/job")) == (500, in_fleet(INTERNAL, 500))
 
 
-def test_what_fails_while_an_answer_is_written_is_told_too(acme_client, paths, monkeypatch):
+def test_an_error_while_the_response_is_written_is_a_500(acme_client, paths, monkeypatch):
     monkeypatch.setattr("jobs.api.v1.serializers.ulid_text", lambda stored: object())
     for path in paths:
         assert status_and_body(acme_client.get(path)) == (500, INTERNAL)
 
 
 @pytest.mark.parametrize("error", [OperationalError("server closed"), InterfaceError("connection already closed")])
-def test_a_store_that_is_away_is_told_with_when_to_come_back(acme_client, paths, break_reads, error):
+def test_an_unavailable_store_is_a_503_with_retry_after(acme_client, paths, break_reads, error):
     break_reads(error)
     for path in paths:
         response = acme_client.get(path)
@@ -239,7 +237,7 @@ def test_options_says_what_an_address_takes(acme_client, paths):
 # --- many at once ---
 
 
-def test_more_parameters_than_anybody_sends_are_still_read(acme_client):
+def test_very_many_parameters_are_read(acme_client):
     unknown = "&".join("a" for _ in range(4000))
     assert acme_client.get(f"/v1/jobs?{unknown}&limit=7").json()["limit"] == 7
     types = "&".join("job_type=x" for _ in range(800))

@@ -263,7 +263,7 @@ def broadcast(agents: int = 200) -> list[dict[str, Any]]:
     return events_of(*begun, *ended)
 
 
-def test_a_broadcast_over_200_agents_tells_of_each(acme_client, acme, job_of):
+def test_a_broadcast_over_200_agents_shows_each(acme_client, acme, job_of):
     job_of(acme, job_type="node.disk.get", events=broadcast())
     job = item(acme_client)
     assert (job["status"], job["result"], job["changed"]) == ("partial_failure", {"free": 199}, True)
@@ -308,7 +308,7 @@ def test_a_hundred_broadcasts_take_as_many_statements_as_one_job(acme_client, ac
 
 
 @pytest.mark.usefixtures("_credentials_are_remembered")
-def test_a_bad_parameter_is_told_without_a_statement(acme_client):
+def test_an_invalid_parameter_costs_no_statement(acme_client):
     assert statements(acme_client, "/job?limit=0", status=400) == []
 
 
@@ -425,7 +425,7 @@ def test_intermediate_pictures_are_no_result(acme_client, acme, job_of):
     assert item(acme_client)["result"] == []
 
 
-def test_internal_events_are_folded_and_never_told(acme_client, acme, job_of):
+def test_internal_events_are_folded_and_never_shown(acme_client, acme, job_of):
     internal = {"visibility": "internal", "message": "secret"}
     job_of(
         acme,
@@ -483,7 +483,7 @@ def test_a_bad_parameter_is_a_400_of_this_dialect(acme_client, query, problem):
     assert body["error"].startswith(problem)
 
 
-def test_all_bad_parameters_are_told_at_once(acme_client):
+def test_all_invalid_parameters_are_reported_together(acme_client):
     error = acme_client.get("/job?status=x&limit=0&offset=x").json()["error"]
     assert [part.split(":")[0] for part in error.split("; ")] == ["status", "limit", "offset"]
 
@@ -522,7 +522,7 @@ def test_every_error_speaks_this_dialect(acme_client, method, path, headers, sta
     assert ("Allow" in response) == (status == 405)
 
 
-def test_a_caller_without_a_credential_is_told_so_before_anything_else(anonymous_client, db):
+def test_the_credential_is_checked_first(anonymous_client, db):
     response = anonymous_client.get("/job?limit=0")
     assert (response.status_code, response.json()["code"]) == (401, 401)
 

@@ -189,7 +189,7 @@ def test_a_foreign_id_is_in_nothing_different_from_an_unknown_one(stores, client
             assert seen[0].status == 404
 
 
-def test_a_malformed_id_is_told_apart_by_nothing_but_the_statements(stores, clients):
+def test_a_malformed_id_differs_only_in_the_statements(stores, clients):
     seen = [
         look(clients["acme"], f"/v1/jobs/{spelled}", ULID())[:3]
         for spelled in (ULID(), "x", "é", "%00", "1" * 26 + "1")
@@ -336,7 +336,7 @@ def test_the_access_table(stores, clients, credentials, size, record_property):
     record_property("cases", cases)
 
 
-def test_pages_and_documents_show_no_tenants_data_to_anybody(stores, credentials):
+def test_pages_and_documents_show_no_tenants_data(stores, credentials):
     for client, _slug in credentials.values():
         for path in (
             "/",

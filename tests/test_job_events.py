@@ -174,7 +174,7 @@ def test_internal_events_alone_give_no_cursor(acme_client, acme, job_of):
 @pytest.mark.parametrize(
     "since", ["", "null", "1.0", "1e3", "0x1", "one", "１", " 1", "1 ", "--1", "1_000", "NaN", "[]", "\0"]
 )
-def test_what_is_no_integer_is_told_for_every_id_alike(acme_client, globex, job_of, job, since):
+def test_a_since_that_is_no_integer_is_a_422_for_every_id(acme_client, globex, job_of, job, since):
     expected = {
         "detail": [
             {

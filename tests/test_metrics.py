@@ -35,7 +35,7 @@ def rejection_count(reason):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_any_worker_tells_what_all_have_counted_and_nothing_of_the_tenants(acme_token, job_of, acme, tmp_path):
+def test_any_worker_reports_the_counts_of_all_and_no_tenant(acme_token, job_of, acme, tmp_path):
     (port,) = servers.free_ports(1)
     picture = {"storage_key": "tenants/acme/a.png", "kind": "render", "role": "final"}
     event = {"seq": 1, "event_type": "succeeded", "created_at": "2026-04-15T12:00:00Z", "artifacts": [picture] * 3}

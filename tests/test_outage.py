@@ -142,7 +142,7 @@ def test_without_its_database_or_cache_it_answers_503_in_time_and_recovers(witho
         assert malformed.status == (401 if part is database else 503), "what needs no database is told without one"
 
 
-def test_many_that_ask_at_once_are_all_told_in_time(without, part, parts, gateway):
+def test_many_concurrent_requests_are_all_answered_in_time(without, part, parts, gateway):
     token = parts[-1]
     with without(part), ThreadPoolExecutor(16) as callers:
         routes = [ROUTES[n % len(ROUTES)] for n in range(64)]

@@ -302,7 +302,7 @@ def short_rest(monkeypatch):
 
 @pytest.mark.parametrize("outage", ["stopped", "hanging"])
 @pytest.mark.parametrize("credential", ["good", "bad"])
-def test_while_nobody_can_count_nobody_passes(
+def test_while_the_cache_is_down_no_request_passes(
     outage, credential, own_valkey, short_rest, settings, acme_client, anonymous_client
 ):
     settings.RATE_LIMIT_PER_TENANT = settings.RATE_LIMIT_FAILED_PER_ADDRESS = 1000

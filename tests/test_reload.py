@@ -53,7 +53,7 @@ def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_
 
 
 @pytest.mark.django_db(transaction=True)
-def test_who_has_just_connected_to_a_worker_that_is_told_to_stop_is_answered(db):
+def test_a_new_connection_to_a_worker_that_stops_is_answered(db):
     request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     with serving(database_of_this_test()) as gateway, contextlib.ExitStack() as open_connections:
         connections = [
@@ -89,7 +89,7 @@ def test_requests_in_progress_are_answered_during_a_reload_and_a_stop(db, sent):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_worker_that_is_told_to_stop_while_it_starts_does_not_hold_the_server_up(db):
+def test_a_worker_that_gets_a_signal_during_its_start_ends(db):
     with serving(database_of_this_test()) as gateway:
         (before,) = gateway.workers()
         os.kill(int(before), signal.SIGKILL)
@@ -100,7 +100,7 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_does_not_hold_the_server_
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_server_that_is_told_to_stop_again_and_again_stops(db):
+def test_repeated_signals_stop_the_server(db):
     with serving(database_of_this_test()) as gateway:
         told_at = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM) * 3:

@@ -219,7 +219,7 @@ def test_a_job_that_the_replica_does_not_have_yet_is_found(gateway, replica, tok
         assert job not in {each["public_id"] for each in listed}, "a listing is as old as the replica"
 
 
-def test_a_poll_is_never_told_less_than_it_was_told_before(gateway, primary, replica, token, load):
+def test_a_poll_never_gets_an_older_version_than_before(gateway, primary, replica, token, load):
     job = str(ULID())
     load(job, 2, wait_for=replica)
     path = f"/v1/jobs/{job}"
@@ -303,7 +303,7 @@ def test_without_the_primary_the_replica_answers_what_it_can_vouch_for(
         assert asked(gateway, "/v1/jobs", "")[0] == 401
 
 
-def test_without_both_a_caller_is_told_in_time(gateway, primary, replica, token):
+def test_without_both_servers_the_response_is_in_time(gateway, primary, replica, token):
     primary.hang()
     replica.stop(signal.SIGQUIT)
     try:
@@ -352,7 +352,7 @@ def test_a_replica_whose_role_row_security_does_not_bind_is_refused(primary, rep
         pass
 
 
-def test_check_tells_a_replica_from_another_primary(primary, replica, store):
+def test_check_rejects_a_replica_that_is_a_primary(primary, replica, store):
     def check(server):
         environment = {"DATABASE_REPLICA_URL": server.url("gateway", user="gateway_api")}
         commands = Store(store.url, store.folder, environment)

@@ -140,7 +140,7 @@ def test_an_unfinished_request_keeps_no_worker_from_stopping(gateway, sent):
         assert time.monotonic() < deadline
 
 
-def test_two_thousand_idle_connections_delay_nobody(gateway, acme_token):
+def test_two_thousand_idle_connections_delay_no_request(gateway, acme_token):
     with callers(gateway, b"", 2000) as idle:
         assert gateway.get("/v1/jobs", acme_token).status == 200
         idle[-1].sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")

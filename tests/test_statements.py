@@ -74,7 +74,7 @@ def test_a_credential_costs_one_more_until_it_is_remembered(acme, django_assert_
         client.get("/v1/jobs")
 
 
-def test_what_is_wrong_with_a_request_costs_none(acme_client, job_of, acme):
+def test_an_invalid_request_costs_no_statement(acme_client, job_of, acme):
     job = job_of(acme)
     for path in (
         "/v1/jobs?limit=0",
