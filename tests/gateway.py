@@ -1,4 +1,4 @@
-"""The gateway as `make serve` runs it, in a process of its own, for tests of what only a real server shows."""
+"""The gateway as `make serve` runs it, in a separate process, for tests that need a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The counts of an operation's agents, by which the ledger appends an event without a look at all events of the job."""
+"""The counts of an operation's agents. With them the ledger appends an event without reading the job's other events."""
 
 from __future__ import annotations
 

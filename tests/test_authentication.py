@@ -1,4 +1,4 @@
-"""The door of the API: who gets in, and the one answer for everybody who does not."""
+"""Authentication of the API: valid credentials, and the same 401 for all others."""
 
 from __future__ import annotations
 

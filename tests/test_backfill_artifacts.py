@@ -1,4 +1,4 @@
-"""``backfill_artifacts``: what the artifact store knows of each artifact, and where the two do not agree."""
+"""``backfill_artifacts``: metadata from the artifact store, and reported differences between store and database."""
 
 from __future__ import annotations
 

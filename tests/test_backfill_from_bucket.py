@@ -1,4 +1,4 @@
-"""``backfill_jobs s3://bucket/prefix``: many files, in the order of their keys, and on from where it was."""
+"""``backfill_jobs s3://bucket/prefix``: many files, in the order of their keys, and resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``backfill_jobs``: files of interchange records into the store, whole records or none, and again without change."""
+"""``backfill_jobs``: loads files of interchange records, each whole or not at all. Loading again changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: the same answers from all servers, by peers that stand for themselves."""
+"""The benchmark: all servers give the same responses, and the peers use no code of the gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections go from one tenant's request to the next one's: no row goes with them, and no setting."""
+"""Connections are shared between tenants: no row and no setting passes from one request to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the database itself refuses, whichever program writes to it."""
+"""Constraints of the database: they reject wrong rows from any program."""
 
 from __future__ import annotations
 

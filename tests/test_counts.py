@@ -1,4 +1,4 @@
-"""The counts of each tenant: kept by every writer, true after every crash, and never a reason for a deadlock."""
+"""The job counts of each tenant: every writer updates them, they are right after crashes, and cause no deadlock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/docs`` and ``/redoc``: the document to try and to read, with nothing that comes from elsewhere."""
+"""``/docs`` and ``/redoc``: the pages of the OpenAPI document load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_collected_files_get_names_of_their_content(anonymous_client, settings, 
 
 @pytest.fixture
 def browser_page():
-    """A page of a browser that knows no host but this one, and what it asked for and complained of."""
+    """A page of a browser that resolves no other host, with its requests and its errors."""
     sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

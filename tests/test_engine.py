@@ -1,4 +1,4 @@
-"""One event loop a worker: what is compiled before it serves, and what idle time, bursts and lost files do to it."""
+"""The event loop of a worker: queries compiled before it serves; idle time, bursts and lost files."""
 
 from __future__ import annotations
 

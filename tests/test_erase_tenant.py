@@ -1,4 +1,4 @@
-"""``erase_tenant``: a tenant and everything of it, for good; nothing of anybody else's."""
+"""``erase_tenant``: removes a tenant with all its data, and nothing of other tenants."""
 
 from __future__ import annotations
 

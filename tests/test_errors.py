@@ -1,4 +1,4 @@
-"""Every error is JSON, says what to do, and names itself by a request id; none shows what is inside."""
+"""Every error is JSON, says what to do, and has a request id. None reveals internals."""
 
 from __future__ import annotations
 

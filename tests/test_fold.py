@@ -1,4 +1,4 @@
-"""The rule of status, held against a second implementation that was written from the contract, slowly and literally."""
+"""The status rule, compared with a second implementation that follows the contract literally and is slow."""
 
 from __future__ import annotations
 

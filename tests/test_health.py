@@ -1,4 +1,4 @@
-"""``/livez`` and ``/readyz``: what load balancers and supervisors ask."""
+"""``/livez`` and ``/readyz``: the health checks of load balancers and supervisors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command says how it is used, with an example that its own parser takes."""
+"""The help of every command has an example, which its parser accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing a caller can send gives a 5xx: forty hostile values in every parameter, header and path."""
+"""No request causes a 5xx: forty hostile values in every parameter, header and path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``export_jobs --since``: copies of what changed, and no change is lost between two of them. And an export resumed."""
+"""``export_jobs --since``: exports of changed jobs. No change is lost between two exports, also if one is resumed."""
 
 from __future__ import annotations
 

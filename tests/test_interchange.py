@@ -1,4 +1,4 @@
-"""The interchange record: what one line may hold, and that it leaves the store as it came."""
+"""The interchange record: its checks, and that an export equals what was loaded."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def job(acme, job_of):
     ],
 )
 def test_since_is_exclusive_and_may_be_any_integer(acme_client, job, since, page):
-    # An empty page tells the highest public seq there is, so that a cursor beyond it comes back.
+    # An empty page has the highest public seq, so that a cursor beyond it is corrected.
     assert seqs(acme_client, job, since) == (page, 12)
 
 

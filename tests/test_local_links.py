@@ -255,7 +255,7 @@ def test_an_empty_file_is_served(get, store):
 
 
 def alterations(url, theirs):
-    """Every way we know to bend a link, as (what was done, method, URL): battery 5 of the security issue."""
+    """Altered links, as (alteration, method, URL)."""
     address, _, query = url.partition("?")
     expires, signature = (pair.partition("=")[2] for pair in query.split("&"))
     later = str(int(expires) + 1)

@@ -1,4 +1,4 @@
-"""``/metrics``: what Prometheus reads of all worker processes at once."""
+"""``/metrics``: the metrics of all worker processes together."""
 
 from __future__ import annotations
 

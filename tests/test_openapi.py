@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it says is what was agreed, and what is answered is what it says."""
+"""The OpenAPI document: it agrees with the contract, and the responses agree with it."""
 
 from __future__ import annotations
 

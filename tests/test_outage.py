@@ -1,4 +1,4 @@
-"""With its database, cache or artifact store gone or hanging, the gateway says so within two seconds, and recovers."""
+"""With its database, cache or artifact store down or hanging, the gateway responds within two seconds, and recovers."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def wait_until_well(gateway, token):
 
 
 def console(gateway):
-    """What the console answers someone with a session that it does not know."""
+    """The console's response to an unknown session."""
     return gateway.get("/admin/", Cookie=f"sessionid={'a' * 32}")
 
 

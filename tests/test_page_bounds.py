@@ -1,4 +1,4 @@
-"""Pages of bounded size and cost: jobs with more than anyone meant them to have stay readable."""
+"""Pages have a bounded size and cost: jobs with very many events or artifacts stay readable."""
 
 from __future__ import annotations
 

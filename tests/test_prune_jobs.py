@@ -1,4 +1,4 @@
-"""``prune_jobs``: what has been silent for long goes, on the record, and nothing else does."""
+"""``prune_jobs``: removes and records jobs without an event for a given time, and no others."""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ def test_a_wrong_hmac_is_a_failed_credential_too(shared_cache, settings, acme_cl
         ("::ffff:192.0.2.7", None, "192.0.2.7"),
         ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("fd00::1", "203.0.113.9", "203.0.113.9"),
-        # A server on a Unix socket knows no address.
+        # A server on a Unix socket has no client address.
         ("", "203.0.113.9", "None"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``export_jobs --ids`` and ``prune_jobs --absent-from``: a copy learns what its original has removed."""
+"""``export_jobs --ids`` and ``prune_jobs --absent-from``: a copy removes the jobs that its original has removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With a streaming replica, readers lose no event and never go backwards, whichever of the two servers is gone."""
+"""With a streaming replica, readers lose no event and never go backwards, also while either server is down."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEW_TOKEN = "tokens.issue(Tenant.objects.get(slug='acme'))"
 
 @pytest.fixture(scope="module")
 def primary():
-    # Durable, or the primary would forget in a crash what it had told its readers.
+    # Durable, so that a crash of the primary loses nothing that readers have seen.
     with servers.postgresql(durable=True) as server:
         yield server
 
@@ -57,7 +57,7 @@ def store(primary, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def python(store):
-    """``python("1 + 1")`` in a process of its own that knows the primary only."""
+    """``python("1 + 1")`` in a separate process that uses the primary only."""
     process = store.start("shell", "--verbosity=0", "--command", INTERPRETER)
 
     def python(expression):
@@ -169,7 +169,8 @@ def hanging(server, gateway, token):
 
 
 def wait_until_both_answer(gateway, token):
-    """A listing is the replica's, an unknown job the primary's; who is back is noticed within a second or two."""
+    """Lists come from the replica, unknown jobs from the primary. A server that is up again is used within two
+    seconds."""
     settle(
         lambda: (
             gateway.log.read_bytes().count(b"is not asked until") == gateway.log.read_bytes().count(b"answers again.")
@@ -296,7 +297,7 @@ def test_without_the_primary_the_replica_answers_what_it_can_vouch_for(
             assert asked(gateway, f"/v1/jobs/{job}", credential)[0] == 200
             assert seqs(gateway, job, credential) == (200, 2, [1, 2])
             assert seqs(gateway, job, credential, since=1) == (200, 2, [2])
-            # What only the primary knows: whether there is more, another job, another token.
+            # Only the primary can answer these: whether there is more, another job, another token.
             assert seqs(gateway, job, credential, since=2)[0] == 503
             assert asked(gateway, f"/v1/jobs/{UNKNOWN}", credential)[0] == 503
         assert asked(gateway, "/v1/jobs", f"jgw_{'a' * 12}_{'b' * 43}")[0] == 503

@@ -1,4 +1,4 @@
-"""Battery 12: the watch over the tests sees what leaves, and would see a secret in it.
+"""Security test 12: the search of all responses and log lines finds secrets.
 
 That nothing does is held by every other test, in its tear-down: see ``no_leaks`` in conftest.py.
 """

@@ -1,4 +1,4 @@
-"""What a browser is told about the pages and the API, by the real server, behind TLS and in front of other origins."""
+"""Security headers of pages and API, from a real server, with TLS and for other origins."""
 
 from __future__ import annotations
 

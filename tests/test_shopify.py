@@ -1,4 +1,4 @@
-"""Session tokens that Shopify signs, and the HMAC header: exactly CONTRACT.md section 1."""
+"""Session tokens that Shopify signs, and the HMAC header (CONTRACT.md, section 1)."""
 
 from __future__ import annotations
 

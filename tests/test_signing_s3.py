@@ -323,7 +323,7 @@ def test_a_link_to_a_file_that_is_gone_answers_404(s3_store):
 
 
 def altered(url, other):
-    """Every way we know to bend a link: (what was done, method, URL)."""
+    """Altered links: (alteration, method, URL)."""
     address, query = url.split("?")
     pairs = dict(pair.split("=") for pair in query.split("&"))
     signature = pairs["X-Amz-Signature"]

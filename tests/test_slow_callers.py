@@ -1,4 +1,4 @@
-"""Callers that send or read slowly, or not at all, delay nobody but themselves."""
+"""Clients that send or read slowly, or not at all, do not delay other clients."""
 
 from __future__ import annotations
 

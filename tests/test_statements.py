@@ -1,4 +1,4 @@
-"""What an answer costs the database: one statement besides authentication, and none that reads more than its page.
+"""The statements of requests: one besides authentication, and none reads more than its page.
 
 The plans are those that PostgreSQL logs of the requests themselves, so prepared and generic ones are seen too.
 """

@@ -1,4 +1,4 @@
-"""Each command that goes in batches, as a process: it ends after its batch, and the command it prints does the rest."""
+"""Each batch command as a process: a signal stops it after its batch, and the command that it prints does the rest."""
 
 from __future__ import annotations
 

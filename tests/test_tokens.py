@@ -1,4 +1,4 @@
-"""Gateway tokens: what one is, what it opens and for how long, and what it costs to find out."""
+"""Gateway tokens: their form, validity and cache, and the cost of a check."""
 
 from __future__ import annotations
 
