@@ -93,7 +93,7 @@ def postgresql_binaries() -> Path:
 
 
 def unprivileged() -> dict[str, Any]:
-    """What makes a subprocess of root's run as nobody, as PostgreSQL refuses to run as root; nothing for others."""
+    """Arguments of a subprocess: for root, the user ``nobody``, because PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -136,7 +136,7 @@ class PostgreSQL:
         return done.stdout
 
     def psql(self, *statements: str, database: str = "postgres") -> str:
-        """What ``statements`` return, each in a transaction of its own, as the superuser: lines of ``a|b``."""
+        """The output of ``statements``, each in its own transaction, as the superuser: lines of ``a|b``."""
         commands = [argument for statement in statements for argument in ("-c", statement)]
         connect = ["-h", str(self.folder), "-U", "postgres", "-d", database]
         return self.run("psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *connect, *commands)

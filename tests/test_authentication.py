@@ -160,7 +160,7 @@ def test_secrets_rotate_without_a_moment_of_refusal(acme, settings):
     assert who_gets_in() == [401, 200]
 
 
-# --- Battery 4: a thousand credentials that are none ---------------------------------------------------------------
+# --- Security test 4: a thousand invalid credentials ---------------------------------------------------------------
 
 
 def mutations(token, chance):
@@ -183,7 +183,7 @@ def mutations(token, chance):
 
 
 def wrongly_signed(chance):
-    """Session tokens signed by nobody, by the wrong one or in the wrong way."""
+    """Session tokens without a signature, with a wrong key, or with a wrong algorithm."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     for alg in ("none", "None", "NONE", "nOnE", ""):

@@ -93,7 +93,7 @@ def ids():
 
 
 def manage(*arguments, **environment):
-    """A command in a process of its own, in an environment that holds nothing else."""
+    """A command in a separate process, in an environment with nothing else."""
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
@@ -123,7 +123,7 @@ def test_nothing_is_said_about_the_settings_of_these_tests():
     assert ids() == set()
 
 
-@pytest.mark.sqlite  # no database is asked: once is enough
+@pytest.mark.sqlite  # no database is used: once is enough
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

@@ -23,7 +23,7 @@ from tests.servers import answers, free_ports, wait_until
 from tests.shared_servers import BUCKET
 from tests.test_checks import manage
 
-pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"

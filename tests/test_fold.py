@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jobs.fold import FoldEvent, Outcome, fold, fold_status, go_duration
 from jobs.models import JobStatus
 
-pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
 NOON = datetime(2026, 4, 15, 12, tzinfo=UTC)
 

@@ -22,7 +22,7 @@ READY = "database: ok\nmigrations: ok\nartifacts: ok\n"
 
 @pytest.fixture(autouse=True)
 def asked_anew(monkeypatch):
-    """No test hears what was answered in another, and a busy machine makes nobody late."""
+    """No test gets the cached result of another, and a busy machine causes no time-out."""
     probes = [health.Probe(ask) for ask in (health.database, health.migrations, health.artifacts)]
     monkeypatch.setattr(health, "PROBES", probes)
     monkeypatch.setattr(health, "CACHE_SECONDS", 0)

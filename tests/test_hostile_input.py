@@ -110,7 +110,7 @@ def job(acme, job_of):
 
 
 def check_response(response, allowed=(200, 400, 401, 404, 406, 422)):
-    """JSON with a request id, and a status that blames the caller or nobody."""
+    """Checks that it is JSON with a request id, and no 5xx. Returns the status."""
     assert response.status_code in allowed, (response.status_code, response.content[:500])
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["X-Request-ID"]

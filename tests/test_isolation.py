@@ -153,7 +153,7 @@ INCIDENTAL = {"X-Request-ID", "Date", "RateLimit", "RateLimit-Policy"}
 
 
 class Seen(NamedTuple):
-    """All that a caller, or somebody with a stop watch at the database, can tell of a request."""
+    """All that a caller can see of a request, and the statements that it ran."""
 
     status: int
     body: bytes
@@ -197,7 +197,7 @@ def test_a_malformed_id_differs_only_in_the_statements(stores, clients):
     assert len(set(seen)) == 1
 
 
-# --- battery 1: the access table ---
+# --- security test 1: the access table ---
 
 DENIED = {
     "none": {},
@@ -290,7 +290,8 @@ def routes_beside_the_api(jobs: dict[str, list[Job]], links: dict[str, str]) -> 
 
 @pytest.mark.parametrize("size", [pytest.param(3, id="short"), pytest.param(20, id="full", marks=pytest.mark.full)])
 def test_the_access_table(stores, clients, credentials, size, record_property):
-    """Each credential on each route: what is the caller's own, or 404 as for nothing, or 401 as for nobody.
+    """Each credential on each route: the caller's own data, or 404 as for an unknown job, or 401 as without a
+    credential.
 
     A link opens its one picture to anyone who has it, and a credential adds nothing; the console uses sessions.
     """

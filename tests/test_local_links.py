@@ -590,7 +590,7 @@ def server(tmp_path_factory):
         process.wait(30)
 
 
-@pytest.mark.sqlite  # no database is asked: once is enough
+@pytest.mark.sqlite  # no database is used: once is enough
 def test_an_altered_link_is_rejected_by_a_real_server(server):
     url, theirs = server.link_to(KEY, PNG), server.link_to("tenants/globex/theirs.png", PNG)
     assert server.get(url) == (200, PNG)

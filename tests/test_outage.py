@@ -16,7 +16,7 @@ from tests import servers
 from tests.gateway import serving
 from tests.stores import Store
 
-pytestmark = pytest.mark.postgresql  # with servers of its own: once is enough
+pytestmark = pytest.mark.postgresql  # it starts its own servers: once is enough
 
 JOB = "01JADE5XAMPK9M0Q7RS3T4V5W6"
 ROUTES = ("/v1/jobs", f"/v1/jobs/{JOB}", f"/v1/jobs/{JOB}/events", "/job")
@@ -75,7 +75,7 @@ def gateway(parts):
 
 
 def asked(gateway, route, token):
-    """The answer, and that it came in time and named its request."""
+    """The response. Checks that it came in time and has a request id."""
     began = time.monotonic()
     answer = gateway.get(route, token)
     assert time.monotonic() - began < LONGEST_SECONDS, (route, answer)

@@ -242,11 +242,11 @@ def test_a_wrong_hmac_is_a_failed_credential_too(shared_cache, settings, acme_cl
 @pytest.mark.parametrize(
     ("peer", "forwarded", "client"),
     [
-        # Nobody in front is trusted: the header is what a stranger wrote.
+        # No proxy is trusted, so the header does not count.
         ("192.0.2.7", None, "192.0.2.7"),
         ("192.0.2.7", "10.0.0.1", "192.0.2.7"),
         ("192.0.2.7", "203.0.113.9, 10.0.0.1", "192.0.2.7"),
-        # Behind our proxies: the last hop that is none of them, whatever was claimed before it.
+        # Behind trusted proxies: the last hop that is not one of them. Entries before it do not count.
         ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("10.0.0.1", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
         ("10.0.0.1", "203.0.113.9, 10.9.9.9", "203.0.113.9"),
@@ -320,7 +320,7 @@ def test_while_the_cache_is_down_no_request_passes(
             "detail": "The gateway cannot count requests right now. Try again in a few seconds.",
         }
         assert int(refused.headers["Retry-After"]) >= 1
-        time.sleep(short_rest)  # so that the cache is asked again
+        time.sleep(short_rest)  # so that the cache is tried again
 
     own_valkey.start() if outage == "stopped" else own_valkey.go_on()
     time.sleep(short_rest)

@@ -410,7 +410,7 @@ def shape(value):
     return str if isinstance(value, str) else value
 
 
-@pytest.mark.sqlite  # no database is asked: once is enough
+@pytest.mark.sqlite  # no database is used: once is enough
 @settings(max_examples=1000, deadline=None)
 @given(values)
 @example({"s3://0secret0": {"[redacted]": ["'tenants/acme/0secret0'"]}})

@@ -17,7 +17,7 @@ from tests import servers
 from tests.gateway import serving
 from tests.stores import Store
 
-pytestmark = pytest.mark.postgresql  # with servers of its own: once is enough
+pytestmark = pytest.mark.postgresql  # it starts its own servers: once is enough
 
 # What a caller waits at most while a server is gone or hangs.
 FAILOVER_SECONDS = 2
@@ -90,7 +90,7 @@ def served(primary, replica, token):
     environment = {
         "DATABASE_API_URL": primary.url("gateway", user="gateway_api"),
         "DATABASE_REPLICA_URL": replica.url("gateway", user="gateway_api"),
-        "DATABASE_REPLICA_MAX_LAG_SECONDS": "3600",  # one test has a process of its own for this
+        "DATABASE_REPLICA_MAX_LAG_SECONDS": "3600",  # one test uses a separate process for this
         "REQUIRE_ROW_SECURITY": "1",
     }
     with serving(primary.url("gateway", user="gateway"), **environment) as gateway:
@@ -180,7 +180,7 @@ def wait_until_both_answer(gateway, token):
 
 
 def asked(gateway, path, token, **headers):
-    """Status and body, which came in time."""
+    """Status and body. Checks that they came in time."""
     began = time.monotonic()
     answer = gateway.get(path, token, **headers)
     took = time.monotonic() - began
@@ -230,7 +230,7 @@ def test_a_poll_never_gets_an_older_version_than_before(gateway, primary, replic
         assert asked(gateway, path, token, If_None_Match=old) == (304, None, old), "as far as the replica knows"
         _, _, new = asked(gateway, f"{path}/events?since=2", token)
         assert asked(gateway, f"{path}/events?since=2", token, If_None_Match=new) == (304, None, new)
-        # The caller has seen the third event, so the replica's two will not do, whatever is asked for.
+        # The caller has seen the third event, so the replica's two are not enough for any request.
         status, body, newest = asked(gateway, path, token, If_None_Match=new)
         assert (status, body["latest_event"]["seq"]) == (200, 3)
         assert newest != old
@@ -319,7 +319,7 @@ def test_without_both_servers_the_response_is_in_time(gateway, primary, replica,
 @pytest.mark.full
 @pytest.mark.parametrize("gone", ["primary", "replica"])
 def test_a_gateway_starts_and_is_ready_while_one_of_both_is_gone(primary, replica, token, load, gone):
-    """With row security required, too: who was gone is asked about it before it answers."""
+    """With row security required too: a server that was down is checked for it before it is used."""
     job = str(ULID())
     load(job, 1, wait_for=replica)
     environment = {

@@ -10,7 +10,7 @@ import pytest
 from jobs.api.request import GatewayRequest
 from tests.gateway import serving
 
-pytestmark = pytest.mark.sqlite  # no database is asked, apart from one token: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used, apart from one token: once is enough
 
 PAGES = ["/", "/docs", "/redoc", "/admin/login/"]
 SHOP = "https://shop.example.com"

@@ -26,7 +26,7 @@ from jobs.artifacts.s3 import bucket_url_and_region
 from jobs.artifacts.signing import CannotSign, links, signing_times
 from jobs.artifacts.sigv4 import Credentials, Presigner
 
-pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 NOW = datetime(2026, 4, 15, 12, 0, 0, tzinfo=UTC).timestamp()

@@ -67,7 +67,7 @@ def unfinished_requests(token):
 
 @pytest.mark.parametrize("seconds", [7, pytest.param(12, marks=pytest.mark.full)])
 def test_everybody_else_is_answered_beside_eight_unfinished_requests_of_each_kind(gateway, acme_token, seconds):
-    """Longer than a body is waited for: in the first version a worker answered nobody from the sixth second on."""
+    """Runs longer than the deadline of a body."""
     with contextlib.ExitStack() as stack:
         for head in unfinished_requests(acme_token).values():
             stack.enter_context(callers(gateway, head, 8))

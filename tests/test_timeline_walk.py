@@ -1,6 +1,6 @@
 """A client that walks a timeline over HTTP by ``since``, while several writers append, sees each event once, in order.
 
-``test_timeline_under_writers`` asks the store; here the gateway answers, as it is served, with pages as it makes them.
+``test_timeline_under_writers`` reads the store; this test reads pages from a served gateway.
 """
 
 from __future__ import annotations
