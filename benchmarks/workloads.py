@@ -1,4 +1,4 @@
-"""What the servers are asked, and the check that all of them give the same answers."""
+"""The requests of each workload, and the check that all servers give the same responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.servers import Server, get
 JOBS = 200  # that detail and events of one token ask for in turn
 MANY_TOKENS = 1_000
 MANY_REQUESTS = 2_000  # all different: each token is used twice before the first request is sent again
-PAGES_A_WALK = 20  # that are read one after the other before the list is begun anew
+PAGES_A_WALK = 20  # pages that are read in a row before the walk starts again
 PAGE_SIZES = (40, 45, 50, 55, 60)  # 50 on average, as many as a page of one token has
 COMPARED = 10  # requests of each workload that all servers have to answer alike
 
@@ -128,7 +128,7 @@ def list_pages(gateway: Server, token: str, wanted: int) -> Iterator[tuple[str, 
 
 
 def in_turn(tokens: dict[str, list[str]], asked: dict[str, list[Any]], count: int) -> Iterator[tuple[str, Any]]:
-    """A token and what it asks for, ``count`` times: tenants in turn, of each tenant its tokens in turn."""
+    """Pairs of token and path, ``count`` of them: tenants in turn, and of each tenant its tokens in turn."""
     for number in range(count):
         turn, tenant = divmod(number, len(store.TENANTS))
         slug = store.TENANTS[tenant]
@@ -182,7 +182,7 @@ def first_difference(expected: Any, found: Any) -> str:
 
 
 def comparable(value: Any) -> Any:
-    """A body with its links taken apart, without the time and the signature: two peers sign each time anew."""
+    """A body with parsed links, without time and signature, because two peers sign with the current time."""
     if isinstance(value, dict):
         return {name: link(member) if name == "image_url" else comparable(member) for name, member in value.items()}
     return [comparable(item) for item in value] if isinstance(value, list) else value

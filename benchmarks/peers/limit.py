@@ -2,7 +2,7 @@
 
 It has SQL of its own, one statement an endpoint, over asyncpg. asyncpg was faster than psycopg's async connection here:
 docs/performance.md has both figures. JSON is written by orjson, links are signed by the gateway's own signer. It checks
-the bearer token as the gateway does and remembers it for as long. It does not validate parameters, redact, set row
+and caches the bearer token as the gateway does. It does not validate parameters, redact, set row
 security's tenant, limit rates, write a log or count metrics, and it has no deadlines and no framework.
 """
 
@@ -196,7 +196,7 @@ def presigner(signed_at: int, expires_at: int) -> Presigner:
 
 
 def signer() -> Callable[[str], str]:
-    """What signs a storage key in the current window. One answer signs each key once."""
+    """The signer of the current window. A response signs each key once."""
     return cache(presigner(*signing_times(time(), LINK_SECONDS)).url)
 
 
