@@ -165,10 +165,10 @@ def look(client, path, public_id, method="GET", **headers) -> Seen:
     client.get("/v1/jobs?limit=1")
     with CaptureQueriesContext(connection) as statements:
         response = client.generic(method, path, headers=headers)
-    headers = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
+    received = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
     spellings = "|".join({public_id.hex, public_id.hex.upper(), str(public_id), str(public_id.to_uuid())})
     ran = tuple(re.sub(spellings, "ID", statement["sql"]) for statement in statements)
-    return Seen(response.status_code, response.content, headers, ran)
+    return Seen(response.status_code, response.content, received, ran)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "DELETE"])
@@ -319,19 +319,19 @@ def test_the_access_table(stores, clients, credentials, size, record_property):
             elif not opens:
                 assert response.headers["Location"].startswith("/admin/login/")
             continue
-        headers = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
+        received = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
         if slug is None:
             assert response.status_code == 401
-            refusals["/job" if route.path.startswith("/job") else "/v1"].add((response.content, headers))
+            refusals["/job" if route.path.startswith("/job") else "/v1"].add((response.content, received))
         elif route.owner not in (None, slug):
             assert response.status_code == (422 if "cursor" in route.path else 404)
             if response.status_code == 404:
-                misses.add((response.content, headers))
+                misses.add((response.content, received))
         else:
             assert response.status_code == route.status, route
             assert marks_in(response.content) <= {slug}
             if route.status == 404:
-                misses.add((response.content, headers))
+                misses.add((response.content, received))
     assert [len(seen) for seen in refusals.values()] == [1, 1], "nobody is told why a credential opens nothing"
     assert len(misses) == 1, "a foreign id is answered exactly as an unknown one"
     record_property("cases", cases)

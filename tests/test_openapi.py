@@ -22,6 +22,7 @@ from jobs.api.fleet.params import FleetListParams
 from jobs.api.fleet.serializers import FleetJobListResponseSerializer
 from jobs.api.v1.params import ListParams
 from jobs.api.v1.serializers import JobDetailResponseSerializer, JobEventsResponseSerializer, JobListResponseSerializer
+from jobs.fold import AGENT_RANKS
 from tests.test_checks import manage
 
 HERE = Path(__file__).resolve().parent
@@ -206,6 +207,18 @@ def test_every_operation_and_every_parameter_is_explained(document):
         assert operation["tags"] in (["jobs"], ["fleet"])
         for part in operation["parameters"]:
             assert resolved(document, part)["description"]
+
+
+def test_it_says_what_ends_a_job_and_what_the_members_of_extra_and_the_types_of_events_mean(document):
+    overview = document["info"]["description"]
+    for name in ("Job-Status", "progress", "retryable", "error", *AGENT_RANKS, "retried"):
+        assert f"`{name}`" in overview
+    assert "`Job-Status`" in operations(document)["listJobEvents"]["description"]
+    event_fields = document["components"]["schemas"]["JobEventResponse"]["properties"]
+    assert "`Job-Status`" in event_fields["event_type"]["description"]
+    assert "agents' own types" in event_fields["event_type"]["description"]
+    for name in ("progress", "retryable", "error", "data", "changed"):
+        assert f"`{name}`" in event_fields["extra"]["description"]
 
 
 # --- what the operator adds, and linters ---
