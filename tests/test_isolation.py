@@ -332,7 +332,7 @@ def test_the_access_table(stores, clients, credentials, size, record_property):
             assert marks_in(response.content) <= {slug}
             if route.status == 404:
                 misses.add((response.content, received))
-    assert [len(seen) for seen in refusals.values()] == [1, 1], "nobody is told why a credential opens nothing"
+    assert [len(seen) for seen in refusals.values()] == [1, 1], "every rejected credential gets the same response"
     assert len(misses) == 1, "a foreign id is answered exactly as an unknown one"
     record_property("cases", cases)
 

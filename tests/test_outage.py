@@ -74,7 +74,7 @@ def gateway(parts):
         yield gateway
 
 
-def asked(gateway, route, token):
+def get_in_time(gateway, route, token):
     """The response. Checks that it came in time and has a request id."""
     began = time.monotonic()
     answer = gateway.get(route, token)
@@ -83,7 +83,7 @@ def asked(gateway, route, token):
     return answer
 
 
-def refused(answer, route):
+def is_unavailable(answer, route):
     """That the answer is the 503 of its dialect."""
     assert answer.status == 503, answer
     assert int(answer.headers["Retry-After"]) >= 1
@@ -136,18 +136,18 @@ def test_without_its_database_or_cache_it_answers_503_in_time_and_recovers(witho
         for _ in range(2):  # the second time a connection has been lost already
             for route in ROUTES:
                 for credential in (token, UNKNOWN_TOKEN):
-                    assert refused(asked(gateway, route, credential), route)
+                    assert is_unavailable(get_in_time(gateway, route, credential), route)
             time.sleep(1.1)  # until cached credentials and pauses have expired
-        malformed = asked(gateway, ROUTES[0], "malformed")
-        assert malformed.status == (401 if part is database else 503), "what needs no database is told without one"
+        malformed = get_in_time(gateway, ROUTES[0], "malformed")
+        assert malformed.status == (401 if part is database else 503), "no database is needed to reject it"
 
 
 def test_many_concurrent_requests_are_all_answered_in_time(without, part, parts, gateway):
     token = parts[-1]
     with without(part), ThreadPoolExecutor(16) as callers:
         routes = [ROUTES[n % len(ROUTES)] for n in range(64)]
-        answers = list(callers.map(lambda route: asked(gateway, route, token), routes))
-        assert all(map(refused, answers, routes))
+        answers = list(callers.map(lambda route: get_in_time(gateway, route, token), routes))
+        assert all(map(is_unavailable, answers, routes))
 
 
 def test_a_page_without_its_database_says_so_too(without, parts, gateway):
@@ -168,8 +168,8 @@ def test_links_are_signed_without_the_artifact_store(outage, parts, gateway):
     store.stop() if outage == "stopped" else store.hang()
     try:
         for route in ROUTES:
-            assert asked(gateway, route, token).status == 200
-        (picture,) = orjson.loads(asked(gateway, ROUTES[1], token).body)["result"]
+            assert get_in_time(gateway, route, token).status == 200
+        (picture,) = orjson.loads(get_in_time(gateway, ROUTES[1], token).body)["result"]
         assert picture["image_url"].startswith(f"{store.endpoint_url}/artifacts/tenants/acme/front.png?")
     finally:
         if outage == "hanging":
@@ -191,5 +191,5 @@ def test_a_read_that_takes_too_long_is_cancelled_by_the_database(route, acme, ac
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         here = "datname = current_database()"  # other workers use the same server
         waiting = f"SELECT count(*) FROM pg_stat_activity WHERE {here} AND wait_event_type = 'Lock'"
-        assert busy.execute(waiting).fetchone() == (0,), "nobody waits on for an answer that nobody wants"
+        assert busy.execute(waiting).fetchone() == (0,), "the abandoned statement was cancelled"
     assert acme_client.get(ROUTES[0]).status_code == 200

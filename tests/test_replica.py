@@ -179,7 +179,7 @@ def wait_until_both_answer(gateway, token):
     settle(lambda: gateway.get(f"/v1/jobs/{UNKNOWN}", token).status == 404)
 
 
-def asked(gateway, path, token, **headers):
+def get_in_time(gateway, path, token, **headers):
     """Status and body. Checks that they came in time."""
     began = time.monotonic()
     answer = gateway.get(path, token, **headers)
@@ -189,7 +189,7 @@ def asked(gateway, path, token, **headers):
 
 
 def seqs(gateway, job, token, since=0):
-    status, body, _ = asked(gateway, f"/v1/jobs/{job}/events?since={since}", token)
+    status, body, _ = get_in_time(gateway, f"/v1/jobs/{job}/events?since={since}", token)
     return status, body.get("latest_seq"), [event["seq"] for event in body.get("events", ())]
 
 
@@ -212,11 +212,11 @@ def test_a_job_that_the_replica_does_not_have_yet_is_found(gateway, replica, tok
     with standing_still(replica):
         load(job, 1)
         load(theirs, 1, tenant="globex")
-        assert asked(gateway, f"/v1/jobs/{job}", token)[0] == 200
+        assert get_in_time(gateway, f"/v1/jobs/{job}", token)[0] == 200
         assert seqs(gateway, job, token) == (200, 1, [1])
         for path in (f"/v1/jobs/{theirs}", f"/v1/jobs/{UNKNOWN}", f"/v1/jobs/{theirs}/events"):
-            assert asked(gateway, path, token)[0] == 404
-        listed = asked(gateway, "/v1/jobs?limit=200", token)[1]["jobs"]
+            assert get_in_time(gateway, path, token)[0] == 404
+        listed = get_in_time(gateway, "/v1/jobs?limit=200", token)[1]["jobs"]
         assert job not in {each["public_id"] for each in listed}, "a listing is as old as the replica"
 
 
@@ -224,19 +224,21 @@ def test_a_poll_never_gets_an_older_version_than_before(gateway, primary, replic
     job = str(ULID())
     load(job, 2, wait_for=replica)
     path = f"/v1/jobs/{job}"
-    _, _, old = asked(gateway, path, token)
+    _, _, old = get_in_time(gateway, path, token)
     with standing_still(replica):
         load(job, 3)
-        assert asked(gateway, path, token, If_None_Match=old) == (304, None, old), "as far as the replica knows"
-        _, _, new = asked(gateway, f"{path}/events?since=2", token)
-        assert asked(gateway, f"{path}/events?since=2", token, If_None_Match=new) == (304, None, new)
+        assert get_in_time(gateway, path, token, If_None_Match=old) == (304, None, old), (
+            "the replica has the old version"
+        )
+        _, _, new = get_in_time(gateway, f"{path}/events?since=2", token)
+        assert get_in_time(gateway, f"{path}/events?since=2", token, If_None_Match=new) == (304, None, new)
         # The caller has seen the third event, so the replica's two are not enough for any request.
-        status, body, newest = asked(gateway, path, token, If_None_Match=new)
+        status, body, newest = get_in_time(gateway, path, token, If_None_Match=new)
         assert (status, body["latest_event"]["seq"]) == (200, 3)
         assert newest != old
         with crashed(primary, gateway, token):
-            assert asked(gateway, path, token, If_None_Match=newest)[0] == 503
-            assert asked(gateway, path, token, If_None_Match=old) == (304, None, old)
+            assert get_in_time(gateway, path, token, If_None_Match=newest)[0] == 503
+            assert get_in_time(gateway, path, token, If_None_Match=old) == (304, None, old)
             replica.psql("SELECT pg_wal_replay_resume()")
 
 
@@ -270,15 +272,15 @@ def test_without_the_replica_the_primary_answers(gateway, replica, token, load, 
     load(job, 1, wait_for=replica)
     with gone(replica, gateway, token):
         for _ in range(3):
-            assert asked(gateway, "/v1/jobs", token)[0] == 200
-            assert asked(gateway, "/job", token)[0] == 200
-            assert asked(gateway, f"/v1/jobs/{job}", token)[0] == 200
+            assert get_in_time(gateway, "/v1/jobs", token)[0] == 200
+            assert get_in_time(gateway, "/job", token)[0] == 200
+            assert get_in_time(gateway, f"/v1/jobs/{job}", token)[0] == 200
             assert seqs(gateway, job, token) == (200, 1, [1])
             assert seqs(gateway, job, token, since=1) == (200, 1, [])
-            assert asked(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == 404
+            assert get_in_time(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == 404
         began = time.monotonic()
         for _ in range(20):
-            assert asked(gateway, f"/v1/jobs/{job}", token)[0] == 200
+            assert get_in_time(gateway, f"/v1/jobs/{job}", token)[0] == 200
         assert time.monotonic() - began < FAILOVER_SECONDS, "who is gone is remembered"
 
 
@@ -292,16 +294,16 @@ def test_without_the_primary_the_replica_answers_what_it_can_vouch_for(
     settle(lambda: unused.split("_")[1] in replica.psql("SELECT prefix FROM tenants_apitoken", database="gateway"))
     with gone(primary, gateway, token):
         for credential in (token, unused):
-            assert asked(gateway, "/v1/jobs", credential)[0] == 200
-            assert asked(gateway, "/job", credential)[0] == 200
-            assert asked(gateway, f"/v1/jobs/{job}", credential)[0] == 200
+            assert get_in_time(gateway, "/v1/jobs", credential)[0] == 200
+            assert get_in_time(gateway, "/job", credential)[0] == 200
+            assert get_in_time(gateway, f"/v1/jobs/{job}", credential)[0] == 200
             assert seqs(gateway, job, credential) == (200, 2, [1, 2])
             assert seqs(gateway, job, credential, since=1) == (200, 2, [2])
             # Only the primary can answer these: whether there is more, another job, another token.
             assert seqs(gateway, job, credential, since=2)[0] == 503
-            assert asked(gateway, f"/v1/jobs/{UNKNOWN}", credential)[0] == 503
-        assert asked(gateway, "/v1/jobs", f"jgw_{'a' * 12}_{'b' * 43}")[0] == 503
-        assert asked(gateway, "/v1/jobs", "")[0] == 401
+            assert get_in_time(gateway, f"/v1/jobs/{UNKNOWN}", credential)[0] == 503
+        assert get_in_time(gateway, "/v1/jobs", f"jgw_{'a' * 12}_{'b' * 43}")[0] == 503
+        assert get_in_time(gateway, "/v1/jobs", "")[0] == 401
 
 
 def test_without_both_servers_the_response_is_in_time(gateway, primary, replica, token):
@@ -309,7 +311,7 @@ def test_without_both_servers_the_response_is_in_time(gateway, primary, replica,
     replica.stop(signal.SIGQUIT)
     try:
         for path in ("/v1/jobs", f"/v1/jobs/{UNKNOWN}", f"/v1/jobs/{UNKNOWN}/events", "/job"):
-            assert asked(gateway, path, token)[0] == 503
+            assert get_in_time(gateway, path, token)[0] == 503
     finally:
         primary.go_on()
         replica.start()
@@ -332,7 +334,7 @@ def test_a_gateway_starts_and_is_ready_while_one_of_both_is_gone(primary, replic
     try:
         with serving(primary.url("gateway", user="gateway"), **environment) as gateway:
             assert seqs(gateway, job, token) == (200, 1, [1])
-            assert asked(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == (503 if gone == "primary" else 404)
+            assert get_in_time(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == (503 if gone == "primary" else 404)
             assert gateway.get("/readyz").body.startswith(b"database: ok\nmigrations: ok\n")
             server.start()
             wait_until_both_answer(gateway, token)
