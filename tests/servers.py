@@ -335,7 +335,7 @@ class S3:
         client = self.client()
         client.create_bucket(Bucket=bucket)
         deadline = time.monotonic() + START_SECONDS
-        while not takes_objects(client, bucket):
+        while not accepts_objects(client, bucket):
             if time.monotonic() > deadline:
                 raise ServerFailed(f"The bucket {bucket} accepts no objects.")
             time.sleep(0.02)
@@ -429,7 +429,7 @@ def answers(url: str) -> bool:
     return False
 
 
-def takes_objects(client: Any, bucket: str) -> bool:
+def accepts_objects(client: Any, bucket: str) -> bool:
     """Whether the volume server behind the S3 side has room already: it comes up after it."""
     from botocore.exceptions import ClientError
 

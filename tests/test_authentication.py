@@ -243,7 +243,7 @@ def test_a_thousand_forged_credentials_all_get_one_answer(
     while len(forged) < 700:
         forged.append(next(sources[len(forged) % 3]))
 
-    assert one_answer(ask(f"Bearer {token}") for token in forged) == UNAUTHENTICATED
+    assert common_body(ask(f"Bearer {token}") for token in forged) == UNAUTHENTICATED
 
     body = b'{"the": "body"}'
     good = hmac_header(body)
@@ -262,7 +262,7 @@ def test_a_thousand_forged_credentials_all_get_one_answer(
     compared: list[tuple[bytes, bytes]] = []
     monkeypatch.setattr(hmac, "compare_digest", lambda one, other: compared.append((one, other)) or one == other)
     settings.SHOPIFY_API_SECRETS = [SECRET, "shpss_another"]
-    assert one_answer(ask(bearer, header, body) for header in headers) == INVALID_HMAC
+    assert common_body(ask(bearer, header, body) for header in headers) == INVALID_HMAC
     assert ask(bearer, good, body).status_code == 200
     hmacs = [pair for pair in compared if isinstance(pair[0], bytes)]  # and not a token's hash, looked up anew
     assert len(hmacs) == 2 * (len(headers) + 1), "with each secret, whichever it is, and by nothing but this"
@@ -270,8 +270,8 @@ def test_a_thousand_forged_credentials_all_get_one_answer(
     assert len(forged) + len(headers) >= 1000
 
 
-def one_answer(responses):
-    """The body of all these refusals, which are the same to the byte, headers included but for the request's id."""
+def common_body(responses):
+    """The body of these responses. Checks that they are equal, headers included, except for the request id."""
     responses = {
         (answer.status_code, answer.content, *sorted(item for item in answer.items() if item[0] != "X-Request-ID"))
         for answer in responses

@@ -21,7 +21,7 @@ READY = "database: ok\nmigrations: ok\nartifacts: ok\n"
 
 
 @pytest.fixture(autouse=True)
-def asked_anew(monkeypatch):
+def uncached_probes(monkeypatch):
     """No test gets the cached result of another, and a busy machine causes no time-out."""
     probes = [health.Probe(ask) for ask in (health.database, health.migrations, health.artifacts)]
     monkeypatch.setattr(health, "PROBES", probes)

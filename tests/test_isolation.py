@@ -70,8 +70,8 @@ def other_of(slug):
     return {"acme": "globex", "globex": "acme"}[slug]
 
 
-def questions(jobs: dict[str, list[Job]], asker: str) -> Iterator[str]:
-    """Everything one could ask for, of one's own and of another's."""
+def paths_for(jobs: dict[str, list[Job]], asker: str) -> Iterator[str]:
+    """Paths of all requests about the asker's own jobs and about those of the other tenant."""
     for job in jobs[asker] + jobs[other_of(asker)]:
         yield f"/v1/jobs/{job.public_id}"
         yield from (f"/v1/jobs/{job.public_id}/events?since={since}" for since in (0, 2, -7))
@@ -92,7 +92,7 @@ def test_no_answer_holds_a_byte_of_the_other_tenants(stores, clients):
     own_uuids = {slug: {str(job.public_id.to_uuid()) for job in jobs} for slug, jobs in stores.items()}
     for asker, client in clients.items():
         seen = set()
-        for path in questions(stores, asker):
+        for path in paths_for(stores, asker):
             response = client.get(path)
             assert response.status_code in (200, 404)
             everything = response.content + str(dict(response.headers)).encode()
@@ -126,7 +126,7 @@ def test_a_cursor_leads_through_the_callers_jobs_alone(stores, clients):
 
 def test_every_link_that_is_handed_out_leads_to_a_file_of_the_callers(stores, clients):
     for asker, client in clients.items():
-        found = {url for path in questions(stores, asker) for url in LINK.findall(client.get(path).content)}
+        found = {url for path in paths_for(stores, asker) for url in LINK.findall(client.get(path).content)}
         assert found
         for url in found:
             link = urlsplit(url.decode())

@@ -93,8 +93,8 @@ def is_unavailable(answer, route):
     return True
 
 
-def wait_until_well(gateway, token):
-    """Every route answers again, to those it answered before."""
+def wait_until_recovered(gateway, token):
+    """Waits until every route responds as before the outage."""
     deadline = time.monotonic() + RECOVERY_SECONDS
     while any(gateway.get(route, token).status != 200 for route in ROUTES) or console(gateway).status != 302:
         assert time.monotonic() < deadline, gateway.log.read_text()
@@ -114,13 +114,13 @@ def without(request, parts, gateway):
 
     @contextmanager
     def without(server):
-        wait_until_well(gateway, token)
+        wait_until_recovered(gateway, token)
         server.stop() if request.param == "stopped" else server.hang()
         try:
             yield
         finally:
             server.start() if request.param == "stopped" else server.go_on()
-        wait_until_well(gateway, token)
+        wait_until_recovered(gateway, token)
 
     return without
 
@@ -164,7 +164,7 @@ def test_a_page_without_its_database_says_so_too(without, parts, gateway):
 def test_links_are_signed_without_the_artifact_store(outage, parts, gateway):
     """Last, for a store that was stopped is empty when it comes back."""
     _, _, store, token = parts
-    wait_until_well(gateway, token)
+    wait_until_recovered(gateway, token)
     store.stop() if outage == "stopped" else store.hang()
     try:
         for route in ROUTES:

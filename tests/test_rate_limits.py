@@ -294,8 +294,8 @@ def own_valkey(count_in):
 
 
 @pytest.fixture
-def short_rest(monkeypatch):
-    """Makes the gateway ask a cache that failed again after this many seconds."""
+def short_pause(monkeypatch):
+    """Makes the gateway try a failed cache again after 0.1 seconds."""
     monkeypatch.setattr(throttling, "PAUSE_SECONDS", 0.1)
     return 0.1
 
@@ -303,7 +303,7 @@ def short_rest(monkeypatch):
 @pytest.mark.parametrize("outage", ["stopped", "hanging"])
 @pytest.mark.parametrize("credential", ["good", "bad"])
 def test_while_the_cache_is_down_no_request_passes(
-    outage, credential, own_valkey, short_rest, settings, acme_client, anonymous_client
+    outage, credential, own_valkey, short_pause, settings, acme_client, anonymous_client
 ):
     settings.RATE_LIMIT_PER_TENANT = settings.RATE_LIMIT_FAILED_PER_ADDRESS = 1000
     client, usual = (acme_client, 200) if credential == "good" else (anonymous_client, 401)
@@ -320,10 +320,10 @@ def test_while_the_cache_is_down_no_request_passes(
             "detail": "The gateway cannot count requests right now. Try again in a few seconds.",
         }
         assert int(refused.headers["Retry-After"]) >= 1
-        time.sleep(short_rest)  # so that the cache is tried again
+        time.sleep(short_pause)  # so that the cache is tried again
 
     own_valkey.start() if outage == "stopped" else own_valkey.go_on()
-    time.sleep(short_rest)
+    time.sleep(short_pause)
     assert statuses(client, 1) == [usual]
 
 

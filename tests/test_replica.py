@@ -112,7 +112,7 @@ def load(python):
         record["events"] = [{"seq": seq, "event_type": "stage", "created_at": at(seq)} for seq in range(1, events + 1)]
         python(f"bulk.load_record({record})")
         if wait_for:
-            settle(
+            wait_until_true(
                 lambda: (
                     wait_for.psql(f"SELECT count(*) FROM jobs_jobevent WHERE {of(job)}", database="gateway").strip()
                     == str(events)
@@ -130,7 +130,7 @@ def of(job):
     return f"job_id = '{ULID.from_str(job).to_uuid()}'"
 
 
-def settle(is_so):
+def wait_until_true(is_so):
     deadline = time.monotonic() + SETTLE_SECONDS
     while not is_so():
         assert time.monotonic() < deadline, "it did not settle"
@@ -138,10 +138,10 @@ def settle(is_so):
 
 
 @contextmanager
-def standing_still(replica):
-    """The replica answers, and replays nothing of what it receives."""
+def replay_paused(replica):
+    """The replica answers, but replays nothing."""
     replica.psql("SELECT pg_wal_replay_pause()")
-    settle(lambda: replica.psql("SELECT pg_get_wal_replay_pause_state()").strip() == "paused")
+    wait_until_true(lambda: replica.psql("SELECT pg_get_wal_replay_pause_state()").strip() == "paused")
     try:
         yield
     finally:
@@ -171,12 +171,12 @@ def hanging(server, gateway, token):
 def wait_until_both_answer(gateway, token):
     """Lists come from the replica, unknown jobs from the primary. A server that is up again is used within two
     seconds."""
-    settle(
+    wait_until_true(
         lambda: (
             gateway.log.read_bytes().count(b"is not asked until") == gateway.log.read_bytes().count(b"answers again.")
         )
     )
-    settle(lambda: gateway.get(f"/v1/jobs/{UNKNOWN}", token).status == 404)
+    wait_until_true(lambda: gateway.get(f"/v1/jobs/{UNKNOWN}", token).status == 404)
 
 
 def get_in_time(gateway, path, token, **headers):
@@ -199,7 +199,7 @@ def seqs(gateway, job, token, since=0):
 def test_a_page_comes_from_the_replica_and_what_it_lacks_from_the_primary(gateway, replica, token, load):
     job = str(ULID())
     load(job, 2, wait_for=replica)
-    with standing_still(replica):
+    with replay_paused(replica):
         load(job, 4)
         assert seqs(gateway, job, token) == (200, 2, [1, 2]), "what the replica has"
         assert seqs(gateway, job, token, since=2) == (200, 4, [3, 4]), "where the replica has no more"
@@ -209,7 +209,7 @@ def test_a_page_comes_from_the_replica_and_what_it_lacks_from_the_primary(gatewa
 
 def test_a_job_that_the_replica_does_not_have_yet_is_found(gateway, replica, token, load):
     job, theirs = str(ULID()), str(ULID())
-    with standing_still(replica):
+    with replay_paused(replica):
         load(job, 1)
         load(theirs, 1, tenant="globex")
         assert get_in_time(gateway, f"/v1/jobs/{job}", token)[0] == 200
@@ -225,7 +225,7 @@ def test_a_poll_never_gets_an_older_version_than_before(gateway, primary, replic
     load(job, 2, wait_for=replica)
     path = f"/v1/jobs/{job}"
     _, _, old = get_in_time(gateway, path, token)
-    with standing_still(replica):
+    with replay_paused(replica):
         load(job, 3)
         assert get_in_time(gateway, path, token, If_None_Match=old) == (304, None, old), (
             "the replica has the old version"
@@ -253,14 +253,14 @@ def test_a_replica_that_is_too_far_behind_is_only_asked_while_the_primary_is_gon
     with serving(primary.url("gateway", user="gateway"), **environment) as gateway:
         load(job, 1, wait_for=replica)
         assert seqs(gateway, job, token) == (200, 1, [1])
-        with standing_still(replica):
+        with replay_paused(replica):
             load(job, 2)
-            settle(lambda: seqs(gateway, job, token) == (200, 2, [1, 2]))
+            wait_until_true(lambda: seqs(gateway, job, token) == (200, 2, [1, 2]))
             with crashed(primary, gateway, token):
                 assert seqs(gateway, job, token) == (200, 1, [1])
                 assert seqs(gateway, job, token, since=1)[0] == 503
                 replica.psql("SELECT pg_wal_replay_resume()")
-        settle(lambda: b"has caught up" in gateway.log.read_bytes())
+        wait_until_true(lambda: b"has caught up" in gateway.log.read_bytes())
 
 
 # --- A server that is gone ----------------------------------------------------------------------------------------
@@ -291,7 +291,9 @@ def test_without_the_primary_the_replica_answers_what_it_can_vouch_for(
     job = str(ULID())
     load(job, 2, wait_for=replica)
     unused = python(NEW_TOKEN)
-    settle(lambda: unused.split("_")[1] in replica.psql("SELECT prefix FROM tenants_apitoken", database="gateway"))
+    wait_until_true(
+        lambda: unused.split("_")[1] in replica.psql("SELECT prefix FROM tenants_apitoken", database="gateway")
+    )
     with gone(primary, gateway, token):
         for credential in (token, unused):
             assert get_in_time(gateway, "/v1/jobs", credential)[0] == 200
@@ -450,7 +452,7 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
         writer.communicate()
     truth = {job: events(primary, job) for job in jobs}
     with suppress(AssertionError):
-        settle(lambda: all(len(reader.seen) >= len(truth[reader.job]) for reader in crowd))
+        wait_until_true(lambda: all(len(reader.seen) >= len(truth[reader.job]) for reader in crowd))
     for reader in crowd:
         reader.stopping.set()
     for reader in crowd:

@@ -92,11 +92,11 @@ def test_the_log_scrubs_what_looks_like_a_token_itself(acme_token):
     watch.check()
 
 
-def telling_page(request):
+def page_with_the_secret_key(request):
     return HttpResponse(settings.SECRET_KEY)
 
 
-urlpatterns = [path("telling", telling_page)]
+urlpatterns = [path("telling", page_with_the_secret_key)]
 
 
 @override_settings(ROOT_URLCONF=__name__)

@@ -27,8 +27,9 @@ NOON = "2026-04-15T12:00:00Z"
 
 
 @pytest.fixture(autouse=True)
-def remembered_for_long(settings):
-    """A slow machine may take a second from the request that has its token looked up to the one that is counted."""
+def long_token_cache(settings):
+    """On a slow machine more than a second may pass between the request that looks the token up and the one that is
+    measured."""
     settings.TOKEN_CACHE_SECONDS = 5
 
 
