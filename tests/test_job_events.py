@@ -17,6 +17,7 @@ def event(seq, kind="stage", **more):
 
 
 def event_body(seq, kind="stage", **more):
+    """The event in a response; members that are not given have their defaults."""
     return {
         "seq": seq,
         "event_type": kind,
