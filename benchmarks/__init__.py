@@ -1,1 +1,1 @@
-"""What ``make bench`` runs: the gateway beside what one would use instead, and beside the limit of the machine."""
+"""``make bench``: measures the gateway beside common stacks and beside the limit of the machine."""

@@ -22,9 +22,9 @@ from tests.servers import PostgreSQL, postgresql, temporary_folder
 
 WARM_UP_SECONDS = 0.5
 API_ROLE = "bench_api"
-CONNECTIONS = (1, 64, 256)  # detail is measured with so many, beside the 8 of everything else
+CONNECTIONS = (1, 64, 256)  # detail is also measured with these numbers; everything else uses 8
 CONNECTIONS_FOR_WORKERS = 16
-# The servers that take part where not all do: the peers have no ETag, and idiomatic code is not tuned for connections.
+# The servers of workloads that not all run: the peers have no ETag, and are not tuned for many connections.
 GATEWAY_AND_LIMIT = ("gateway", "limit")
 
 Figures = dict[str, float]
@@ -119,7 +119,7 @@ def measure(jobs: int, rounds: int, seconds: float) -> dict[str, Any]:
 
 
 class Bench:
-    """Turns of load, each with the CPU time that it takes of the server, the database and the load generator."""
+    """Turns of load, each with the CPU time of the server, the database and the load generator."""
 
     def __init__(self, database: PostgreSQL, rounds: int, seconds: float) -> None:
         self.database = database
@@ -129,7 +129,7 @@ class Bench:
     def compare(
         self, label: str, servers: list[Server], workload: Workload, connections: int = load.CONNECTIONS
     ) -> dict[str, Figures]:
-        """Medians of each server. The turns alternate, so that what else the machine does meets all alike."""
+        """Medians of each server. The turns alternate, so that other load of the machine affects all servers alike."""
         turns: dict[str, list[Figures]] = defaultdict(list)
         for number in range(self.rounds + 1):
             for server in servers:

@@ -58,7 +58,7 @@ SELECT {tenant}, 0, count(*) FILTER (WHERE status = 'IN_PROGRESS'), count(*) FIL
        count(*) FILTER (WHERE status = 'FAILURE'), 0
 FROM jobs_job
 """
-# Of what is rare the smaller store has ten jobs, so ten are asked for.
+# The smaller store has ten jobs of each rare value, so those pages have ten jobs.
 FILTERS = {
     "job_type": "job_type=MODEL_GENERATOR",
     "rare job_type": "job_type=MODEL_SWAP_WITH_IMAGE&limit=10",
@@ -78,7 +78,7 @@ FILTERS = {
 
 
 def paths(job: str) -> dict[str, str]:
-    """What is asked, by endpoint and filter; ``job`` is a finished one from the middle of the store."""
+    """The paths, by endpoint and filter. ``job`` is a finished one from the middle of the store."""
     return {
         "list": "/v1/jobs",
         **{f"list: {name}": f"/v1/jobs?{query}" for name, query in FILTERS.items()},
@@ -106,7 +106,7 @@ def fill(server: PostgreSQL, database: str, tenant: int, jobs: int) -> str:
 
 
 class Store(NamedTuple):
-    """A gateway over one of the stores, what it is asked, and the token that opens it."""
+    """A gateway over one of the stores, its paths and its token."""
 
     server: Server
     paths: dict[str, str]
@@ -121,7 +121,7 @@ class Store(NamedTuple):
 
 
 def measure(rounds: int, sizes: tuple[int, int] = SIZES) -> dict[str, float]:
-    """By endpoint and filter, how many times as long the median request takes at the larger size."""
+    """The ratio of the median times, larger to smaller store, by endpoint and filter."""
     # A million jobs and their indexes stay in memory, as they would on a machine that serves them.
     with (
         postgresql(settings={"shared_buffers": "2GB"}) as database,

@@ -1,7 +1,7 @@
 """The load generator: prepared requests, sent in turn over connections that stay open, from one process and thread.
 
-It writes and reads raw sockets and parses no more of a response than its status and length, so that it takes little of
-the machine. What it takes is measured and reported beside each figure.
+It uses raw sockets and parses only status and length of a response, so that it needs little CPU. Its CPU time is
+measured and reported with each figure.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ class Request(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one run shows. ``cpu_us`` is the generator's own CPU time, user and system, in microseconds a request."""
+    """The figures of one run. ``cpu_us``
+    is the generator's own CPU time, user and system, in microseconds a request."""
 
     requests: int  # answered with 200 or 304
     not_modified: int  # of these, with 304
-    errors: int  # other statuses, closed connections, and responses that did not come
+    errors: int  # other statuses, closed connections and missing responses
     rps: float
     p50_ms: float
     p99_ms: float

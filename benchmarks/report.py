@@ -1,4 +1,4 @@
-"""What was measured, as text with the goals beside it, as JSON and as a chart."""
+"""The report: text with the goals, JSON, and a chart."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LABELS = {
 
 
 def kept() -> dict[str, Any]:
-    """What earlier runs measured."""
+    """The figures of earlier runs."""
     measured: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     return measured
 
@@ -122,7 +122,7 @@ def goals(results: dict[str, Any]) -> Iterator[Goal]:
         1.7,
         True,
     )
-    # "No worse", with 5% for what two runs differ by.
+    # "No worse", with a tolerance of 5%, by which two runs may differ.
     yield Goal("CPU, 2 workers against 1", cpu_ratio(two_workers, one_worker), 1.05)
     yield Goal("loading, a raw COPY", results["load"]["gateway_rows_s"] / results["load"]["copy_rows_s"], 0.4, True)
     if flat := results.get("flat"):

@@ -138,7 +138,7 @@ def picture(chance: random.Random, folder: str, view: str, role: str) -> dict[st
 
 
 def environment_of(database_url: str, folder: Path) -> dict[str, str]:
-    """What all servers are started with: nothing of the developer's own settings. Links are signed, never followed."""
+    """The environment of all servers: nothing of the developer's own settings. Links are signed, never fetched."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DJANGO_"))} | {
         "ENV_FILE": os.devnull,
         "DATA_DIR": str(folder),

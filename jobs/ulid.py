@@ -33,7 +33,7 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 def ulid_text(stored: str, pairs: list[str] = _PAIRS) -> str:
     """The ULID, in upper case, of an id as the database spells it: hexadecimal digits, with or without dashes.
 
-    Written out in one expression because a listing does it for every row: 0.9 µs, a third of the way through ``ULID``.
+    Written out in one expression because the list does it for every row: 0.9 µs, a third of the way through ``ULID``.
     """
     n = int(stored.replace("-", ""), 16)
     return (

@@ -53,6 +53,24 @@ def check_names(**_: Any) -> Iterator[checks.CheckMessage]:
 
 
 @checks.register
+def check_openapi(**_: Any) -> Iterator[checks.CheckMessage]:
+    if settings.OPENAPI_LICENSE["url"] and not settings.OPENAPI_LICENSE["name"]:
+        yield checks.Error(
+            "OPENAPI_LICENSE_URL is set without OPENAPI_LICENSE_NAME, which an OpenAPI document must have beside it.",
+            hint="Set OPENAPI_LICENSE_NAME to the name of the license, or leave both out.",
+            id="jobs_gateway.E011",
+        )
+    for name in ("OPENAPI_CONTACT", "OPENAPI_LICENSE"):
+        url = getattr(settings, name)["url"]
+        if url and not re.fullmatch(r"https?://[^\s/]+\S*", url):
+            yield checks.Error(
+                f"{name}_URL is {url!r}, which is not a web address.",
+                hint=f"Write {name}_URL with https://. A mail address goes into OPENAPI_CONTACT_EMAIL.",
+                id="jobs_gateway.E012",
+            )
+
+
+@checks.register
 def check_databases(**_: Any) -> Iterator[checks.CheckMessage]:
     names = {"default": "DATABASE_URL", "api": "DATABASE_API_URL", "replica": "DATABASE_REPLICA_URL"}
     for alias in settings.DATABASES:

@@ -21,7 +21,7 @@ from django.http import HttpRequest
 from jobs.api.request import Scope
 from tenants.callers import Caller
 
-# What ``AccessLogMiddleware`` knows of the request that is being answered, for whatever is logged meanwhile.
+# The data of ``AccessLogMiddleware`` about the current request, for lines that are logged meanwhile.
 current_request: ContextVar[dict[str, Any] | None] = ContextVar("current_request", default=None)
 
 REDACTED = "[redacted]"

@@ -1,7 +1,7 @@
 """``/metrics`` for Prometheus, on a port of its own, where ``METRICS_PORT`` names one.
 
-Every room counts what happens in it; this one counts requests, and hands all of it out. Worker processes share a folder
-of counters, so whichever of them is asked answers for all.
+Each package counts its own events. This module counts requests and serves all metrics. Worker processes share a folder
+of counters, so each of them can answer for all.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def count_request(scope: Scope, method: str, route: str, status: int, seconds: f
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    allow_reuse_port = True  # every worker listens: one that ends, as in a reload, leaves no gap
+    allow_reuse_port = True  # every worker listens, so that there is no gap when one ends, as in a reload
 
 
 class _Quiet(WSGIRequestHandler):

@@ -48,7 +48,7 @@ class PageHandler(ASGIHandler):
 
 
 class Busy(APIException):
-    """So many callers want the same that no more can wait."""
+    """Too many callers are waiting."""
 
     status_code = 503
     default_code = "UNAVAILABLE"

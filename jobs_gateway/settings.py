@@ -74,7 +74,7 @@ DEBUG = env.bool("DJANGO_DEBUG", default=False)
 ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 # Addresses or networks of the proxies in front; only their X-Forwarded-For and X-Forwarded-Proto count.
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
-# The address callers know the gateway by, such as https://jobs.example.com; else that of the request.
+# The public address of the gateway, such as https://jobs.example.com. If it is not set, that of the request.
 PUBLIC_BASE_URL = env.str("PUBLIC_BASE_URL", default="").rstrip("/")
 
 # Set to 1 where the gateway stands behind TLS: redirects to https, secure cookies, HSTS.
@@ -230,7 +230,7 @@ DATABASE_DEADLINE_SECONDS = max(STATEMENT_TIMEOUT_MS, 1500) / 1000 + 0.25
 
 
 def limit_pools_of_a_worker() -> None:
-    """A worker of the server needs few connections, and its callers are told soon that there is none."""
+    """A worker of the server needs few connections, and its callers get an error soon if there is none."""
     for config in DATABASES.values():
         if pool := config["OPTIONS"].get("pool"):
             pool |= {"max_size": DATABASE_POOL_SIZE or 4, "timeout": 1}  # seconds
@@ -353,6 +353,15 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
 }
 
+# In the OpenAPI document: whom its readers can ask, and on which terms they may use the API. Members that are not set
+# are left out.
+OPENAPI_CONTACT = {
+    "name": env.str("OPENAPI_CONTACT_NAME"),
+    "url": env.str("OPENAPI_CONTACT_URL"),
+    "email": env.str("OPENAPI_CONTACT_EMAIL"),
+}
+OPENAPI_LICENSE = {"name": env.str("OPENAPI_LICENSE_NAME"), "url": env.str("OPENAPI_LICENSE_URL")}
+
 SPECTACULAR_SETTINGS = {
     "TITLE": "Jobs Gateway",
     "VERSION": "1.0.0",  # the contract's, not the software's
@@ -361,6 +370,8 @@ SPECTACULAR_SETTINGS = {
         {"name": "jobs", "description": "Image workflows: their progress and their pictures."},
         {"name": "fleet", "description": "All jobs, operations on one or many agents included, with counts."},
     ],
+    "CONTACT": {name: value for name, value in OPENAPI_CONTACT.items() if value},
+    "LICENSE": {name: value for name, value in OPENAPI_LICENSE.items() if value},
     "OAS_VERSION": "3.1.0",
     "ENUM_NAME_OVERRIDES": {"JobStatus": "jobs.api.v1.params.V1Status"},
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,

@@ -1,4 +1,4 @@
-"""The routes of the API and of Django's pages; ``jobs_gateway.application.Router`` knows the others."""
+"""The routes of the API and of Django's pages; ``jobs_gateway.application.Router`` has the others."""
 
 from django.contrib import admin
 from django.http import Http404

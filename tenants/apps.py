@@ -6,7 +6,7 @@ from django.db.models.signals import post_delete, post_save
 
 
 class TenantsConfig(AppConfig):
-    """Who is asking: tenants, their tokens, and the scope every query of the API runs in."""
+    """Tenants, their tokens, and the scope in which every query of the API runs."""
 
     name = "tenants"
     default_auto_field = "django.db.models.BigAutoField"
@@ -21,9 +21,9 @@ class TenantsConfig(AppConfig):
 
 
 def clear_credential_cache(using: str, **_: Any) -> None:
-    """A revoked token or a closed tenant is refused at once in this process, wherever the change was made."""
+    """After a token or a tenant changed in this process, cached credentials are checked again at once."""
     from tenants.callers import credential_cache
 
     credential_cache.clear()
-    # Again when it is committed: until then a request still reads the old row.
+    # Cleared again on commit, because until then other requests read the old row.
     transaction.on_commit(credential_cache.clear, using=using)

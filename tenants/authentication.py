@@ -22,7 +22,7 @@ SCHEME = "Bearer"
 
 
 class Unauthenticated(exceptions.AuthenticationFailed):
-    """No credential, or one that is not valid; the caller is not told which."""
+    """No credential, or an invalid one. The response does not say which."""
 
     default_code = "UNAUTHENTICATED"
     default_detail = "Send Authorization: Bearer with a token that is valid, unexpired and of an active tenant."
@@ -30,7 +30,7 @@ class Unauthenticated(exceptions.AuthenticationFailed):
 
 
 class InvalidHmac(exceptions.AuthenticationFailed):
-    """An X-Shopify-Hmac-Sha256 header that does not verify, whatever else was sent."""
+    """An X-Shopify-Hmac-Sha256 header that does not match the body. It is an error even with a valid token."""
 
     default_code = "INVALID_HMAC"
     default_detail = (
@@ -44,22 +44,24 @@ ReadBody = Callable[[], Awaitable[bytes | None]]
 
 
 class CredentialStore(NamedTuple):
-    """Finds what a credential names in the database."""
+    """Looks up a token or a shop in the database."""
 
     find_token: tokens.FindToken
     find_shop: shopify.FindShop
 
 
 class BearerAuthentication(BaseAuthentication):
-    """DRF's interface with a coroutine in it; ``request.user`` becomes the :class:`Caller`."""
+    """DRF's interface, but ``authenticate`` is a coroutine. ``request.user`` becomes the :class:`Caller`."""
 
     async def authenticate(self, request: HttpRequest, store: CredentialStore, read_body: ReadBody) -> Caller:  # type: ignore[override]
-        """Whose gateway token or Shopify session token the request bears. Raises Unauthenticated or InvalidHmac.
+        """The caller of the request, by its gateway token or Shopify session token.
 
-        A credential that was verified in the last ``TOKEN_CACHE_SECONDS`` costs a hash, any other one statement. Counts
-        against the rate limits, where there are any, and raises what they raise. ``read_body`` returns the raw body, or
-        None for one that is larger than the gateway reads; it is awaited only where the HMAC header was sent.
-        ``request.rejection`` becomes the reason for the access log.
+        Raises Unauthenticated or InvalidHmac.
+
+        A credential that was verified in the last ``TOKEN_CACHE_SECONDS`` costs a hash, any other one costs one
+        statement. If there are rate limits, the request is counted, and their exceptions are raised. ``read_body``
+        returns the raw body, or None if it is larger than the gateway reads. It is awaited only if the HMAC header was
+        sent. ``request.rejection`` becomes the reason, for the access log.
         """
         try:
             caller = await verify_credential(request.META.get("HTTP_AUTHORIZATION", ""), store)

@@ -1,4 +1,4 @@
-"""Who is calling, and the cache of credentials that were verified a moment ago."""
+"""The caller of a request, and the cache of verified credentials."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import ClassVar, NamedTuple
 
 from django.conf import settings
 
-# The longest that a verified credential may be used without asking the database again, in seconds.
+# The maximum of ``TOKEN_CACHE_SECONDS``.
 MAX_CACHE_SECONDS = 5
-# About 5 MB. Only valid credentials get in, so it takes as many live ones to fill it.
+# About 5 MB. Only valid credentials are cached, so an attacker cannot fill it.
 MAX_CACHED_CREDENTIALS = 10_000
 
 
@@ -30,7 +30,7 @@ class Caller:
 
 
 class CredentialRejected(Exception):
-    """The credential is not valid. ``reason`` is a word or two for the operator; the caller is not told."""
+    """The credential is not valid. ``reason`` is one or two words for the operator. No response contains it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -45,7 +45,8 @@ class VerifiedCredential(NamedTuple):
 
 
 LookUp = Callable[[str, bytes], Awaitable[VerifiedCredential]]
-# What a look-up that others wait for came to: the caller, a rejection, or None where it failed and they try themselves.
+# The result of a look-up that is shared: the caller, a rejection, or None if it failed and each waiting request tries
+# again.
 Outcome = Caller | CredentialRejected | None
 
 
@@ -91,11 +92,11 @@ class CredentialCache:
             outcome = rejection
             raise
         finally:
-            # Removed first, so that those who find that it failed start a look-up of their own.
+            # Removed first, so that requests which see the failure start a look-up of their own.
             if self._pending.get(digest) is pending:
                 del self._pending[digest]
             pending.set_result(outcome)
-        # A change that was made during the look-up may not be in what it read.
+        # The look-up may have read the row before a change that was made meanwhile.
         if settings.TOKEN_CACHE_SECONDS > 0 and generation == self._generation:
             if len(self._cached) >= MAX_CACHED_CREDENTIALS:
                 self._cached.clear()
@@ -106,7 +107,7 @@ class CredentialCache:
         """Every credential is looked up again at its next use. May be called from any thread."""
         self._generation += 1
         self._cached.clear()
-        # A request that comes from now on does not share a look-up that began before the change.
+        # Later requests must not share a look-up that began before the change.
         self._pending.clear()
 
 

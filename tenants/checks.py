@@ -1,4 +1,4 @@
-"""System checks of the settings that say who may come in."""
+"""System checks of the settings for credentials, rate limits and the replica."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _place(alias: str) -> tuple[Any, ...]:
 
 @checks.register(checks.Tags.database)
 def check_replica_is_one(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
-    """With ``check --database replica``: writes to the primary would never reach a server that is none."""
+    """Runs with ``check --database replica``. A server that is not a replica never gets the writes of the primary."""
     if not settings.API_REPLICA or settings.API_REPLICA not in (databases or ()):
         return []
     with connections[settings.API_REPLICA].cursor() as cursor:

@@ -1,4 +1,4 @@
-"""``ApiToken.last_used_at``, written off the request path: at most hourly a token, best effort."""
+"""Writes ``ApiToken.last_used_at`` in a thread: at most once an hour for each token, best effort."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRECISION = timedelta(hours=1)
 
 
 class LastUsed:
-    """A queue of token ids and the daemon thread that writes them down; the thread starts with the first of them."""
+    """A queue of token ids, and a daemon thread that writes them. The thread starts with the first id."""
 
     def __init__(self) -> None:
         self._used: Queue[int] = Queue(maxsize=1000)
@@ -28,7 +28,8 @@ class LastUsed:
         self._starting = threading.Lock()
 
     def note(self, token_id: int, last_used_at: datetime | None) -> None:
-        """``token_id`` was used just now; never waits, and never fails. What is lost, the next use notes again."""
+        """Records that ``token_id`` was used now. Never waits and never fails. If it is lost, the next use records
+        it."""
         if not settings.RECORD_TOKEN_USE or (last_used_at and timezone.now() - last_used_at < PRECISION):
             return
         try:
@@ -41,7 +42,7 @@ class LastUsed:
                 self._writer.start()
 
     def wait(self) -> None:
-        """Returns when everything noted so far was written or given up."""
+        """Returns when everything recorded so far was written or discarded."""
         self._used.join()
 
     def _write(self) -> None:
@@ -49,7 +50,7 @@ class LastUsed:
             token_id = self._used.get()
             try:
                 now = timezone.now()
-                # The hour stands in the statement too, so that several processes write it once between them.
+                # The condition on the hour is in the statement too, so that several processes together write once.
                 stale = Q(last_used_at=None) | Q(last_used_at__lte=now - PRECISION)
                 ApiToken.objects.using("default").filter(stale, pk=token_id).update(last_used_at=now)
             except (DatabaseError, InterfaceError) as error:

@@ -1,4 +1,4 @@
-"""Who is asking: the tenants of the job store and the tokens they were given."""
+"""Tenants of the job store, and their API tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOP_DOMAIN = re.compile(r"(?=.{4,255}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?
 
 
 class Tenant(models.Model):
-    """A customer of the studio. Its jobs, tokens and pictures belong to it and are shown to nobody else."""
+    """A customer of the studio. Its jobs, tokens and pictures are visible to no other tenant."""
 
     slug = models.SlugField(max_length=63, unique=True)
     name = models.CharField(max_length=200, blank=True, default="")
@@ -48,7 +48,7 @@ class Tenant(models.Model):
         ordering = ["slug"]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # An empty prefix switches the prefix check off, so it must be said, never fallen into.
+        # An empty prefix switches the prefix check off, so it must be given explicitly.
         if kwargs and "storage_prefix" not in kwargs and kwargs.get("slug"):
             kwargs["storage_prefix"] = f"tenants/{kwargs['slug']}/"
         super().__init__(*args, **kwargs)
@@ -57,9 +57,9 @@ class Tenant(models.Model):
         return self.slug
 
     def clean(self) -> None:
-        """Refuses a shop domain that no session token can name, and a prefix that overlaps another tenant's.
+        """Rejects a shop domain that no session token can contain, and a prefix that overlaps another tenant's.
 
-        Of two tenants with overlapping prefixes, each would sign the other's pictures.
+        With overlapping prefixes the gateway would sign URLs of one tenant's pictures for the other tenant.
         """
         if self.shop_domain and not SHOP_DOMAIN.fullmatch(self.shop_domain):
             raise ValidationError(

@@ -1,4 +1,4 @@
-"""Whom a request came from: what proxies say of it counts only where ``TRUSTED_PROXIES`` vouches for them."""
+"""The address of the client. Forwarded headers count only if a proxy in ``TRUSTED_PROXIES`` sent them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from django.http import HttpRequest
 
 Address = IPv4Address | IPv6Address
 
-# More proxies than any gateway stands behind; what is beyond them is not looked at.
+# Entries of X-Forwarded-For that are read at most: more than any chain of proxies has.
 MOST_HOPS = 20
 
 
 def came_by_proxy(request: HttpRequest) -> bool:
-    """Whether the peer of the connection is a proxy of ours, whose headers count; 2 µs."""
+    """Whether the peer of the connection is a trusted proxy. 2 µs."""
     peer = _address(request.META.get("REMOTE_ADDR", ""))
     return peer is not None and _is_ours(peer)
 
 
 def client_address(request: HttpRequest) -> str:
-    """Who sent the request: the last hop that is none of ``TRUSTED_PROXIES``; an IPv6 one as its /64, one customer's.
+    """The client's address: the last hop that is not in ``TRUSTED_PROXIES``. An IPv6 address becomes its /64 network.
 
-    ``X-Forwarded-For`` is walked from its right end, where our own proxies wrote, and trusted as far as they are ours.
+    ``X-Forwarded-For`` is read from its right end, where the trusted proxies wrote, up to the first other address.
     """
     hops = request.META.get("HTTP_X_FORWARDED_FOR", "").rsplit(",", MOST_HOPS)
     client = None

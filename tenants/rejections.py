@@ -1,4 +1,4 @@
-"""Why credentials are rejected: counted for the operator, never told to the caller."""
+"""Counts rejected credentials by reason, for the operator. No response contains the reason."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ REJECTED = Counter("gateway_credentials_rejected", "Credentials that were reject
 
 
 def count_rejection(reason: str) -> None:
-    """``reason`` is a word or two from the code, never anything that a caller sent."""
+    """``reason`` is a constant of the code, never a value from a request."""
     REJECTED.labels(reason).inc()

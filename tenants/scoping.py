@@ -1,4 +1,4 @@
-"""The one scope: no query of the API runs without a tenant."""
+"""The tenant scope: no query of the API runs without a tenant."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from django.db import models
 
 
 class UnscopedQuery(RuntimeError):
-    """A query was started through ``objects`` before ``for_tenant`` said whose rows it may see."""
+    """A query was started through ``objects`` without ``for_tenant``."""
 
 
 class TenantManager(models.Manager):
-    """Opens only through ``for_tenant``; any other query raises :class:`UnscopedQuery`."""
+    """Allows only ``for_tenant``. Any other query raises :class:`UnscopedQuery`."""
 
     def get_queryset(self) -> models.QuerySet[Any]:
         raise UnscopedQuery(f"{self.model.__name__}.objects: call for_tenant() first")

@@ -1,4 +1,4 @@
-"""What a Shopify app signs: session tokens, which stand for the tenant of a shop, and the HMAC header."""
+"""Verifies what a Shopify app signs: session tokens, which identify the tenant of a shop, and the HMAC header."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def is_well_formed(session_token: str) -> bool:
 
 
 async def verify(session_token: str, find_shop: FindShop) -> VerifiedCredential:
-    """The tenant whose shop the token names, by one ``find_shop(domain)``; a forged token costs no statement.
+    """The tenant of the shop in the token, by one ``find_shop(domain)``. A forged token costs no statement.
 
     Raises CredentialRejected for a token that is not as CONTRACT.md section 1 says, for an unknown shop and for an
     inactive tenant, and what ``find_shop`` raises.
@@ -52,17 +52,18 @@ async def verify(session_token: str, find_shop: FindShop) -> VerifiedCredential:
 
 
 def hmac_verifies(header: str, body: bytes) -> bool:
-    """Whether ``header`` is the base64 HMAC-SHA256 of ``body`` under one of the app's secrets; without one, never."""
+    """Whether ``header`` is the base64 HMAC-SHA256 of ``body`` with one of the app's secrets. False without secrets."""
     given = header.encode("latin-1", "replace")
     verified = False
     for secret in settings.SHOPIFY_API_SECRETS:
-        # Compared as text, so that base64 has one spelling; all are tried, so that the time does not show which it is.
+        # Compared as text, so that only one spelling of base64 is valid. All secrets are tried, so that the time does
+        # not reveal which one matches.
         expected = base64.b64encode(hmac.digest(secret.encode(), body, "sha256"))
         verified |= hmac.compare_digest(expected, given)
     return verified
 
 
-# What the access log says about a token that PyJWT refuses; the first that fits.
+# The reason in the access log for each error of PyJWT. The first class that matches counts.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.ExpiredSignatureError, "session token: expired"),
     (jwt.ImmatureSignatureError, "session token: not yet valid"),

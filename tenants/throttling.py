@@ -1,7 +1,7 @@
 """Rate limits: requests a minute of a tenant, failed credentials a minute of an address. A limit of 0 costs nothing.
 
-Counted in fixed windows by increments that are one step each: of any number of parallel requests exactly the limit
-pass in a window. A caller who fills two windows around their border has twice the limit in a short time, and no more.
+Requests are counted in fixed windows by atomic increments: of any number of parallel requests exactly the limit pass in
+a window. A caller can send up to twice the limit in a short time around the border of two windows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tenants.shared_cache import shared_cache
 logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 60
-# After the cache failed, requests are refused at once for a while instead of waiting for its time-out each.
+# After the cache failed, requests are rejected immediately for a while instead of each waiting for the time-out.
 PAUSE_SECONDS = 1.0
 
 
@@ -50,7 +50,7 @@ class LimitsUnavailable(exceptions.APIException):
 
 
 class Rate(NamedTuple):
-    """Where a caller stands in the window of one limit."""
+    """A caller's count in the current window of one limit."""
 
     policy: str
     limit: int
@@ -67,7 +67,8 @@ class Rate(NamedTuple):
 
 
 async def count_request(request: HttpRequest, caller: Caller) -> None:
-    """One more request of the caller's tenant. Raises RateLimited over its limit, LimitsUnavailable without a cache."""
+    """Counts a request of the caller's tenant. Raises RateLimited over the limit, LimitsUnavailable if the cache is
+    down."""
     if settings.RATE_LIMIT_PER_TENANT:
         rate = await _count(request, "tenant", str(caller.tenant_id), settings.RATE_LIMIT_PER_TENANT)
         if rate.used > rate.limit:
@@ -75,9 +76,9 @@ async def count_request(request: HttpRequest, caller: Caller) -> None:
 
 
 async def count_failure(request: HttpRequest) -> None:
-    """One more failed credential from the client's address. Raises as :func:`count_request` does.
+    """Counts a failed credential of the client's address. Raises as :func:`count_request` does.
 
-    Only failures are refused over the limit: a valid credential works from any address, for many may share one.
+    Over the limit only failures are rejected: many clients may share an address, so a valid credential always works.
     """
     if settings.RATE_LIMIT_FAILED_PER_ADDRESS:
         rate = await _count(request, "failed", client_address(request), settings.RATE_LIMIT_FAILED_PER_ADDRESS)
@@ -89,9 +90,8 @@ async def count_failure(request: HttpRequest) -> None:
 
 @lru_cache(maxsize=10_000)
 def _phase(secret_key: str, who: str) -> int:
-    """Windows start at another second for each, so that not all who wait come back at once.
-
-    Keyed, so that a tenant cannot find out the number of its row.
+    """The offset of the windows of ``who``, in seconds. It differs, so that waiting clients do not all return at once.
+    It is a keyed hash, so that a tenant cannot find out the number of its row.
     """
     return int.from_bytes(hmac.digest(secret_key.encode(), f"rate:{who}".encode(), "sha256")[:4]) % WINDOW_SECONDS
 

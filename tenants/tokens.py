@@ -1,4 +1,4 @@
-"""Gateway tokens, ``jgw_<prefix>_<secret>``: issued, verified, revoked."""
+"""Gateway tokens, ``jgw_<prefix>_<secret>``: issues, verifies and revokes them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tenants.callers import Caller, CredentialRejected, VerifiedCredential
 from tenants.last_used import last_used
 from tenants.models import ApiToken, Tenant
 
-# 60 bits: enough to tell tokens apart, which is all that a prefix is for.
+# 60 bits: enough to identify a token. The prefix is not secret.
 _PREFIX_ALPHABET = string.ascii_lowercase + string.digits
 _PREFIX_LENGTH = 12
-# 256 random bits cannot be guessed, so one SHA-256 does where a password would need a slow hash.
+# 256 random bits cannot be guessed, so one SHA-256 is enough. Only passwords need a slow hash.
 _SECRET_BYTES = 32
 TOKEN = re.compile(rf"jgw_([a-z0-9]{{{_PREFIX_LENGTH}}})_[A-Za-z0-9_-]{{43}}")
 
-# What the hash of an unknown token is compared with, so that it takes the time of a known one; no text hashes to it.
+# The hash of an unknown token is compared with this, so that it takes as long as a known one. No text has this hash.
 _NO_HASH = "-" * 64
 
 
 class TokenRow(NamedTuple):
-    """A token and its tenant, as the database has them."""
+    """The columns of a token and its tenant."""
 
     pk: int
     token_hash: str
@@ -48,7 +48,7 @@ FindToken = Callable[[str], Awaitable[TokenRow | None]]
 
 
 def issue(tenant: Tenant, label: str = "", expires_at: datetime | None = None) -> str:
-    """A new token of ``tenant``, which nobody can read again: only its hash is stored.
+    """A new token of ``tenant``. It cannot be read again: only its hash is stored.
 
     Raises ValidationError when the label is too long.
     """
@@ -62,9 +62,8 @@ def issue(tenant: Tenant, label: str = "", expires_at: datetime | None = None) -
 
 
 def revoke(prefix: str) -> bool:
-    """The token with this prefix is valid no more; False when it had been revoked before.
-
-    This process refuses it at once, others within ``TOKEN_CACHE_SECONDS``. Raises ApiToken.DoesNotExist.
+    """Revokes the token with this prefix. False if it was revoked before. This process rejects it at once, others after
+    at most ``TOKEN_CACHE_SECONDS``. Raises ApiToken.DoesNotExist.
     """
     token = ApiToken.objects.get(prefix=prefix)
     if token.revoked_at is not None:
@@ -88,7 +87,7 @@ async def verify(token: str, digest: bytes, find_token: FindToken) -> VerifiedCr
     ``find_token`` raises.
     """
     row = await find_token(token.split("_", 2)[1])
-    # Compared before anything else is looked at: the time it takes depends on nothing in the row.
+    # Compared first, so that the time depends on nothing else in the row.
     is_known = hmac.compare_digest(row.token_hash if row else _NO_HASH, digest.hex())
     if row is None or not is_known:
         raise CredentialRejected("unknown")

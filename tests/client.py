@@ -1,6 +1,6 @@
 """Django's test client, whose requests go through the gateway's whole ASGI application.
 
-The API's statements run on Django's connection of the thread that asks, so they see what a test has not committed.
+The API's statements run on Django's connection of the calling thread, so they see what a test has not committed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _of_this_caller: ContextVar[dict[str, ConnectionReader]] = ContextVar("readers")
 
 
 class ConnectionReaders(MutableMapping[str, Any]):
-    """``readers.readers`` in tests: those of the thread that asks, wherever the event loop runs."""
+    """``readers.readers`` in tests: those of the calling thread, whichever thread runs the event loop."""
 
     def __getitem__(self, alias: str) -> ConnectionReader:
         lent = _of_this_caller.get(None)
@@ -152,7 +152,7 @@ class Client(DjangoClient):
 
 
 class Handler:
-    """What Django's client calls with a WSGI environment: asks the ASGI application, and collects its messages."""
+    """Called by Django's client with a WSGI environment. Calls the ASGI application and collects its messages."""
 
     def __init__(self, enforce_csrf_checks: bool) -> None:
         self.enforce_csrf_checks = enforce_csrf_checks

@@ -68,7 +68,7 @@ def prepare_environment() -> None:
         "ENV_FILE": os.devnull,
         "DATA_DIR": str(folder),
         "DJANGO_SECRET_KEY": "tests-only-" + "0123456789abcdef" * 4,
-        "RECORD_TOKEN_USE": "0",  # it writes in a thread of its own; the tests about it switch it on
+        "RECORD_TOKEN_USE": "0",  # it writes in a thread; its own tests switch it on
         "DJANGO_ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],testserver",
         # boto3 looks for credentials on the network and in the developer's home directory unless these are set.
         "AWS_EC2_METADATA_DISABLED": "true",

@@ -1,4 +1,4 @@
-"""Shopify's side of the bargain, played by the tests: signs what an app secret can sign, and forges the rest."""
+"""Signs session tokens and HMACs as Shopify does with an app secret, and forges invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway as `make serve` runs it, in a process of its own, for tests of what only a real server shows."""
+"""The gateway as `make serve` runs it, in a separate process, for tests that need a real server."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Gateway:
         return Answer(int(status_line.split(b" ")[1]), headers, rest[:length], rest[length:])
 
     def get(self, path: str | bytes, token: str = "", method: str = "GET", **headers: str | bytes) -> Answer:
-        """One request on a connection of its own; ``If_None_Match="*"`` sends ``If-None-Match: *``."""
+        """One request on a new connection; ``If_None_Match="*"`` sends ``If-None-Match: *``."""
         given = {"Host": "localhost", "Connection": "close"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }

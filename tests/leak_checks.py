@@ -160,7 +160,7 @@ def watch_responses_and_logs() -> Iterator[None]:
         watch.record("an answer of a process", f"{answer.headers}\n{answer.body.decode('utf-8', 'replace')}")
 
     def signed(link: str, _signer: LinkSigner, storage_key: str) -> None:
-        # The object that the probe asks for, "readyz", is no tenant's.
+        # The object of the probe, "readyz", is no tenant's.
         watch.in_links_only |= {link.rpartition("ignature=")[2], storage_key} - {"readyz"}
 
     def loaded(_: Any, record: Any, *__: Any) -> None:

@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
 FAULTS = (
     Fault(
-        "tenant filter dropped in the listing",
+        "tenant filter dropped in the list",
         1,
         "jobs/api/v1/queries.py",
         [("Job.objects.for_tenant(TENANT).workflows()", "Job.all_tenants.workflows()")],
@@ -128,7 +128,7 @@ FAULTS = (
         "id instead of seq as the timeline's cursor",
         8,
         "jobs/database/events.py",
-        [('JSONRow(*EVENT_COLUMNS),\n    "seq",\n', 'JSONRow(*EVENT_COLUMNS),\n    "pk",\n')],
+        [('JSONRow(*EVENT_ROW_COLUMNS),\n    "seq",\n', 'JSONRow(*EVENT_ROW_COLUMNS),\n    "pk",\n')],
         "tests/test_timeline_walk.py tests/test_job_events.py",
         "postgresql",
     ),

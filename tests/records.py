@@ -1,4 +1,4 @@
-"""Interchange records by the thousand, the same for the same seed: jobs of every kind, JSON that stores trip over."""
+"""Thousands of random interchange records, the same for the same seed: jobs of every kind, with difficult JSON."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def postgresql_binaries() -> Path:
 
 
 def unprivileged() -> dict[str, Any]:
-    """What makes a subprocess of root's run as nobody, as PostgreSQL refuses to run as root; nothing for others."""
+    """Arguments of a subprocess: for root, the user ``nobody``, because PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -136,7 +136,7 @@ class PostgreSQL:
         return done.stdout
 
     def psql(self, *statements: str, database: str = "postgres") -> str:
-        """What ``statements`` return, each in a transaction of its own, as the superuser: lines of ``a|b``."""
+        """The output of ``statements``, each in its own transaction, as the superuser: lines of ``a|b``."""
         commands = [argument for statement in statements for argument in ("-c", statement)]
         connect = ["-h", str(self.folder), "-U", "postgres", "-d", database]
         return self.run("psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", *connect, *commands)
@@ -335,7 +335,7 @@ class S3:
         client = self.client()
         client.create_bucket(Bucket=bucket)
         deadline = time.monotonic() + START_SECONDS
-        while not takes_objects(client, bucket):
+        while not accepts_objects(client, bucket):
             if time.monotonic() > deadline:
                 raise ServerFailed(f"The bucket {bucket} accepts no objects.")
             time.sleep(0.02)
@@ -429,7 +429,7 @@ def answers(url: str) -> bool:
     return False
 
 
-def takes_objects(client: Any, bucket: str) -> bool:
+def accepts_objects(client: Any, bucket: str) -> bool:
     """Whether the volume server behind the S3 side has room already: it comes up after it."""
     from botocore.exceptions import ClientError
 

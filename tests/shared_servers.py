@@ -39,7 +39,7 @@ def start_all(database: str) -> None:
 
 
 def address(name: str) -> str:
-    """The address that this run has for ``name``, a key of ``START``, which is started if nobody has yet."""
+    """The address of the server ``name``, a key of ``START``. It is started if it does not run yet."""
     variable = f"{PREFIX}{name}"
     if variable not in os.environ:
         os.environ[variable] = START[name]()

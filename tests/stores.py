@@ -93,7 +93,7 @@ class Store:
         return urlsplit(self.url).path[1:]
 
     def jobs(self) -> int:
-        """The number of jobs, which the database itself is asked for: a command takes a second to start."""
+        """The number of jobs, read from the database directly: a command takes a second to start."""
         connect: Any = psycopg.connect
         where = self.url
         if self.url.startswith("sqlite"):

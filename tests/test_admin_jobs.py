@@ -284,9 +284,7 @@ def test_job_types_are_spelled_as_in_the_api(support_client, acme, job_of):
     job_of(acme)
     page = support_client.get("/admin/jobs/job/").content.decode()
     assert "Model generator" not in page
-    assert '<a href="?job_type=MODEL_GENERATOR">MODEL_GENERATOR</a>' in re.sub(
-        r">\s+|\s+<", lambda m: m[0].strip(), page
-    )
+    assert re.search(r'<a href="\?job_type=MODEL_GENERATOR">\s*MODEL_<wbr>GENERATOR<wbr>\s*</a>', page)
 
 
 def test_the_home_page_shows_no_jobs_to_staff_without_permission(client, django_user_model, acme, job_of):

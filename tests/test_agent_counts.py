@@ -1,4 +1,4 @@
-"""The counts of an operation's agents, by which the ledger appends an event without a look at all events of the job."""
+"""The counts of an operation's agents. With them the ledger appends an event without reading the job's other events."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_postgresql_finds_the_state_of_an_agent_by_an_index_entry(acme, job):
 def test_a_job_whose_agents_were_never_counted_is_counted_at_its_next_event(acme, job):
     for hostname in ("web-01", "web-02"):
         ledger.append(job, "completed", hostname=hostname)
-    # As an earlier version left the row: its events are there, its counts are not.
+    # A row that was written before the columns of the counts existed: its events are there, its counts are 0.
     Job.all_tenants.filter(pk=job.pk).update(agents_seq=0, agents_completed=0)
     ledger.append(job, "started", hostname="web-03")
     check(job)

@@ -1,4 +1,4 @@
-"""A room knows only the rooms below it, and the API never reaches past the tenant scope."""
+"""A package imports only packages of lower layers, and the API reads only through the tenant scope."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import pytest
 from jobs.api.following.views import FollowingViewSet
 from jobs.api.views import TenantViewSet
 
-pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# From the top down. Rooms of one floor do not know each other; a module belongs to the room with the longest name.
-FLOORS = [
+# The layers of docs/architecture.md, from the top down. Packages of one layer do not import each other. A module is of
+# the package with the longest name that its own begins with.
+LAYERS = [
     {"jobs.management", "tenants.management", "manage", "benchmarks"},
     {"jobs_gateway", "jobs.demo", "jobs.apps"},
     {"jobs.admin"},
@@ -29,7 +30,8 @@ FLOORS = [
     {"jobs.models", "jobs.fold", "jobs.migrations"},
     {"tenants", "jobs.ulid", "jobs"},
 ]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {package: number for number, packages in enumerate(LAYERS) for package in packages}
+READ_PATH = ("jobs.api", "jobs.database", "jobs.artifacts")
 
 
 def source_files() -> Iterator[Path]:
@@ -37,20 +39,20 @@ def source_files() -> Iterator[Path]:
         yield from sorted((ROOT / package).rglob("*.py"))
 
 
-def name_of(path: Path) -> str:
+def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {name_of(path): ast.parse(path.read_text(), filename=str(path)) for path in source_files()}
+MODULES = {module_name(path): ast.parse(path.read_text(), filename=str(path)) for path in source_files()}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The modules of this project that ``tree`` imports anywhere, inside functions and for types alone included."""
+    """The modules of this project that ``tree`` imports, inside functions and for type checkers too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            # ``from jobs import models`` names a module, ``from jobs.models import Job`` what is in one.
+            # ``from jobs import models`` names a module, ``from jobs.models import Job`` a part of one.
             names = [
                 full if (full := f"{node.module}.{alias.name}") in MODULES else node.module for alias in node.names
             ]
@@ -59,67 +61,94 @@ def imports(tree: ast.AST) -> Iterator[str]:
         yield from (name for name in names if name.partition(".")[0] in ("jobs", "jobs_gateway", "tenants"))
 
 
-def without_types(tree: ast.Module) -> ast.Module:
-    """``tree`` as it runs: what it imports for type checkers alone makes no circle."""
+def without_type_checking(tree: ast.Module) -> ast.Module:
+    """``tree`` as it runs: without ``if TYPE_CHECKING:``."""
     body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))]
     return ast.Module(body, tree.type_ignores)
 
 
-def room_of(module: str) -> str:
-    return max((room for room in FLOOR_OF if f"{module}.".startswith(f"{room}.")), key=len)
+IMPORTS_AT_RUN_TIME = {module: set(imports(without_type_checking(tree))) for module, tree in MODULES.items()}
+
+
+def package_of(module: str) -> str:
+    return max((package for package in LAYER_OF if f"{module}.".startswith(f"{package}.")), key=len)
+
+
+def is_in(module: str, packages: str | tuple[str, ...]) -> bool:
+    packages = (packages,) if isinstance(packages, str) else packages
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_module_knows_only_rooms_below_its_own(module):
-    room = room_of(module)
+def test_a_module_imports_only_packages_of_lower_layers(module):
+    package = package_of(module)
     wrong = [
-        known
-        for known in imports(MODULES[module])
-        if room_of(known) != room and FLOOR_OF[room_of(known)] <= FLOOR_OF[room]
+        imported
+        for imported in imports(MODULES[module])
+        if package_of(imported) != package and LAYER_OF[package_of(imported)] <= LAYER_OF[package]
     ]
     assert wrong == []
 
 
-def test_every_room_of_the_jobs_package_has_its_floor():
-    assert [module for module in MODULES if module.startswith("jobs.") and room_of(module) == "jobs"] == []
+def test_every_package_of_jobs_has_a_layer():
+    assert [module for module in MODULES if is_in(module, "jobs") and package_of(module) == "jobs"] == ["jobs"]
 
 
-def test_nothing_is_imported_in_a_circle():
-    graph = {module: set(imports(without_types(tree))) for module, tree in MODULES.items()}
+def test_no_module_imports_itself_through_others():
     try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as circle:
-        pytest.fail(" → ".join(circle.args[1]))
+        TopologicalSorter(IMPORTS_AT_RUN_TIME).prepare()
+    except CycleError as cycle:
+        pytest.fail(" → ".join(cycle.args[1]))
 
 
-@pytest.mark.parametrize(
-    "module", [name for name in MODULES if name.startswith(("jobs.api", "jobs.database", "jobs.artifacts"))]
-)
-def test_the_way_out_names_all_tenants_only_to_ask_for_none(module):
-    named = {
+@pytest.mark.parametrize("module", [module for module in MODULES if is_in(module, READ_PATH)])
+def test_the_api_imports_nothing_of_the_write_path_not_even_through_others(module):
+    reached, waiting = set(), [module]
+    while waiting:
+        for imported in IMPORTS_AT_RUN_TIME.get(waiting.pop(), ()):
+            if imported not in reached:
+                reached.add(imported)
+                waiting.append(imported)
+    assert [name for name in sorted(reached) if is_in(name, "jobs.ingest")] == []
+
+
+def test_tenants_imports_nothing_of_the_other_packages():
+    wrong = {
+        (module, imported)
+        for module, tree in MODULES.items()
+        if is_in(module, "tenants")
+        for imported in imports(tree)
+        if not is_in(imported, "tenants")
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if is_in(module, READ_PATH)])
+def test_the_read_path_uses_all_tenants_only_for_an_empty_queryset(module):
+    uses = {
         node for node in ast.walk(MODULES[module]) if isinstance(node, ast.Attribute) and node.attr == "all_tenants"
     }
-    asked_for_none = {
+    empty = {
         node.func.value
         for node in ast.walk(MODULES[module])
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "none"
     }
-    assert [ast.unparse(node) for node in named - asked_for_none] == []
+    assert [ast.unparse(node) for node in uses - empty] == []
 
 
-def test_the_scope_is_not_walked_round_by_djangos_own_managers():
-    walked = [
+def test_the_read_path_does_not_use_djangos_managers_without_a_scope():
+    uses = [
         f"{module}: {node.attr}"
         for module, tree in MODULES.items()
-        if room_of(module) in ("jobs.api", "jobs.database", "jobs.artifacts")
+        if is_in(module, READ_PATH)
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("_base_manager", "_default_manager")
     ]
-    assert walked == []
+    assert uses == []
 
 
-def test_no_view_of_the_api_has_checks_of_its_own_that_a_read_would_not_ask():
-    """``TenantViewSet.dispatch`` takes reads past DRF's lists of them."""
+def test_no_view_of_the_api_declares_checks_that_dispatch_does_not_run():
+    """``TenantViewSet.dispatch`` replaces DRF's: it reads none of these attributes."""
     import_module("jobs_gateway.urls")
     views = [*TenantViewSet.__subclasses__(), *FollowingViewSet.__subclasses__()]
     assert len(views) == 4

@@ -1,4 +1,4 @@
-"""The door of the API: who gets in, and the one answer for everybody who does not."""
+"""Authentication of the API: valid credentials, and the same 401 for all others."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_secrets_rotate_without_a_moment_of_refusal(acme, settings):
     assert who_gets_in() == [401, 200]
 
 
-# --- Battery 4: a thousand credentials that are none ---------------------------------------------------------------
+# --- Security test 4: a thousand invalid credentials ---------------------------------------------------------------
 
 
 def mutations(token, chance):
@@ -183,7 +183,7 @@ def mutations(token, chance):
 
 
 def wrongly_signed(chance):
-    """Session tokens signed by nobody, by the wrong one or in the wrong way."""
+    """Session tokens without a signature, with a wrong key, or with a wrong algorithm."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     for alg in ("none", "None", "NONE", "nOnE", ""):
@@ -243,7 +243,7 @@ def test_a_thousand_forged_credentials_all_get_one_answer(
     while len(forged) < 700:
         forged.append(next(sources[len(forged) % 3]))
 
-    assert one_answer(ask(f"Bearer {token}") for token in forged) == UNAUTHENTICATED
+    assert common_body(ask(f"Bearer {token}") for token in forged) == UNAUTHENTICATED
 
     body = b'{"the": "body"}'
     good = hmac_header(body)
@@ -262,7 +262,7 @@ def test_a_thousand_forged_credentials_all_get_one_answer(
     compared: list[tuple[bytes, bytes]] = []
     monkeypatch.setattr(hmac, "compare_digest", lambda one, other: compared.append((one, other)) or one == other)
     settings.SHOPIFY_API_SECRETS = [SECRET, "shpss_another"]
-    assert one_answer(ask(bearer, header, body) for header in headers) == INVALID_HMAC
+    assert common_body(ask(bearer, header, body) for header in headers) == INVALID_HMAC
     assert ask(bearer, good, body).status_code == 200
     hmacs = [pair for pair in compared if isinstance(pair[0], bytes)]  # and not a token's hash, looked up anew
     assert len(hmacs) == 2 * (len(headers) + 1), "with each secret, whichever it is, and by nothing but this"
@@ -270,12 +270,12 @@ def test_a_thousand_forged_credentials_all_get_one_answer(
     assert len(forged) + len(headers) >= 1000
 
 
-def one_answer(responses):
-    """The body of all these refusals, which are the same to the byte, headers included but for the request's id."""
-    told = {
+def common_body(responses):
+    """The body of these responses. Checks that they are equal, headers included, except for the request id."""
+    responses = {
         (answer.status_code, answer.content, *sorted(item for item in answer.items() if item[0] != "X-Request-ID"))
         for answer in responses
     }
-    ((status, body, *headers),) = told
+    ((status, body, *headers),) = responses
     assert (status, dict(headers)["WWW-Authenticate"]) == (401, "Bearer")
     return json.loads(body)

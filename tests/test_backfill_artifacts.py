@@ -1,4 +1,4 @@
-"""``backfill_artifacts``: what the artifact store knows of each artifact, and where the two do not agree."""
+"""``backfill_artifacts``: metadata from the artifact store, and reported differences between store and database."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_the_record_stays_what_it_was(acme, job_of, folder):
 # --- Where the two do not agree -----------------------------------------------------------------------------------
 
 
-def test_missing_orphaned_and_wrong_tenants_objects_are_told(acme, globex, job_of, store):
+def test_missing_orphaned_and_wrong_tenants_objects_are_reported(acme, globex, job_of, store):
     mine = job_of(acme, artifacts=[picture("tenants/acme/gone.png"), picture("tenants/acme/there.png")])
     stray = job_of(globex, artifacts=[picture("tenants/globex/x.png")])
     Artifact.all_tenants.filter(job=stray).update(storage_key="tenants/acme/there.png")
@@ -203,7 +203,7 @@ def test_one_tenants_alone(acme, globex, job_of, store):
     assert backfill(tenant="globex")[2] == ("Tenant globex has no storage prefix. Run without --tenant.")
 
 
-def test_a_dry_run_tells_and_writes_nothing(acme, job_of, store):
+def test_a_dry_run_reports_and_writes_nothing(acme, job_of, store):
     job_of(acme, artifacts=[picture("tenants/acme/a.png"), picture("tenants/acme/b.png")])
     store.put("tenants/acme/a.png", image(3, 3))
     before = everything()
@@ -296,7 +296,7 @@ def test_a_checkpoint_keeps_where_it_was_and_what_was_found(five, signalled, tmp
     assert not checkpoint.exists()
 
 
-def test_a_store_that_cannot_be_reached_is_told(acme, s3_store, settings, monkeypatch):
+def test_an_unreachable_store_is_an_error(acme, s3_store, settings, monkeypatch):
     monkeypatch.setattr(type(s3_store), "list_objects", lambda *_: iter(raising()))
     assert backfill()[2] == (
         "The artifact store failed: connection refused. Resume with:\npython manage.py backfill_artifacts --batch 1000"

@@ -1,4 +1,4 @@
-"""``backfill_jobs s3://bucket/prefix``: many files, in the order of their keys, and on from where it was."""
+"""``backfill_jobs s3://bucket/prefix``: many files, in the order of their keys, and resuming."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def interrupted(monkeypatch):
 
 
 @pytest.mark.parametrize("with_checkpoint", [True, False])
-def test_it_goes_on_in_the_file_and_at_the_line_where_it_was(bucket, interrupted, tmp_path, with_checkpoint):
+def test_it_resumes_in_the_file_and_at_the_line_where_it_stopped(bucket, interrupted, tmp_path, with_checkpoint):
     options = {"checkpoint": str(tmp_path / "checkpoint")} if with_checkpoint else {}
     said, _ = backfill(f"s3://{BUCKET}/dump/", batch=1, **options)
     summary, why, again = said.splitlines()
@@ -129,5 +129,5 @@ def test_a_file_that_is_replaced_while_it_is_read_stops_it(bucket, monkeypatch):
     assert f"Resume with:\npython manage.py backfill_jobs s3://{BUCKET}/dump/ --batch 500 --from-object" in said
 
 
-def test_a_bucket_that_is_not_there_is_told(bucket):
+def test_a_missing_bucket_is_an_error(bucket):
     assert "NoSuchBucket" in backfill("s3://nowhere/dump/")[0]

@@ -1,4 +1,4 @@
-"""``backfill_jobs``: files of interchange records into the store, whole records or none, and again without change."""
+"""``backfill_jobs``: loads files of interchange records, each whole or not at all. Loading again changes nothing."""
 
 from __future__ import annotations
 
@@ -414,12 +414,12 @@ def test_a_file_that_is_not_there_is_named(db, tmp_path):
         call_command("backfill_jobs", str(tmp_path / "nowhere.ndjson"))
 
 
-def test_it_goes_on_after_the_line_it_is_told(acme, backfill):
+def test_it_starts_after_the_line_that_is_given(acme, backfill):
     records = [JOB | {"public_id": str(ULID())} for _ in range(5)]
     assert backfill(*records, after_line=3) == "loaded 2, unchanged 0, rejected 0\n"
 
 
-def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint(acme, backfill, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_at_its_checkpoint(acme, backfill, tmp_path, monkeypatch):
     records = [JOB | {"public_id": str(ULID())} for _ in range(10)]
     checkpoint, rejects = tmp_path / "checkpoint", tmp_path / "bad"
     options = {"batch": 3, "checkpoint": str(checkpoint), "rejects": str(rejects)}
@@ -498,15 +498,15 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_of_json_elsewhere(acme, file,
     assert shown in err.getvalue()
 
 
-def test_the_estimate_of_a_run_that_goes_on_counts_what_it_has_done_itself(monkeypatch):
+def test_the_estimate_of_a_resumed_run_counts_only_its_own_work(monkeypatch):
     now = iter([100.0, 110.0, 120.0, 130.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     err = io.StringIO()
     shown = progress.Progress(OutputWrapper(err), 1_000, "backfill_jobs")
     for done in (910, 920, 1_000):  # what went before: 900
         shown.show(done, "")
-    told = [(line["share"], line["seconds_left"]) for line in map(json.loads, err.getvalue().splitlines())]
-    assert told == [(0.91, None), (0.92, 80), (1.0, 0)]
+    lines = [(line["share"], line["seconds_left"]) for line in map(json.loads, err.getvalue().splitlines())]
+    assert lines == [(0.91, None), (0.92, 80), (1.0, 0)]
 
 
 # --- As a process -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A backup is a dump that is restored: what callers hold, tokens, cursors, validators, works on as if nothing was."""
+"""A dump and its restore: tokens, cursors and ETags from before stay valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: the same answers from all servers, by peers that stand for themselves."""
+"""The benchmark: all servers give the same responses, and the peers use no code of the gateway."""
 
 from __future__ import annotations
 
@@ -151,6 +151,22 @@ def test_cpu_time_is_that_of_the_workers_too(running):
     before = cpu_seconds(limit.process.pid)
     load.drive(limit.port, running.workloads["detail"].requests, seconds=0.5)
     assert cpu_seconds(limit.process.pid) > before
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("theirs", "is_alike"),
+    [
+        ({"events": [{"seq": 1}]}, True),  # the gateway's ``source`` is an addition
+        ({"events": [{"seq": 2}]}, False),
+        ({"events": []}, False),
+        ({"events": [{"seq": 1, "stage": None}]}, False),
+    ],
+)
+def test_the_gateway_may_have_more_members_than_the_peers_and_no_other_difference(theirs, is_alike):
+    ours = {"events": [{"seq": 1, "source": "renderer"}], "latest_seq": 1}
+    difference = workloads.first_difference(workloads.without_additions(ours, theirs), theirs)
+    assert (difference == "") is is_alike
 
 
 def figures(rps, cpu_us, **more):

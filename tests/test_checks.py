@@ -70,6 +70,9 @@ WRONG = [
     ("jobs_gateway.E010", {"CORS_ALLOWED_ORIGINS": ["https://shop.example.com/"]}),
     ("jobs_gateway.E010", {"CORS_ALLOWED_ORIGINS": ["https://a.example", "shop.example.com"]}),
     ("jobs_gateway.E010", {"CORS_ALLOWED_ORIGINS": ["https://Shop.example.com"]}),
+    ("jobs_gateway.E011", {"OPENAPI_LICENSE": {"name": "", "url": "https://example.com/terms"}}),
+    ("jobs_gateway.E012", {"OPENAPI_LICENSE": {"name": "Terms", "url": "example.com/terms"}}),
+    ("jobs_gateway.E012", {"OPENAPI_CONTACT": {"name": "", "url": "mailto:api@example.com", "email": ""}}),
     ("tenants.E005", {"DATABASE_REPLICA_MAX_LAG_SECONDS": 0}),
     ("tenants.W003", {"DATABASES": {"default": POSTGRESQL, "replica": POSTGRESQL}, "API_REPLICA": "replica"}),
     ("jobs.E003", {"STORAGES": artifacts(endpoint_url="s3.internal:8333")}),
@@ -90,7 +93,7 @@ def ids():
 
 
 def manage(*arguments, **environment):
-    """A command in a process of its own, in an environment that holds nothing else."""
+    """A command in a separate process, in an environment with nothing else."""
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
@@ -120,7 +123,7 @@ def test_nothing_is_said_about_the_settings_of_these_tests():
     assert ids() == set()
 
 
-@pytest.mark.sqlite  # no database is asked: once is enough
+@pytest.mark.sqlite  # no database is used: once is enough
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

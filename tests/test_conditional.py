@@ -1,4 +1,4 @@
-"""Polling: validators, ``304``, and the cursor that leads through a listing."""
+"""Polling: validators, ``304``, and the cursor that leads through a list."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from rest_framework.serializers import IntegerField
 from ulid import ULID
 
+from jobs.api import etags as etag_format
 from jobs.api.cursors import BadCursor, decrypt_cursor, encrypt_cursor
 from jobs.api.etags import shape_of
 from jobs.api.v1.serializers import ArtifactResponseSerializer, JobEventResponseSerializer
@@ -224,6 +225,57 @@ def test_it_changes_with_the_declared_fields(acme_client, paths, monkeypatch):
     assert again[2] != first[2]
 
 
+# How responses are written in this version of the format. A new field needs no new version: see shape_of.
+FORMAT = (
+    2,
+    {
+        "public_id": "01JADE5XAMPK9M0Q7RS3T4V5W6",
+        "job_type": "MODEL_GENERATOR",
+        "status": "FAILURE",
+        "created_at": "2026-04-15T12:00:00Z",
+        "request": {"prompt": "[redacted]", "numbers": [1, 1.5, None, True]},
+        "result": [],
+        "latest_event": {
+            "seq": 1,
+            "event_type": "failed",
+            "visibility": "public",
+            "stage": None,
+            "message": "no file [redacted]",
+            "artifacts": [{"kind": "render", "role": "final", "label": None, "meta": {"width": 1}}],
+            "extra": {"error": "[redacted]"},
+            "created_at": "2026-04-15T12:00:00.250000Z",
+        },
+    },
+)
+
+
+def test_a_different_format_needs_a_new_format_version(acme_client, acme, job_of):
+    key = "tenants/acme/1/front.png"
+    picture = {"storage_key": key, "kind": "render", "role": "final", "meta": {"width": 1}}
+    failed = {"seq": 1, "event_type": "failed", "created_at": "2026-04-15T14:00:00.25+02:00", "artifacts": [picture]}
+    job = job_of(
+        acme,
+        public_id="01JADE5XAMPK9M0Q7RS3T4V5W6",
+        created_at=NOON,
+        request={"prompt": key, "numbers": [1, 1.5, None, True]},
+        events=[failed | {"message": f"no file {key}", "extra": {"error": key}}],
+    )
+    body = acme_client.get(f"/v1/jobs/{job.public_id}").json()
+    version, expected = FORMAT
+    assert (etag_format.FORMAT_VERSION, with_members_of(body, expected)) == (version, expected), (
+        "Raise FORMAT_VERSION in jobs/api/etags.py, and put the new number and the new values here."
+    )
+
+
+def with_members_of(value, expected):
+    """``value`` with those members of its objects that ``expected`` has."""
+    if isinstance(value, dict) and isinstance(expected, dict):
+        return {name: with_members_of(member, expected[name]) for name, member in value.items() if name in expected}
+    if isinstance(value, list) and isinstance(expected, list) and len(value) == len(expected):
+        return [with_members_of(*pair) for pair in zip(value, expected, strict=True)]
+    return value
+
+
 @pytest.mark.parametrize("public_base_url", ["", "https://jobs.example.com"])
 def test_it_depends_on_the_address_that_was_asked(acme_client, paths, settings, public_base_url):
     # Also where links begin with another: what is redacted as the gateway's own depends on it.
@@ -372,7 +424,7 @@ def test_a_walk_keeps_its_filters(acme_client, acme, job_of):
 
 
 @pytest.fixture
-def listing(acme, job_of):
+def jobs(acme, job_of):
     for _ in range(4):
         job_of(acme)
 
@@ -381,14 +433,14 @@ def cursor_of(client, query="limit=2"):
     return parse_qs(urlsplit(next_page(client.get(f"/v1/jobs?{query}"))).query)["cursor"][0]
 
 
-def refused(client, cursor, query="limit=2"):
+def is_rejected(client, cursor, query="limit=2"):
     response = client.get(f"/v1/jobs?{query}&cursor={quote(cursor)}")
     assert response.status_code == 422, response.content
     assert response.json() == {
         "detail": [
             {
                 "loc": ["query", "cursor"],
-                "msg": "Input should be a cursor that this listing gave, sent with the same filters",
+                "msg": "Input should be a cursor of an earlier page, sent with the same filters",
                 "type": "value_error",
             }
         ]
@@ -396,12 +448,12 @@ def refused(client, cursor, query="limit=2"):
     return True
 
 
-def test_a_cursor_tells_nothing_that_its_page_did_not(acme_client, acme, listing):
+def test_the_same_page_has_the_same_cursor(acme_client, acme, jobs):
     assert cursor_of(acme_client) == cursor_of(acme_client)
     assert acme.slug not in cursor_of(acme_client)
 
 
-def test_a_cursor_may_be_sent_with_another_page_size_or_an_offset(acme_client, listing):
+def test_a_cursor_may_be_sent_with_another_page_size_or_an_offset(acme_client, jobs):
     everything = [job["public_id"] for job in acme_client.get("/v1/jobs").json()["jobs"]]
     cursor = quote(cursor_of(acme_client))
     for query, rest in [("limit=1", everything[2:3]), ("limit=200", everything[2:]), ("offset=1", everything[3:])]:
@@ -409,44 +461,44 @@ def test_a_cursor_may_be_sent_with_another_page_size_or_an_offset(acme_client, l
         assert [job["public_id"] for job in response.json()["jobs"]] == rest
 
 
-def test_a_cursor_is_bound_to_its_tenant(acme_client, globex_client, globex, job_of, listing):
+def test_a_cursor_is_bound_to_its_tenant(acme_client, globex_client, globex, job_of, jobs):
     for _ in range(3):
         job_of(globex)
-    assert refused(globex_client, cursor_of(acme_client))
-    assert refused(acme_client, cursor_of(globex_client))
+    assert is_rejected(globex_client, cursor_of(acme_client))
+    assert is_rejected(acme_client, cursor_of(globex_client))
 
 
-def test_a_cursor_is_bound_to_its_filters(acme_client, listing):
+def test_a_cursor_is_bound_to_its_filters(acme_client, jobs):
     plain = cursor_of(acme_client)
     filters = ["status=NOT_STARTED", "job_type=MODEL_GENERATOR", f"created_after={quote(NOON)}"]
     for given in filters:
-        assert refused(acme_client, plain, given)
+        assert is_rejected(acme_client, plain, given)
         filtered = (
             cursor_of(acme_client, f"limit=2&{given}")
             if "after" not in given
             else cursor_of(acme_client, f"limit=1&{given}")
         )
-        assert refused(acme_client, filtered)
-        assert refused(acme_client, filtered, f"{given}&status=SUCCESS")
+        assert is_rejected(acme_client, filtered)
+        assert is_rejected(acme_client, filtered, f"{given}&status=SUCCESS")
     # Filters that say the same in other words are the same.
     one = cursor_of(acme_client, "limit=2&job_type=MODEL_GENERATOR&job_type=MODEL_SWAP_WITH_IMAGE")
     other = f"job_type=MODEL_SWAP_WITH_IMAGE&job_type=MODEL_GENERATOR&job_type=MODEL_GENERATOR&cursor={quote(one)}"
     assert acme_client.get(f"/v1/jobs?{other}").status_code == 200
 
 
-def test_a_cursor_that_was_altered_anywhere_is_refused(acme_client, listing):
+def test_a_cursor_that_was_altered_anywhere_is_refused(acme_client, jobs):
     cursor = cursor_of(acme_client)
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     for place, letter in enumerate(cursor):
         # The neighbours in the alphabet too: the last letter has bits that a lax reader ignores.
         for other in {alphabet[(alphabet.find(letter) + step) % 64] for step in (1, 2, 63)} | {"=", "", "é", "\0"}:
             if other != letter:
-                assert refused(acme_client, cursor[:place] + other + cursor[place + 1 :])
+                assert is_rejected(acme_client, cursor[:place] + other + cursor[place + 1 :])
     for altered in ("", "null", "x", cursor + "=", cursor + "A", cursor[:-1], cursor * 2, " " + cursor, cursor.lower()):
-        assert refused(acme_client, altered)
+        assert is_rejected(acme_client, altered)
 
 
-def test_a_cursor_holds_nothing_that_can_be_read(acme_client, acme, listing):
+def test_a_cursor_holds_nothing_that_can_be_read(acme_client, acme, jobs):
     cursor = cursor_of(acme_client)
     sealed = base64.urlsafe_b64decode(cursor + "==")
     last = Job.objects.for_tenant(acme).newest_first()[1]
@@ -456,15 +508,15 @@ def test_a_cursor_holds_nothing_that_can_be_read(acme_client, acme, listing):
     assert cursor != cursor_of(acme_client, "limit=1")
 
 
-def test_cursors_and_validators_depend_on_the_secret_key(acme_client, listing, settings):
+def test_cursors_and_validators_depend_on_the_secret_key(acme_client, jobs, settings):
     validator, cursor = acme_client.get("/v1/jobs?limit=2").headers["ETag"], cursor_of(acme_client)
     settings.SECRET_KEY = "another" * 10
     assert acme_client.get("/v1/jobs?limit=2").headers["ETag"] != validator
     assert cursor_of(acme_client) != cursor
-    assert refused(acme_client, cursor)
+    assert is_rejected(acme_client, cursor)
 
 
-def test_a_cursor_outlives_a_rotation_of_the_secret_key(acme_client, listing, settings):
+def test_a_cursor_outlives_a_rotation_of_the_secret_key(acme_client, jobs, settings):
     cursor, rest = cursor_of(acme_client), None
     path = f"/v1/jobs?limit=2&cursor={cursor}"
     rest = acme_client.get(path).json()
@@ -472,14 +524,14 @@ def test_a_cursor_outlives_a_rotation_of_the_secret_key(acme_client, listing, se
     settings.SECRET_KEY = "another" * 10
     assert acme_client.get(path).json() == rest
     settings.SECRET_KEY_FALLBACKS = []
-    assert refused(acme_client, cursor)
+    assert is_rejected(acme_client, cursor)
 
 
-def test_a_cursor_of_something_else_is_refused(acme_client, acme, listing):
+def test_a_cursor_of_something_else_is_refused(acme_client, acme, jobs):
     place = decrypt_cursor(cursor_of(acme_client), ["/v1/jobs", acme.pk])
     assert acme_client.get(f"/v1/jobs?cursor={encrypt_cursor(place, ['/v1/jobs', acme.pk])}").status_code == 200
     for bound_to in (["/v1/events", acme.pk], ["/v1/jobs", acme.pk + 1], ["/v1/jobs"], None):
-        assert refused(acme_client, encrypt_cursor(place, bound_to))
+        assert is_rejected(acme_client, encrypt_cursor(place, bound_to))
 
 
 @pytest.mark.parametrize("place", ["", [], {"a": [1, None]}, "x" * 500])

@@ -1,4 +1,4 @@
-"""Connections go from one tenant's request to the next one's: no row goes with them, and no setting."""
+"""Connections are shared between tenants: no row and no setting passes from one request to the next."""
 
 from __future__ import annotations
 
@@ -100,16 +100,16 @@ def test_no_row_and_no_setting_goes_from_one_request_to_the_next(
         messages = []
         await ask(gateway, scope, b"", messages)
         status, body = messages[0]["status"], messages[1]["body"].decode()
-        told = json.loads(body)
+        answer = json.loads(body)
         if status in (500, 503):
-            assert told.get("code") in ("INTERNAL", 500, "UNAVAILABLE", 503)
+            assert answer.get("code") in ("INTERNAL", 500, "UNAVAILABLE", 503)
         else:
             assert status == (404 if foreign else 200), body
             assert foreign or asker in body or path == "/v1/jobs"
         assert other not in body
         assert not [public_id for public_id in own[other] if public_id in body]
         if path == "/v1/jobs" and status == 200:
-            assert {job["public_id"] for job in told["jobs"]} == set(own[asker])
+            assert {job["public_id"] for job in answer["jobs"]} == set(own[asker])
         return status
 
     async def ask_all():
@@ -122,10 +122,10 @@ def test_no_row_and_no_setting_goes_from_one_request_to_the_next(
         async def ask_in_turn():
             return [await ask_one(gateway, number) for number in numbers]
 
-        told = await asyncio.gather(*(ask_in_turn() for _ in range(CONCURRENT)))
+        statuses = await asyncio.gather(*(ask_in_turn() for _ in range(CONCURRENT)))
         stats = reader._pool.get_stats()
         await reader.close()
-        return Counter(status for each in told for status in each), reader.seen, stats
+        return Counter(status for each in statuses for status in each), reader.seen, stats
 
     statuses, seen, pooled = asyncio.run(ask_all())
     assert 0.01 < (statuses[500] + statuses[503]) / requests < 0.2, statuses

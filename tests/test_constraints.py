@@ -1,4 +1,4 @@
-"""What the database itself refuses, whichever program writes to it."""
+"""Constraints of the database: they reject wrong rows from any program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ARTIFACT = {"storage_key": "tenants/acme/a.png", "kind": "render", "role": "fina
 EVENT = {"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z", "artifacts": [ARTIFACT]}
 
 
-def refused(write) -> str:
+def rejection(write) -> str:
     """What the database says against ``write``, now or when the transaction ends."""
 
     def attempt():
@@ -27,7 +27,7 @@ def refused(write) -> str:
 @pytest.mark.parametrize("model", [JobEvent, Artifact])
 def test_a_child_row_names_the_tenant_of_its_job(acme, globex, job_of, model):
     job = job_of(acme, events=[EVENT])
-    assert "of_tenants_job" in refused(lambda: model.all_tenants.filter(job=job).update(tenant=globex))
+    assert "of_tenants_job" in rejection(lambda: model.all_tenants.filter(job=job).update(tenant=globex))
 
 
 @pytest.mark.parametrize("model", [JobEvent, Artifact])
@@ -38,7 +38,7 @@ def test_a_child_row_is_not_written_for_another_tenants_job(acme, globex, job_of
         row.seq = 2
     else:
         row.position = 2
-    assert "of_tenants_job" in refused(row.save)
+    assert "of_tenants_job" in rejection(row.save)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_a_child_row_is_not_written_for_another_tenants_job(acme, globex, job_of
 )
 def test_a_value_outside_the_rules_is_refused(acme, job_of, model, change, constraint):
     job_of(acme, events=[EVENT])
-    assert constraint in refused(lambda: model.all_tenants.update(**change))
+    assert constraint in rejection(lambda: model.all_tenants.update(**change))
 
 
 def test_a_seq_is_given_once_in_a_job(acme, job_of):
     job = job_of(acme, events=[EVENT, EVENT | {"seq": 2, "event_type": "stage", "artifacts": []}])
-    assert refused(lambda: JobEvent.all_tenants.filter(job=job, seq=2).update(seq=1))
+    assert rejection(lambda: JobEvent.all_tenants.filter(job=job, seq=2).update(seq=1))

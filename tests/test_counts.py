@@ -1,4 +1,4 @@
-"""The counts of each tenant: kept by every writer, true after every crash, and never a reason for a deadlock."""
+"""The job counts of each tenant: every writer updates them, they are right after crashes, and cause no deadlock."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_status_that_came_without_its_events_is_left_as_given(acme, job_of):
     assert backfill_status() == "2 jobs checked, 0 repaired\n"
 
 
-def test_it_goes_on_after_a_job(acme, job_of):
+def test_it_resumes_after_a_job(acme, job_of):
     first, _ = job_of(acme), job_of(acme)
     assert backfill_status(after=first.pk) == "1 job checked, 0 repaired\n"
 

@@ -1,4 +1,4 @@
-"""Battery 9: a load that is killed again and again ends as if it never was."""
+"""Security test 9: a load that is killed repeatedly has the same result as one that is not."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tests.servers import answers, free_ports, wait_until
 from tests.shared_servers import BUCKET
 from tests.test_checks import manage
 
-pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -45,7 +45,7 @@ def test_the_dockerfile_passes_its_linter():
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_image_runs_as_nobody_in_particular_and_takes_what_is_there():
+def test_the_image_runs_without_root_and_copies_existing_files():
     text = (DEPLOY / "Dockerfile").read_text()
     assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == ["10001"]
     sent = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)

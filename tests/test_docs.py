@@ -1,4 +1,4 @@
-"""README and docs: every block that a fresh demo can run is run as it is pasted, and prints what the page shows.
+"""README and docs: every block that can run on a fresh demo is run as it stands, and prints what the page shows.
 
 A fenced ``sh`` or ``python`` block is run unless an HTML comment above it says why not: ``<!-- not run: … -->``. All
 blocks of a page are run in order, in one shell. A ``json`` or ``text`` block directly behind one is its expected

@@ -1,4 +1,4 @@
-"""``/docs`` and ``/redoc``: the document to try and to read, with nothing that comes from elsewhere."""
+"""``/docs`` and ``/redoc``: the pages of the OpenAPI document load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_page_loads_files_of_the_gateway_and_has_nothing_inline(anonymous_clie
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_the_browser_is_told_to_load_nothing_else(anonymous_client, path):
+def test_the_policy_allows_no_other_origin(anonymous_client, path):
     policy = anonymous_client.get(path).headers["Content-Security-Policy"]
     assert "default-src 'self'" in policy
     assert "frame-ancestors 'none'" in policy
@@ -82,7 +82,7 @@ def served(transactional_db: None) -> Iterator[str]:
 
 
 @needs_chromium
-def test_redoc_shows_every_operation_and_asks_nobody_else(served, browser_page):
+def test_redoc_shows_every_operation_and_requests_no_other_host(served, browser_page):
     browser_page.goto(f"{served}/redoc")
     browser_page.wait_for_selector("h2:has-text('List jobs')")
     browser_page.wait_for_load_state("networkidle")

@@ -1,4 +1,4 @@
-"""One event loop a worker: what is compiled before it serves, and what idle time, bursts and lost files do to it."""
+"""The event loop of a worker: queries compiled before it serves; idle time, bursts and lost files."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_database_file_that_is_lost_or_damaged_is_unavailable_and_recovers(acm
 @pytest.mark.full
 @pytest.mark.django_db(transaction=True)
 def test_bursts_after_quiet_are_all_answered(acme_token, job_of, acme):
-    """Version 1 lost a pooled connection with each idle thread: from the third burst on it answered 503 for good."""
+    """Connections that closed while they were idle are replaced, so that no burst gets 503."""
     path = f"/v1/jobs/{job_of(acme)}"
     with serving(database_of_this_test()) as gateway, ThreadPoolExecutor(20) as callers:
         for burst in range(4):

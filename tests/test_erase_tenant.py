@@ -1,4 +1,4 @@
-"""``erase_tenant``: a tenant and everything of it, for good; nothing of anybody else's."""
+"""``erase_tenant``: removes a tenant with all its data, and nothing of other tenants."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def test_the_tenants_name_lets_it_begin(two_tenants, acme, monkeypatch):
     assert "Tenant acme is removed" in erase("acme")
 
 
-def test_nobody_at_the_terminal_is_no_consent(two_tenants, monkeypatch):
+def test_without_a_terminal_nothing_is_removed(two_tenants, monkeypatch):
     monkeypatch.setattr("sys.stdin", StringIO())
     with pytest.raises(CommandError, match="Nothing was removed"):
         erase("acme")
 
 
-def test_a_signal_stops_it_after_the_batch_and_the_next_run_goes_on(two_tenants, acme, acme_client, monkeypatch):
+def test_a_signal_stops_it_after_the_batch_and_the_next_run_resumes(two_tenants, acme, acme_client, monkeypatch):
     batches = erasure.erase_jobs
 
     def interrupted(tenant, batch):

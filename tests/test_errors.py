@@ -1,4 +1,4 @@
-"""Every error is JSON, says what to do, and names itself by a request id; none shows what is inside."""
+"""Every error is JSON, says what to do, and has a request id. None reveals internals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def in_fleet(body, status):
     return {"error": body["detail"], "code": status}
 
 
-def told(response):
+def status_and_body(response):
     """Status and body of a response that must be JSON with a request id."""
     assert response.headers["Content-Type"] == "application/json"
     assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])
@@ -67,21 +67,21 @@ def test_an_unknown_address(acme_client, path, method):
     assert response.status_code == 404
     assert response.headers["Content-Type"] == "application/json"
     if method != "HEAD":
-        assert told(response) == (404, NOT_FOUND)
+        assert status_and_body(response) == (404, NOT_FOUND)
 
 
 @pytest.mark.parametrize("path", ["/job/", "/job/x", "/job/01JADE5XAMPK9M0Q7RS3T4V5W6/retry", "/job/%ff"])
 def test_an_unknown_address_in_the_words_of_the_fleet(acme_client, path):
-    assert told(acme_client.get(path)) == (404, in_fleet(NOT_FOUND, 404))
+    assert status_and_body(acme_client.get(path)) == (404, in_fleet(NOT_FOUND, 404))
 
 
 def test_no_credential(anonymous_client, paths):
     for path in paths:
         response = anonymous_client.get(path)
-        assert told(response) == (401, UNAUTHENTICATED)
+        assert status_and_body(response) == (401, UNAUTHENTICATED)
         assert response.headers["WWW-Authenticate"] == "Bearer"
     response = anonymous_client.get("/job")
-    assert told(response) == (401, in_fleet(UNAUTHENTICATED, 401))
+    assert status_and_body(response) == (401, in_fleet(UNAUTHENTICATED, 401))
     assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
@@ -89,10 +89,10 @@ def test_no_other_method(acme_client, paths):
     for method in ("POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"):
         for path in paths:
             response = acme_client.generic(method, path, b'{"status": "SUCCESS"}', "application/json")
-            assert told(response) == (405, NOT_ALLOWED), (method, path)
+            assert status_and_body(response) == (405, NOT_ALLOWED), (method, path)
             assert response.headers["Allow"] == READ_ONLY
         response = acme_client.generic(method, "/job")
-        assert told(response) == (405, in_fleet(NOT_ALLOWED, 405))
+        assert status_and_body(response) == (405, in_fleet(NOT_ALLOWED, 405))
         assert response.headers["Allow"] == READ_ONLY
 
 
@@ -102,8 +102,8 @@ def test_no_other_method(acme_client, paths):
 )
 def test_no_other_type(acme_client, paths, accept):
     for path in paths:
-        assert told(acme_client.get(path, headers={"Accept": accept})) == (406, NOT_ACCEPTABLE)
-    assert told(acme_client.get("/job", headers={"Accept": accept})) == (406, in_fleet(NOT_ACCEPTABLE, 406))
+        assert status_and_body(acme_client.get(path, headers={"Accept": accept})) == (406, NOT_ACCEPTABLE)
+    assert status_and_body(acme_client.get("/job", headers={"Accept": accept})) == (406, in_fleet(NOT_ACCEPTABLE, 406))
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_every_way_to_take_json(acme_client, accept):
 
 
 def test_errors_come_as_json_to_those_who_do_not_take_it_too(anonymous_client):
-    assert told(anonymous_client.get("/v1/nowhere", headers={"Accept": "text/html"})) == (404, NOT_FOUND)
+    assert status_and_body(anonymous_client.get("/v1/nowhere", headers={"Accept": "text/html"})) == (404, NOT_FOUND)
 
 
 def test_a_host_that_is_not_the_gateways(acme_client):
     for host in ("evil.example.com", "a b", "[", "localhost:port", "x" * 5000, "\xff"):
-        assert told(acme_client.get("/v1/jobs", headers={"Host": host})) == (
+        assert status_and_body(acme_client.get("/v1/jobs", headers={"Host": host})) == (
             400,
             {"code": "INVALID_HOST", "detail": "This gateway does not answer to that Host header."},
         )
@@ -154,9 +154,7 @@ def break_reads(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret inside"), KeyError("x"), RecursionError(), MemoryError()])
-def test_what_nobody_foresaw_is_logged_and_told_as_an_error_of_the_gateways_own(
-    acme_client, paths, break_reads, caplog, error
-):
+def test_an_unexpected_error_is_logged_and_is_a_500(acme_client, paths, break_reads, caplog, error):
     break_reads(error)
     for path in paths:
         caplog.clear()
@@ -169,32 +167,32 @@ def test_what_nobody_foresaw_is_logged_and_told_as_an_error_of_the_gateways_own(
         assert record.levelno == logging.ERROR
         assert record.exc_info[1] is error
         assert "asked.by-7" in record.getMessage()
-    assert told(acme_client.get("/job")) == (500, in_fleet(INTERNAL, 500))
+    assert status_and_body(acme_client.get("/job")) == (500, in_fleet(INTERNAL, 500))
 
 
-def test_what_fails_while_an_answer_is_written_is_told_too(acme_client, paths, monkeypatch):
+def test_an_error_while_the_response_is_written_is_a_500(acme_client, paths, monkeypatch):
     monkeypatch.setattr("jobs.api.v1.serializers.ulid_text", lambda stored: object())
     for path in paths:
-        assert told(acme_client.get(path)) == (500, INTERNAL)
+        assert status_and_body(acme_client.get(path)) == (500, INTERNAL)
 
 
 @pytest.mark.parametrize("error", [OperationalError("server closed"), InterfaceError("connection already closed")])
-def test_a_store_that_is_away_is_told_with_when_to_come_back(acme_client, paths, break_reads, error):
+def test_an_unavailable_store_is_a_503_with_retry_after(acme_client, paths, break_reads, error):
     break_reads(error)
     for path in paths:
         response = acme_client.get(path)
-        assert told(response) == (503, UNAVAILABLE)
+        assert status_and_body(response) == (503, UNAVAILABLE)
         assert response.headers["Retry-After"] == "5"
     response = acme_client.get("/job")
-    assert told(response) == (503, in_fleet(UNAVAILABLE, 503))
+    assert status_and_body(response) == (503, in_fleet(UNAVAILABLE, 503))
     assert response.headers["Retry-After"] == "5"
 
 
 def test_a_store_that_is_away_opens_no_door(anonymous_client, acme_token, break_reads):
     break_reads(OperationalError("server closed"))
     client = Client(headers={"Authorization": f"Bearer {acme_token}"})
-    assert told(client.get("/v1/jobs")) == (503, UNAVAILABLE)
-    assert told(anonymous_client.get("/v1/jobs")) == (401, UNAUTHENTICATED)
+    assert status_and_body(client.get("/v1/jobs")) == (503, UNAVAILABLE)
+    assert status_and_body(anonymous_client.get("/v1/jobs")) == (401, UNAUTHENTICATED)
 
 
 # --- X-Request-ID ---
@@ -239,7 +237,7 @@ def test_options_says_what_an_address_takes(acme_client, paths):
 # --- many at once ---
 
 
-def test_more_parameters_than_anybody_sends_are_still_read(acme_client):
+def test_very_many_parameters_are_read(acme_client):
     unknown = "&".join("a" for _ in range(4000))
     assert acme_client.get(f"/v1/jobs?{unknown}&limit=7").json()["limit"] == 7
     types = "&".join("job_type=x" for _ in range(800))

@@ -49,7 +49,7 @@ def test_one_tenants_jobs_alone(acme, globex, job_of, tmp_path):
         export(tmp_path, tenant="initech")
 
 
-def test_it_goes_on_after_a_job_and_appends(acme, job_of, tmp_path):
+def test_it_resumes_after_a_job_and_appends(acme, job_of, tmp_path):
     ids = [job_of(acme).public_id for _ in range(3)]
     whole = export(tmp_path)
     path = tmp_path / "jobs.ndjson"

@@ -25,7 +25,7 @@ def at(seconds: float) -> str:
     return (NOON + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
-def told(*lines: tuple[Any, ...]) -> list[dict[str, Any]]:
+def events_of(*lines: tuple[Any, ...]) -> list[dict[str, Any]]:
     """The events of a record, from (seconds past noon, type, host) with ``extra`` and more where given."""
     return [
         {"seq": seq, "event_type": kind, "hostname": host, "created_at": at(seconds), "message": f"{kind} it"}
@@ -34,7 +34,7 @@ def told(*lines: tuple[Any, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def said(data: Any = None, **extra: Any) -> dict[str, Any]:
+def with_extra(data: Any = None, **extra: Any) -> dict[str, Any]:
     return {"extra": extra if data is None else {"data": data, **extra}}
 
 
@@ -59,7 +59,7 @@ def test_a_workflow_job_in_the_words_of_the_fleet(acme_client, acme, job_of, loc
         acme,
         created_at=at(0),
         request={"prompt": "studio, soft light"},
-        events=told(
+        events=events_of(
             (0, "queued", None),
             (1.25, "stage", None, {"stage": "render"}),
             (2, "stage", None, {"visibility": "internal", "message": "worker 7"}),
@@ -110,7 +110,7 @@ def test_a_workflow_job_in_the_words_of_the_fleet(acme_client, acme, job_of, loc
 def test_a_failed_workflow_job_says_why(acme_client, acme, job_of):
     picture = {"storage_key": "tenants/acme/1/front.png", "kind": "render", "role": "final"}
     failure = {"message": "The picture is empty", "artifacts": [picture]}
-    job_of(acme, events=told((0, "queued", None), (3, "failed", None, failure)))
+    job_of(acme, events=events_of((0, "queued", None), (3, "failed", None, failure)))
     failed = item(acme_client)
     assert (failed["status"], failed["error"], failed["result"]) == ("failed", "The picture is empty", None)
     assert "hostname" not in failed
@@ -138,11 +138,11 @@ def test_an_operation_on_one_agent(acme_client, acme, job_of):
         job_type="node.hostname.get",
         created_at=at(0),
         request={"type": "node.hostname.get"},
-        events=told(
+        events=events_of(
             (0, "submitted", "_api"),
             (0.5, "acknowledged", "web-01"),
             (1, "started", "web-01"),
-            (1.25, "completed", "web-01", said({"hostname": "web-01.example.net"}, changed=False)),
+            (1.25, "completed", "web-01", with_extra({"hostname": "web-01.example.net"}, changed=False)),
         ),
     )
     assert acme_client.get("/job").json() == {
@@ -176,15 +176,15 @@ def test_an_operation_on_several_agents(acme_client, acme, job_of):
         acme,
         job_type="node.command",
         created_at=at(0),
-        events=told(
+        events=events_of(
             (0, "submitted", "_api"),
             (0, "submitted", "web-01"),
             (0, "submitted", "web-02"),
             (1, "started", "web-01"),
             (1, "started", "web-02"),
-            (1.25, "failed", "web-02", said(error="permission denied")),
+            (1.25, "failed", "web-02", with_extra(error="permission denied")),
             (2, "retried", "_api"),
-            (64.5, "completed", "web-01", said([1, 2], changed=True)),
+            (64.5, "completed", "web-01", with_extra([1, 2], changed=True)),
         ),
     )
     assert item(acme_client, "?status=partial_failure") == {
@@ -234,7 +234,7 @@ def test_a_partial_failure_is_a_failure_to_the_studio(acme_client, acme, job_of)
     job = job_of(
         acme,
         job_type="MODEL_GENERATOR",
-        events=told((0, "completed", "web-01"), (1, "failed", "web-02")),
+        events=events_of((0, "completed", "web-01"), (1, "failed", "web-02")),
     )
     assert item(acme_client)["status"] == "partial_failure"
     assert acme_client.get(f"/v1/jobs/{job.public_id}").json()["status"] == "FAILURE"
@@ -255,15 +255,15 @@ def broadcast(agents: int = 200) -> list[dict[str, Any]]:
     phases = ((0, "submitted"), (1, "acknowledged"), (2, "started"))
     begun = [(second, kind, host) for second, kind in phases for host in hosts]
     ended = [
-        (3 + n / 1000, "failed", host, said(error=f"{host} is full"))
+        (3 + n / 1000, "failed", host, with_extra(error=f"{host} is full"))
         if n % 10 == 3
-        else (3 + n / 1000, "completed", host, said({"free": n}, changed=n == 7))
+        else (3 + n / 1000, "completed", host, with_extra({"free": n}, changed=n == 7))
         for n, host in enumerate(hosts)
     ]
-    return told(*begun, *ended)
+    return events_of(*begun, *ended)
 
 
-def test_a_broadcast_over_200_agents_tells_of_each(acme_client, acme, job_of):
+def test_a_broadcast_over_200_agents_shows_each(acme_client, acme, job_of):
     job_of(acme, job_type="node.disk.get", events=broadcast())
     job = item(acme_client)
     assert (job["status"], job["result"], job["changed"]) == ("partial_failure", {"free": 199}, True)
@@ -308,7 +308,7 @@ def test_a_hundred_broadcasts_take_as_many_statements_as_one_job(acme_client, ac
 
 
 @pytest.mark.usefixtures("_credentials_are_remembered")
-def test_a_bad_parameter_is_told_without_a_statement(acme_client):
+def test_an_invalid_parameter_costs_no_statement(acme_client):
     assert statements(acme_client, "/job?limit=0", status=400) == []
 
 
@@ -318,11 +318,11 @@ def test_a_bad_parameter_is_told_without_a_statement(acme_client):
 def one_of_each(job_of: Any, tenant: Any) -> None:
     for events in (
         [],
-        told((0, "stage", None)),
-        told((0, "succeeded", None)),
-        told((0, "failed", "web-01")),
-        told((0, "failed", "web-01"), (0, "completed", "web-02")),
-        told((0, "completed", "web-01")),
+        events_of((0, "stage", None)),
+        events_of((0, "succeeded", None)),
+        events_of((0, "failed", "web-01")),
+        events_of((0, "failed", "web-01"), (0, "completed", "web-02")),
+        events_of((0, "completed", "web-01")),
     ):
         job_of(tenant, job_type="node.command", events=events)
 
@@ -390,10 +390,10 @@ def test_no_string_of_an_operation_holds_a_reference_to_the_artifact_store(acme_
         acme,
         job_type="node.command",
         request={"path": inside, f"{inside}": {"also": f"see s3://artifacts/{inside}"}},
-        events=told(
+        events=events_of(
             (0, "started", f"{inside}-a", {"message": f"reads s3://artifacts/{inside}"}),
-            (1, "completed", f"{inside}-a", said({"wrote": [inside]}, changed=True)),
-            (2, "failed", f"{inside}-b", said(error=inside)),
+            (1, "completed", f"{inside}-a", with_extra({"wrote": [inside]}, changed=True)),
+            (2, "failed", f"{inside}-b", with_extra(error=inside)),
         ),
     )
     job = item(acme_client)
@@ -409,7 +409,9 @@ def test_only_recorded_pictures_are_signed(acme_client, acme, job_of, local_stor
     job_of(
         acme,
         request={"image_url": key},
-        events=told((0, "succeeded", None, {"artifacts": [{"storage_key": key, "kind": "render", "role": "final"}]})),
+        events=events_of(
+            (0, "succeeded", None, {"artifacts": [{"storage_key": key, "kind": "render", "role": "final"}]})
+        ),
     )
     job = item(acme_client)
     assert job["operation"]["data"] == {"image_url": "[redacted]"}
@@ -419,20 +421,20 @@ def test_only_recorded_pictures_are_signed(acme_client, acme, job_of, local_stor
 
 def test_intermediate_pictures_are_no_result(acme_client, acme, job_of):
     picture = {"storage_key": "tenants/acme/1.png", "kind": "render", "role": "intermediate"}
-    job_of(acme, events=told((0, "succeeded", None, {"artifacts": [picture]})))
+    job_of(acme, events=events_of((0, "succeeded", None, {"artifacts": [picture]})))
     assert item(acme_client)["result"] == []
 
 
-def test_internal_events_are_folded_and_never_told(acme_client, acme, job_of):
+def test_internal_events_are_folded_and_never_shown(acme_client, acme, job_of):
     internal = {"visibility": "internal", "message": "secret"}
     job_of(
         acme,
         job_type="node.command",
-        events=told(
+        events=events_of(
             (0, "started", "web-01"),
             (0, "started", "web-02"),
-            (1, "completed", "web-01", internal | said("shown as the result", error="secret")),
-            (2, "failed", "web-02", internal | said("secret", error="secret")),
+            (1, "completed", "web-01", internal | with_extra("shown as the result", error="secret")),
+            (2, "failed", "web-02", internal | with_extra("secret", error="secret")),
             (3, "failed", "secret", internal),
         ),
     )
@@ -481,7 +483,7 @@ def test_a_bad_parameter_is_a_400_of_this_dialect(acme_client, query, problem):
     assert body["error"].startswith(problem)
 
 
-def test_all_bad_parameters_are_told_at_once(acme_client):
+def test_all_invalid_parameters_are_reported_together(acme_client):
     error = acme_client.get("/job?status=x&limit=0&offset=x").json()["error"]
     assert [part.split(":")[0] for part in error.split("; ")] == ["status", "limit", "offset"]
 
@@ -520,7 +522,7 @@ def test_every_error_speaks_this_dialect(acme_client, method, path, headers, sta
     assert ("Allow" in response) == (status == 405)
 
 
-def test_a_caller_without_a_credential_is_told_so_before_anything_else(anonymous_client, db):
+def test_the_credential_is_checked_first(anonymous_client, db):
     response = anonymous_client.get("/job?limit=0")
     assert (response.status_code, response.json()["code"]) == (401, 401)
 

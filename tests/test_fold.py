@@ -1,4 +1,4 @@
-"""The rule of status, held against a second implementation that was written from the contract, slowly and literally."""
+"""The status rule, compared with a second implementation that follows the contract literally and is slow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jobs.fold import FoldEvent, Outcome, fold, fold_status, go_duration
 from jobs.models import JobStatus
 
-pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
 NOON = datetime(2026, 4, 15, 12, tzinfo=UTC)
 
@@ -33,12 +33,12 @@ def event(seq: int, event_type: str, hostname: str | None = None, *, after: floa
     )
 
 
-def story(*told: tuple[Any, ...]) -> list[FoldEvent]:
+def events_from(*lines: tuple[Any, ...]) -> list[FoldEvent]:
     """Events from (type, host) or (type, host, {extra}), a second apart."""
     seqs = count(1)
     return [
         event(seq, kind, host, after=seq, **(extra[0] if extra else {}))
-        for seq, (kind, host, *extra) in zip(seqs, told, strict=False)
+        for seq, (kind, host, *extra) in zip(seqs, lines, strict=False)
     ]
 
 
@@ -64,7 +64,7 @@ def test_a_job_without_events_is_not_started():
     ],
 )
 def test_a_workflow_job_has_the_status_of_its_highest_event(types, status):
-    assert fold_status(story(*((kind, None) for kind in types))) == status
+    assert fold_status(events_from(*((kind, None) for kind in types))) == status
 
 
 def test_an_internal_event_moves_a_workflow_job_too():
@@ -92,7 +92,7 @@ def test_a_job_is_an_operation_as_soon_as_an_event_names_a_host():
 
 
 @pytest.mark.parametrize(
-    ("told", "status"),
+    ("lines", "status"),
     [
         ([("submitted", "_api")], JobStatus.NOT_STARTED),
         ([("completed", "_api")], JobStatus.NOT_STARTED),
@@ -121,19 +121,21 @@ def test_a_job_is_an_operation_as_soon_as_an_event_names_a_host():
         ([("completed", "web-01"), ("heartbeat", "web-01"), ("heartbeat", "web-02")], JobStatus.SUCCESS),
     ],
 )
-def test_an_operation_job_has_the_status_that_its_agents_amount_to(told, status):
-    assert fold_status(story(*told)) == status
+def test_an_operation_job_has_the_status_that_its_agents_amount_to(lines, status):
+    assert fold_status(events_from(*lines)) == status
 
 
 def test_the_latest_ending_agent_is_the_host_of_the_job():
-    outcome = fold(story(("completed", "web-01"), ("failed", "web-02"), ("completed", "_api"), ("started", "web-03")))
+    outcome = fold(
+        events_from(("completed", "web-01"), ("failed", "web-02"), ("completed", "_api"), ("started", "web-03"))
+    )
     assert outcome.hostname == "web-02"
-    assert fold(story(("started", "web-01"))).hostname is None
+    assert fold(events_from(("started", "web-01"))).hostname is None
 
 
 def test_a_mixed_broadcast_gives_the_latest_result_and_the_latest_error():
     outcome = fold(
-        story(
+        events_from(
             ("completed", "web-01", {"data": {"free": 1}, "changed": True}),
             ("failed", "web-02", {"error": "disk full"}),
             ("failed", "web-03", {"error": "no route"}),
@@ -152,7 +154,7 @@ def test_a_mixed_broadcast_gives_the_latest_result_and_the_latest_error():
 
 
 def test_an_agent_that_skips_has_completed_without_a_change():
-    outcome = fold(story(("started", "web-01"), ("skipped", "web-01", {"data": "up to date", "changed": True})))
+    outcome = fold(events_from(("started", "web-01"), ("skipped", "web-01", {"data": "up to date", "changed": True})))
     assert (outcome.status, outcome.changed, outcome.result) == (JobStatus.SUCCESS, False, "up to date")
     assert outcome.hostname == "web-01"
     agent = outcome.agents["web-01"]
@@ -160,28 +162,28 @@ def test_an_agent_that_skips_has_completed_without_a_change():
 
 
 def test_the_result_is_that_of_an_agent_that_completed_where_another_skipped_later():
-    outcome = fold(story(("completed", "a", {"data": 1, "changed": True}), ("skipped", "b", {"data": 2})))
+    outcome = fold(events_from(("completed", "a", {"data": 1, "changed": True}), ("skipped", "b", {"data": 2})))
     assert (outcome.status, outcome.changed, outcome.result, outcome.hostname) == (JobStatus.SUCCESS, True, 1, "b")
 
 
 def test_a_word_of_an_agent_without_a_rank_is_kept_in_the_timeline_and_changes_nothing():
-    outcome = fold(story(("started", "a"), ("heartbeat", "a"), ("heartbeat", "b")))
+    outcome = fold(events_from(("started", "a"), ("heartbeat", "a"), ("heartbeat", "b")))
     assert [event.event_type for event in outcome.timeline] == ["started", "heartbeat", "heartbeat"]
     assert (outcome.status, list(outcome.agents), outcome.is_broadcast) == (JobStatus.IN_PROGRESS, ["a"], False)
 
 
 def test_a_job_that_is_still_running_has_neither_result_nor_error():
-    outcome = fold(story(("completed", "a", {"data": 1}), ("failed", "b", {"error": "x"}), ("started", "c")))
+    outcome = fold(events_from(("completed", "a", {"data": 1}), ("failed", "b", {"error": "x"}), ("started", "c")))
     assert (outcome.result, outcome.changed, outcome.error) == (None, None, None)
 
 
 def test_an_agent_that_says_nothing_of_changes_changed_nothing():
-    assert fold(story(("completed", "web-01"))).changed is False
+    assert fold(events_from(("completed", "web-01"))).changed is False
 
 
 def test_what_an_agent_says_inside_is_counted_and_not_quoted():
     inside = {"visibility": "internal", "error": "stack trace", "data": {"core": "dump"}}
-    outcome = fold(story(("submitted", "web-01"), ("failed", "web-01", inside), ("failed", "ghost", inside)))
+    outcome = fold(events_from(("submitted", "web-01"), ("failed", "web-01", inside), ("failed", "ghost", inside)))
     assert (outcome.status, outcome.error, outcome.hostname) == (JobStatus.FAILURE, None, "web-01")
     assert outcome.is_broadcast
     assert [(host, agent.status, agent.data, agent.error) for host, agent in outcome.agents.items()] == [
@@ -190,16 +192,16 @@ def test_what_an_agent_says_inside_is_counted_and_not_quoted():
 
 
 def test_a_result_may_come_from_an_internal_event():
-    assert fold(story(("completed", "web-01", {"visibility": "internal", "data": 7}))).result == 7
+    assert fold(events_from(("completed", "web-01", {"visibility": "internal", "data": 7}))).result == 7
 
 
 def test_an_error_that_is_no_text_is_nothing_to_say():
-    assert fold(story(("failed", "web-01", {"error": {"code": 5}}))).error is None
+    assert fold(events_from(("failed", "web-01", {"error": {"code": 5}}))).error is None
 
 
 def test_an_agents_time_runs_from_its_first_start_to_its_last_end():
     agents = fold(
-        story(
+        events_from(
             ("started", "web-01"), ("failed", "web-01"), ("started", "web-01"), ("completed", "web-01"),
             ("started", "running"), ("completed", "never started"), ("submitted", "idle"),
         )
@@ -226,7 +228,7 @@ def test_the_timeline_is_public_and_by_time_then_seq():
 
 
 def test_a_stored_status_stands_for_events_that_were_lost():
-    outcome = fold(story(("submitted", "_api")), "FAILURE")
+    outcome = fold(events_from(("submitted", "_api")), "FAILURE")
     assert (outcome.status, outcome.error, outcome.hostname) == ("FAILURE", None, None)
     assert fold([], "SUCCESS").status == "SUCCESS"
 
@@ -252,12 +254,12 @@ def test_durations_are_printed_as_go_prints_them(elapsed, printed):
     assert go_duration(elapsed) == printed
 
 
-# --- section 8, told a second time: sentence by sentence, without a thought for speed ---
+# --- CONTRACT section 8 once more, sentence by sentence and without optimisation ---
 
 RANKS = {"submitted": 0, "acknowledged": 1, "started": 2, "failed": 3, "completed": 4, "skipped": 4}
 
 
-def said(events: Sequence[FoldEvent], host: str, *types: str) -> list[FoldEvent]:
+def events_by(events: Sequence[FoldEvent], host: str, *types: str) -> list[FoldEvent]:
     return [e for e in events if e.hostname == host and e.event_type in types]
 
 
@@ -268,8 +270,8 @@ def latest(events: Sequence[FoldEvent]) -> FoldEvent:
 def plain(events: Sequence[FoldEvent]) -> dict[str, Any]:
     """Status, result, changed, error, hostname, responses, states and timeline of an operation job."""
     hosts = sorted({e.hostname for e in events if e.hostname} - {"_api"})
-    hosts = [host for host in hosts if said(events, host, *RANKS)]
-    state = {host: max(said(events, host, *RANKS), key=lambda e: (RANKS[e.event_type], e.seq)) for host in hosts}
+    hosts = [host for host in hosts if events_by(events, host, *RANKS)]
+    state = {host: max(events_by(events, host, *RANKS), key=lambda e: (RANKS[e.event_type], e.seq)) for host in hosts}
     states = {"completed" if e.event_type == "skipped" else e.event_type for e in state.values()}
     if not states or states == {"submitted"}:
         status = "NOT_STARTED"
@@ -283,20 +285,20 @@ def plain(events: Sequence[FoldEvent]) -> dict[str, Any]:
         status = "PARTIAL_FAILURE"
 
     # An agent that only internal events name is counted, not named.
-    shown = [host for host in hosts if any(e.visibility == "public" for e in said(events, host, *RANKS))]
-    ends = [e for host in shown for e in said(events, host, "completed", "skipped", "failed")]
-    done = [e for host in hosts for e in said(events, host, "completed")] or [
+    shown = [host for host in hosts if any(e.visibility == "public" for e in events_by(events, host, *RANKS))]
+    ends = [e for host in shown for e in events_by(events, host, "completed", "skipped", "failed")]
+    done = [e for host in hosts for e in events_by(events, host, "completed")] or [
         e for e in state.values() if e.event_type == "skipped"
     ]
     broken = [e for e in state.values() if e.event_type == "failed" and e.visibility == "public"]
 
-    def told(e: FoldEvent, name: str) -> Any:
+    def shown_member(e: FoldEvent, name: str) -> Any:
         if e.visibility != "public":
             return None
         return False if name == "changed" and e.event_type == "skipped" else e.extra.get(name)
 
     def lasted(host: str) -> timedelta:
-        started, ended = (said(events, host, "started"), said(events, host, "completed", "skipped", "failed"))
+        started, ended = (events_by(events, host, "started"), events_by(events, host, "completed", "skipped", "failed"))
         return latest(ended).created_at - started[0].created_at if started and ended else timedelta(0)
 
     good, bad = (status in ("SUCCESS", "PARTIAL_FAILURE"), status in ("FAILURE", "PARTIAL_FAILURE"))
@@ -307,7 +309,11 @@ def plain(events: Sequence[FoldEvent]) -> dict[str, Any]:
         "changed": any(e.extra.get("changed") for e in state.values() if e.event_type == "completed") if good else None,
         "error": latest(broken).extra.get("error") if bad and broken else None,
         "agents": {
-            host: (state[host].event_type, *(told(state[host], n) for n in ("data", "changed", "error")), lasted(host))
+            host: (
+                state[host].event_type,
+                *(shown_member(state[host], n) for n in ("data", "changed", "error")),
+                lasted(host),
+            )
             for host in shown
         },
         "many": len(hosts) > 1,
@@ -359,7 +365,7 @@ def test_any_interleaving_of_agents_folds_as_the_contract_says(events):
 
 
 @given(st.lists(LINES, min_size=1, max_size=24).map(interleaved), st.randoms(use_true_random=False))
-def test_a_status_is_the_same_in_whatever_order_events_are_told(events, random):
+def test_a_status_is_the_same_in_whatever_order_events_are_given(events, random):
     shuffled = random.sample(events, len(events))
     assert fold_status(shuffled) == fold_status(events) == fold(events).status
 
@@ -368,11 +374,11 @@ def test_a_status_is_the_same_in_whatever_order_events_are_told(events, random):
 def test_a_terminal_event_ends_a_workflow_job_wherever_it_stands(types, terminal):
     ended = "SUCCESS" if terminal == "succeeded" else "FAILURE"
     for place in range(len(types) + 1):
-        assert fold_status(story(*((kind, None) for kind in [*types[:place], terminal, *types[place:]]))) == ended
+        assert fold_status(events_from(*((kind, None) for kind in [*types[:place], terminal, *types[place:]]))) == ended
 
 
 def test_a_page_of_a_hundred_broadcasts_over_two_hundred_agents_folds_in_a_blink():
-    page = story(
+    page = events_from(
         *((kind, f"web-{n:03}") for kind in ("submitted", "acknowledged", "started", "completed") for n in range(200))
     )
     started = process_time()

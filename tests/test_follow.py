@@ -1,4 +1,4 @@
-"""``backfill_jobs - --follow``: what a queue's consumer pipes into it is in the store within a second."""
+"""``backfill_jobs - --follow``: records from a pipe are in the store within a second."""
 
 from __future__ import annotations
 

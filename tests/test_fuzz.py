@@ -1,4 +1,5 @@
-"""Fuzz: schemathesis asks the gateway, as it is served, whatever its own OpenAPI document allows and forbids."""
+"""Fuzzing: schemathesis sends requests to a served gateway that its OpenAPI document allows, and ones that it
+forbids."""
 
 from __future__ import annotations
 

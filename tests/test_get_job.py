@@ -6,6 +6,7 @@ import pytest
 from ulid import ULID
 
 from jobs.artifacts.signing import links
+from tests.test_job_events import event_body
 
 NOON = "2026-04-15T12:00:00Z"
 NOT_FOUND = {
@@ -22,7 +23,7 @@ def picture(name, role="final", **more):
     return {"storage_key": f"tenants/acme/{name}.png", "kind": "render", "role": role, **more}
 
 
-def shown(name, role="final", **more):
+def artifact_body(name, role="final", **more):
     url = links("http://testserver").url(f"tenants/acme/{name}.png")
     return {"image_url": url, "kind": "render", "role": role, "label": None, "meta": {}} | more
 
@@ -76,7 +77,7 @@ def test_a_finished_job_in_full(acme_client, acme, job_of, local_store):
         ],
         artifacts=[picture("contact-sheet")],
     )
-    front = shown("front", label="front", meta={"width": 1024, "size": [1024, 1536]})
+    front = artifact_body("front", label="front", meta={"width": 1024, "size": [1024, 1536]})
     assert detail(acme_client, job) == {
         "public_id": str(job.public_id),
         "job_type": "BACKGROUND_SWAP_WITH_SPEC",
@@ -88,17 +89,15 @@ def test_a_finished_job_in_full(acme_client, acme, job_of, local_store):
             "nested": {"deep": {"ü": "🧥"}},
             "": {},
         },
-        "result": [shown("side"), front, shown("contact-sheet")],
-        "latest_event": {
-            "seq": 3,
-            "event_type": "succeeded",
-            "visibility": "public",
-            "stage": None,
-            "message": "Done",
-            "artifacts": [front],
-            "extra": {"cost": 0.04},
-            "created_at": "2026-04-15T12:00:09.000001Z",
-        },
+        "result": [artifact_body("side"), front, artifact_body("contact-sheet")],
+        "latest_event": event_body(
+            3,
+            "succeeded",
+            message="Done",
+            artifacts=[front],
+            extra={"cost": 0.04},
+            created_at="2026-04-15T12:00:09.000001Z",
+        ),
     }
 
 
@@ -118,16 +117,7 @@ def test_a_job_of_any_type_has_its_page(acme_client, acme, job_of):
         "created_at": NOON,
         "request": None,
         "result": [],
-        "latest_event": {
-            "seq": 2,
-            "event_type": "completed",
-            "visibility": "public",
-            "stage": None,
-            "message": "ok",
-            "artifacts": [],
-            "extra": {"data": {"a": 1}, "changed": False},
-            "created_at": NOON,
-        },
+        "latest_event": event_body(2, "completed", message="ok", extra={"data": {"a": 1}, "changed": False}),
     }
 
 
@@ -191,16 +181,9 @@ def test_the_latest_event_is_the_public_one_with_the_highest_seq_whatever_its_ti
         ],
     )
     response = acme_client.get(f"/v1/jobs/{job.public_id}")
-    assert response.json()["latest_event"] == {
-        "seq": 7,
-        "event_type": "stage",
-        "visibility": "public",
-        "stage": "render",
-        "message": "Rendering",
-        "artifacts": [],
-        "extra": {},
-        "created_at": "2020-01-01T00:00:00Z",
-    }
+    assert response.json()["latest_event"] == event_body(
+        7, "stage", stage="render", message="Rendering", created_at="2020-01-01T00:00:00Z"
+    )
     assert b"worker 7" not in response.content
 
 
@@ -243,7 +226,7 @@ def test_references_to_the_store_are_redacted_in_every_free_form_field(acme_clie
     assert (
         latest["artifacts"]
         == body["result"]
-        == [shown("front", label="[redacted]", meta={"source": "https://x/?u=[redacted]"})]
+        == [artifact_body("front", label="[redacted]", meta={"source": "https://x/?u=[redacted]"})]
     )
     assert response.content.count(b"tenants/acme") == 2  # the two links
 

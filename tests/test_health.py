@@ -1,4 +1,4 @@
-"""``/livez`` and ``/readyz``: what load balancers and supervisors ask."""
+"""``/livez`` and ``/readyz``: the health checks of load balancers and supervisors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ READY = "database: ok\nmigrations: ok\nartifacts: ok\n"
 
 
 @pytest.fixture(autouse=True)
-def asked_anew(monkeypatch):
-    """No test hears what was answered in another, and a busy machine makes nobody late."""
+def uncached_probes(monkeypatch):
+    """No test gets the cached result of another, and a busy machine causes no time-out."""
     probes = [health.Probe(ask) for ask in (health.database, health.migrations, health.artifacts)]
     monkeypatch.setattr(health, "PROBES", probes)
     monkeypatch.setattr(health, "CACHE_SECONDS", 0)
@@ -42,7 +42,7 @@ def silent_server():
         yield server.getsockname()[1]
 
 
-def test_livez_asks_nobody(anonymous_client):  # the test may not touch the database
+def test_livez_uses_no_dependency(anonymous_client):  # the test may not touch the database
     response = anonymous_client.get("/livez")
     assert (response.status_code, response.content, response["Content-Type"]) == (
         200,
@@ -87,7 +87,7 @@ def test_a_migration_that_is_not_applied_is_counted(transactional_db, anonymous_
     )
 
 
-def test_a_folder_of_pictures_that_is_gone_is_told(db, anonymous_client, folder):
+def test_readyz_reports_a_missing_folder_of_pictures(db, anonymous_client, folder):
     assert anonymous_client.get("/readyz").status_code == 200  # the first probe of a process creates the folder
     shutil.rmtree(folder)
     response = anonymous_client.get("/readyz")
@@ -112,7 +112,7 @@ def test_a_bucket_whose_links_would_lead_nowhere_is_not_ready(db, anonymous_clie
     )
 
 
-def test_a_store_that_is_gone_is_told(db, anonymous_client, s3_store, settings):
+def test_readyz_reports_a_missing_store(db, anonymous_client, s3_store, settings):
     (port,) = servers.free_ports(1)
     options = settings.STORAGES["artifacts"]["OPTIONS"] | {"endpoint_url": f"http://127.0.0.1:{port}"}
     artifact_store(settings, settings.STORAGES["artifacts"]["BACKEND"], **options)
@@ -143,7 +143,7 @@ def test_a_store_that_hangs_delays_each_answer_by_a_second_at_most(transactional
 
 
 @pytest.mark.postgresql
-def test_a_database_that_hangs_leaves_the_gateway_alive_and_is_told_within_two_seconds(tmp_path):
+def test_readyz_reports_a_hanging_database_within_two_seconds_and_livez_stays_ok(tmp_path):
     with silent_server() as port, serving(f"postgres://gateway@127.0.0.1:{port}/gateway") as gateway:
         for path, status in [("/livez", 200), ("/readyz", 503), ("/livez", 200), ("/readyz", 503)]:
             began = time.monotonic()

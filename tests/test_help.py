@@ -1,4 +1,4 @@
-"""Every command says how it is used, with an example that its own parser takes."""
+"""The help of every command has an example, which its parser accepts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.core.management import BaseCommand, get_commands, load_command_class
 
 from jobs.management.batches import BatchCommand, StoppableCommand
 
-pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
 OURS = sorted(name for name, app in get_commands().items() if app in ("jobs", "tenants"))
 COMMANDS = {name: load_command_class(get_commands()[name], name) for name in OURS}

@@ -1,4 +1,4 @@
-"""``export_jobs --since``: copies of what changed, and no change is lost between two of them. And an export resumed."""
+"""``export_jobs --since``: exports of changed jobs. No change is lost between two exports, also if one is resumed."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def stopped_after_a_batch(monkeypatch):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", ["jobs.ndjson", "jobs.ndjson.gz"])
-def test_a_checkpoint_goes_on_where_the_last_batch_was_whole(acme, job_of, tmp_path, stopped_after_a_batch, name):
+def test_a_checkpoint_resumes_after_the_last_complete_batch(acme, job_of, tmp_path, stopped_after_a_batch, name):
     for _ in range(5):
         job_of(acme)
     path, checkpoint = tmp_path / name, tmp_path / "checkpoint"

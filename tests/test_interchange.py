@@ -1,4 +1,4 @@
-"""The interchange record: what one line may hold, and that it leaves the store as it came."""
+"""The interchange record: its checks, and that an export equals what was loaded."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ EVENTS = [{"seq": seq, "event_type": "stage", "created_at": "2026-04-15T12:00:00
         "final artifacts",
     ],
 )
-def test_what_just_fits_the_bounds_is_loaded(acme, record):
+def test_values_at_the_limits_are_loaded(acme, record):
     bulk.load_record(record)
     before = exported()
     bulk.load_record(record)

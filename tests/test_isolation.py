@@ -39,9 +39,11 @@ def stores(acme, globex, job_of, local_store):
         key = f"tenants/{tenant.slug}/{n}/{mark}.png"
         local_store.save(key, ContentFile(mark.encode()))
         picture = {"storage_key": key, "kind": mark, "role": "final", "label": mark, "meta": {mark: mark}}
-        told = {"created_at": NOON, "message": mark, "stage": mark, "extra": {mark: [mark]}, "artifacts": [picture]}
+        details = {"created_at": NOON, "message": mark, "stage": mark, "extra": {mark: [mark]}, "artifacts": [picture]}
         kinds = [("queued", "public"), ("stage", "internal"), ("succeeded" if n % 2 else "stage", "public")]
-        events = [{"seq": n, "event_type": kind, "visibility": seen} | told for n, (kind, seen) in enumerate(kinds, 1)]
+        events = [
+            {"seq": n, "event_type": kind, "visibility": seen} | details for n, (kind, seen) in enumerate(kinds, 1)
+        ]
         if n % 5 == 4:
             events = [
                 {"seq": 1, "event_type": "completed", "hostname": mark, "extra": {"data": mark}} | {"created_at": NOON}
@@ -68,8 +70,8 @@ def other_of(slug):
     return {"acme": "globex", "globex": "acme"}[slug]
 
 
-def questions(jobs: dict[str, list[Job]], asker: str) -> Iterator[str]:
-    """Everything one could ask for, of one's own and of another's."""
+def paths_for(jobs: dict[str, list[Job]], asker: str) -> Iterator[str]:
+    """Paths of all requests about the asker's own jobs and about those of the other tenant."""
     for job in jobs[asker] + jobs[other_of(asker)]:
         yield f"/v1/jobs/{job.public_id}"
         yield from (f"/v1/jobs/{job.public_id}/events?since={since}" for since in (0, 2, -7))
@@ -90,7 +92,7 @@ def test_no_answer_holds_a_byte_of_the_other_tenants(stores, clients):
     own_uuids = {slug: {str(job.public_id.to_uuid()) for job in jobs} for slug, jobs in stores.items()}
     for asker, client in clients.items():
         seen = set()
-        for path in questions(stores, asker):
+        for path in paths_for(stores, asker):
             response = client.get(path)
             assert response.status_code in (200, 404)
             everything = response.content + str(dict(response.headers)).encode()
@@ -124,7 +126,7 @@ def test_a_cursor_leads_through_the_callers_jobs_alone(stores, clients):
 
 def test_every_link_that_is_handed_out_leads_to_a_file_of_the_callers(stores, clients):
     for asker, client in clients.items():
-        found = {url for path in questions(stores, asker) for url in LINK.findall(client.get(path).content)}
+        found = {url for path in paths_for(stores, asker) for url in LINK.findall(client.get(path).content)}
         assert found
         for url in found:
             link = urlsplit(url.decode())
@@ -151,7 +153,7 @@ INCIDENTAL = {"X-Request-ID", "Date", "RateLimit", "RateLimit-Policy"}
 
 
 class Seen(NamedTuple):
-    """All that a caller, or somebody with a stop watch at the database, can tell of a request."""
+    """All that a caller can see of a request, and the statements that it ran."""
 
     status: int
     body: bytes
@@ -163,10 +165,10 @@ def look(client, path, public_id, method="GET", **headers) -> Seen:
     client.get("/v1/jobs?limit=1")
     with CaptureQueriesContext(connection) as statements:
         response = client.generic(method, path, headers=headers)
-    told = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
+    received = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
     spellings = "|".join({public_id.hex, public_id.hex.upper(), str(public_id), str(public_id.to_uuid())})
     ran = tuple(re.sub(spellings, "ID", statement["sql"]) for statement in statements)
-    return Seen(response.status_code, response.content, told, ran)
+    return Seen(response.status_code, response.content, received, ran)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "DELETE"])
@@ -187,7 +189,7 @@ def test_a_foreign_id_is_in_nothing_different_from_an_unknown_one(stores, client
             assert seen[0].status == 404
 
 
-def test_a_malformed_id_is_told_apart_by_nothing_but_the_statements(stores, clients):
+def test_a_malformed_id_differs_only_in_the_statements(stores, clients):
     seen = [
         look(clients["acme"], f"/v1/jobs/{spelled}", ULID())[:3]
         for spelled in (ULID(), "x", "é", "%00", "1" * 26 + "1")
@@ -195,7 +197,7 @@ def test_a_malformed_id_is_told_apart_by_nothing_but_the_statements(stores, clie
     assert len(set(seen)) == 1
 
 
-# --- battery 1: the access table ---
+# --- security test 1: the access table ---
 
 DENIED = {
     "none": {},
@@ -288,7 +290,8 @@ def routes_beside_the_api(jobs: dict[str, list[Job]], links: dict[str, str]) -> 
 
 @pytest.mark.parametrize("size", [pytest.param(3, id="short"), pytest.param(20, id="full", marks=pytest.mark.full)])
 def test_the_access_table(stores, clients, credentials, size, record_property):
-    """Each credential on each route: what is the caller's own, or 404 as for nothing, or 401 as for nobody.
+    """Each credential on each route: the caller's own data, or 404 as for an unknown job, or 401 as without a
+    credential.
 
     A link opens its one picture to anyone who has it, and a credential adds nothing; the console uses sessions.
     """
@@ -316,25 +319,25 @@ def test_the_access_table(stores, clients, credentials, size, record_property):
             elif not opens:
                 assert response.headers["Location"].startswith("/admin/login/")
             continue
-        told = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
+        received = tuple(sorted(item for item in response.headers.items() if item[0] not in INCIDENTAL))
         if slug is None:
             assert response.status_code == 401
-            refusals["/job" if route.path.startswith("/job") else "/v1"].add((response.content, told))
+            refusals["/job" if route.path.startswith("/job") else "/v1"].add((response.content, received))
         elif route.owner not in (None, slug):
             assert response.status_code == (422 if "cursor" in route.path else 404)
             if response.status_code == 404:
-                misses.add((response.content, told))
+                misses.add((response.content, received))
         else:
             assert response.status_code == route.status, route
             assert marks_in(response.content) <= {slug}
             if route.status == 404:
-                misses.add((response.content, told))
-    assert [len(seen) for seen in refusals.values()] == [1, 1], "nobody is told why a credential opens nothing"
+                misses.add((response.content, received))
+    assert [len(seen) for seen in refusals.values()] == [1, 1], "every rejected credential gets the same response"
     assert len(misses) == 1, "a foreign id is answered exactly as an unknown one"
     record_property("cases", cases)
 
 
-def test_pages_and_documents_show_no_tenants_data_to_anybody(stores, credentials):
+def test_pages_and_documents_show_no_tenants_data(stores, credentials):
     for client, _slug in credentials.values():
         for path in (
             "/",

@@ -16,7 +16,8 @@ def event(seq, kind="stage", **more):
     return {"seq": seq, "event_type": kind, "created_at": NOON, **more}
 
 
-def shown(seq, kind="stage", **more):
+def event_body(seq, kind="stage", **more):
+    """The event in a response; members that are not given have their defaults."""
     return {
         "seq": seq,
         "event_type": kind,
@@ -69,9 +70,9 @@ def test_a_timeline_in_full(acme_client, acme, job_of, local_store):
     assert timeline(acme_client, job) == {
         "public_id": str(job.public_id),
         "events": [
-            shown(1, "queued", message="Queued"),
-            shown(2, stage="render", message="Rendering", created_at="2026-04-15T12:00:02.417000Z"),
-            shown(
+            event_body(1, "queued", message="Queued"),
+            event_body(2, stage="render", message="Rendering", created_at="2026-04-15T12:00:02.417000Z"),
+            event_body(
                 4,
                 "succeeded",
                 message="Done",
@@ -109,7 +110,7 @@ def test_an_operations_events_carry_their_agents_own_types(acme_client, acme, jo
         job_type="node.command",
         events=[event(seq, kind, hostname="web-01") for seq, kind in enumerate(kinds, 1)],
     )
-    assert timeline(acme_client, job)["events"] == [shown(seq, kind) for seq, kind in enumerate(kinds, 1)]
+    assert timeline(acme_client, job)["events"] == [event_body(seq, kind) for seq, kind in enumerate(kinds, 1)]
 
 
 def test_the_artifacts_of_an_event_keep_their_order(acme_client, acme, job_of):
@@ -156,7 +157,7 @@ def job(acme, job_of):
     ],
 )
 def test_since_is_exclusive_and_may_be_any_integer(acme_client, job, since, page):
-    # An empty page tells the highest public seq there is, so that a cursor beyond it comes back.
+    # An empty page has the highest public seq, so that a cursor beyond it is corrected.
     assert seqs(acme_client, job, since) == (page, 12)
 
 
@@ -174,7 +175,7 @@ def test_internal_events_alone_give_no_cursor(acme_client, acme, job_of):
 @pytest.mark.parametrize(
     "since", ["", "null", "1.0", "1e3", "0x1", "one", "１", " 1", "1 ", "--1", "1_000", "NaN", "[]", "\0"]
 )
-def test_what_is_no_integer_is_told_for_every_id_alike(acme_client, globex, job_of, job, since):
+def test_a_since_that_is_no_integer_is_a_422_for_every_id(acme_client, globex, job_of, job, since):
     expected = {
         "detail": [
             {
@@ -245,7 +246,7 @@ def test_references_to_the_store_are_redacted_and_internal_events_never_leave(ac
     response = acme_client.get(f"/v1/jobs/{job.public_id}/events")
     link = links("http://testserver").url("tenants/acme/a.png")
     assert response.json()["events"] == [
-        shown(
+        event_body(
             1,
             message="from [redacted]",
             stage="[redacted]",

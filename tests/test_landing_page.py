@@ -12,7 +12,7 @@ def test_it_leads_to_the_documentation_the_console_and_a_first_request(client):
     assert "curl http://testserver/v1/jobs" in page
 
 
-def test_its_first_request_is_sent_to_the_address_that_callers_know(client, settings):
+def test_its_first_request_uses_the_public_address(client, settings):
     settings.PUBLIC_BASE_URL = "https://jobs.example.com"
     assert "curl https://jobs.example.com/v1/jobs" in client.get("/").content.decode()
 

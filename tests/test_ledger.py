@@ -1,4 +1,4 @@
-"""The ledger: how a studio backend writes jobs in process, and what it refuses."""
+"""The ledger: writing jobs from Python, and the errors for invalid changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A studio backend that writes through the ledger from many threads loses no call to the pool of connections."""
+"""Many threads that write through the ledger all get a connection from the pool."""
 
 from __future__ import annotations
 

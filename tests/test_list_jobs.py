@@ -22,12 +22,12 @@ def add(acme, job_of):
     return partial(job_of, acme)
 
 
-def shown(job, status="NOT_STARTED"):
+def summary(job, status="NOT_STARTED"):
     created_at = job.created_at.isoformat().replace("+00:00", "Z")
     return {"public_id": str(job.public_id), "job_type": job.job_type, "status": status, "created_at": created_at}
 
 
-def told(*kinds):
+def events_of(*kinds):
     return [{"seq": seq, "event_type": kind, "created_at": NOON} for seq, kind in enumerate(kinds, 1)]
 
 
@@ -59,11 +59,11 @@ def test_an_empty_store_is_an_empty_page(acme_client):
 
 def test_jobs_come_newest_first_as_headers_and_nothing_more(acme_client, add):
     first = add(request={"prompt": "studio"}, created_at="2026-04-15T12:00:00.000001Z")
-    second = add(job_type="MODEL_SWAP_WITH_IMAGE", events=told("queued", "succeeded"), created_at=NOON)
+    second = add(job_type="MODEL_SWAP_WITH_IMAGE", events=events_of("queued", "succeeded"), created_at=NOON)
     assert acme_client.get("/v1/jobs").json() == EMPTY | {
         "jobs": [
-            shown(first) | {"created_at": "2026-04-15T12:00:00.000001Z"},
-            shown(second, "SUCCESS") | {"created_at": NOON},
+            summary(first) | {"created_at": "2026-04-15T12:00:00.000001Z"},
+            summary(second, "SUCCESS") | {"created_at": NOON},
         ],
         "count": 2,
     }
@@ -191,7 +191,7 @@ def test_created_after_is_strict_however_the_instant_is_spelled(acme_client, add
     assert ids(acme_client, f"?created_after={quote(noon)}") == [str(later.public_id)]
 
 
-def test_an_unescaped_plus_is_read_as_it_was_meant(acme_client, add):
+def test_an_unescaped_plus_is_read_as_a_plus(acme_client, add):
     job = add(created_at="2026-04-15T12:00:00.5Z")
     assert ids(acme_client, "?created_after=2026-04-15T14:00:00.25+02:00") == [str(job.public_id)]
     assert ids(acme_client, "?created_after=2026-04-15T14:00:00.75+02:00") == []
@@ -214,7 +214,7 @@ def test_created_after_keeps_microseconds_and_cuts_what_is_finer(acme_client, ad
         ("9999-12-31T23:59:59+23:59", 0),
     ],
 )
-def test_the_ends_of_the_calendar_are_instants_too(acme_client, add, instant, found):
+def test_times_at_the_ends_of_the_calendar_are_accepted(acme_client, add, instant, found):
     add(created_at="0002-01-01T00:00:00Z")
     add(created_at="9999-12-30T00:00:00Z")
     assert len(ids(acme_client, f"?created_after={quote(instant)}")) == found
@@ -242,13 +242,13 @@ def test_created_after_takes_no_other_spelling(acme_client, value):
 def test_a_page_says_what_was_applied_and_how_many_it_holds(acme_client, add):
     newest_first = [add() for _ in range(5)][::-1]
     assert acme_client.get("/v1/jobs?limit=2&offset=1").json() == {
-        "jobs": [shown(job) for job in newest_first[1:3]],
+        "jobs": [summary(job) for job in newest_first[1:3]],
         "limit": 2,
         "offset": 1,
         "count": 2,
     }
     assert acme_client.get("/v1/jobs?limit=200&offset=4").json() == {
-        "jobs": [shown(newest_first[4])],
+        "jobs": [summary(newest_first[4])],
         "limit": 200,
         "offset": 4,
         "count": 1,
@@ -257,7 +257,7 @@ def test_a_page_says_what_was_applied_and_how_many_it_holds(acme_client, add):
     assert beyond.json() == EMPTY | {"offset": 2147483647}
 
 
-def test_fifty_are_a_page_unless_said_otherwise(acme_client, add):
+def test_a_page_has_fifty_jobs_by_default(acme_client, add):
     jobs = [str(add().public_id) for _ in range(51)][::-1]
     assert ids(acme_client) == jobs[:50]
     assert ids(acme_client, "?limit=200") == jobs
@@ -299,7 +299,7 @@ def test_an_integer_is_decimal_digits_of_any_number(acme_client, add, spelled):
 # --- together ---
 
 
-def test_filters_hold_together(acme_client, add):
+def test_filters_are_combined_with_and(acme_client, add):
     wanted = []
     for kind, status, second in itertools.product(WORKFLOWS[:3], ("SUCCESS", "FAILURE", "PARTIAL_FAILURE"), range(3)):
         job = add(job_type=kind, status=status, created_at=f"2026-04-15T12:00:0{second}Z")
@@ -316,7 +316,7 @@ def test_of_a_single_parameter_given_twice_the_last_counts(acme_client, add):
     add()
     query = "limit=x&offset=-5&status=nonsense&created_after=never&limit=7&offset=0&status=SUCCESS&created_after="
     assert acme_client.get(f"/v1/jobs?{query}2020-01-01T00:00:00Z").json() == {
-        "jobs": [shown(done, "SUCCESS")],
+        "jobs": [summary(done, "SUCCESS")],
         "limit": 7,
         "offset": 0,
         "count": 1,
@@ -325,7 +325,7 @@ def test_of_a_single_parameter_given_twice_the_last_counts(acme_client, add):
     assert problems(acme_client, "status=SUCCESS&status=null") == {"status": "enum"}
 
 
-def test_every_bad_parameter_is_told_at_once(acme_client):
+def test_all_invalid_parameters_are_reported_together(acme_client):
     query = "job_type=SHIRT&status=DONE&created_after=2026-04-15&limit=201&offset=-1&cursor=x"
     response = acme_client.get(f"/v1/jobs?{query}")
     assert response.status_code == 422
@@ -358,7 +358,7 @@ def test_every_bad_parameter_is_told_at_once(acme_client):
             },
             {
                 "loc": ["query", "cursor"],
-                "msg": "Input should be a cursor that this listing gave, sent with the same filters",
+                "msg": "Input should be a cursor of an earlier page, sent with the same filters",
                 "type": "value_error",
             },
         ]
@@ -370,5 +370,5 @@ def test_unknown_parameters_change_nothing(acme_client, acme, globex, job_of):
     plain = acme_client.get("/v1/jobs")
     query = f"tenant_id={globex.pk}&tenant={globex.slug}&public_id={theirs.public_id}&Limit=1&limit[]=1&page=2&since=x"
     odd = acme_client.get(f"/v1/jobs?{query}")
-    assert odd.json() == plain.json() == EMPTY | {"jobs": [shown(job)], "count": 1}
+    assert odd.json() == plain.json() == EMPTY | {"jobs": [summary(job)], "count": 1}
     assert odd.headers["ETag"] == plain.headers["ETag"]

@@ -255,7 +255,7 @@ def test_an_empty_file_is_served(get, store):
 
 
 def alterations(url, theirs):
-    """Every way we know to bend a link, as (what was done, method, URL): battery 5 of the security issue."""
+    """Altered links, as (alteration, method, URL)."""
     address, _, query = url.partition("?")
     expires, signature = (pair.partition("=")[2] for pair in query.split("&"))
     later = str(int(expires) + 1)
@@ -590,7 +590,7 @@ def server(tmp_path_factory):
         process.wait(30)
 
 
-@pytest.mark.sqlite  # no database is asked: once is enough
+@pytest.mark.sqlite  # no database is used: once is enough
 def test_an_altered_link_is_rejected_by_a_real_server(server):
     url, theirs = server.link_to(KEY, PNG), server.link_to("tenants/globex/theirs.png", PNG)
     assert server.get(url) == (200, PNG)

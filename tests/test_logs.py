@@ -78,7 +78,7 @@ def test_a_request_leaves_one_line(acme_client, acme_token, job_of, acme, writte
         ("GET", f"/artifacts/{KEY}?expires=1&signature=abc", "artifacts/<key>", 403),
     ],
 )
-def test_every_answer_leaves_exactly_one_line_and_it_is_not_told_where_the_path_led(
+def test_every_response_writes_exactly_one_line_without_the_path(
     db, anonymous_client, written, method, path, route, status
 ):
     anonymous_client.generic(method, path)
@@ -146,7 +146,7 @@ def test_a_key_below_a_prefix_of_the_tenants_own_is_not_logged_either(rf):
         logs.current_request.reset(reset)
 
 
-def test_an_error_names_its_request_and_is_told_once(acme_client, written, monkeypatch):
+def test_an_error_is_logged_once_with_its_request_id(acme_client, written, monkeypatch):
     def break_down(*_):
         raise RuntimeError(f"cannot read {KEY}")
 
@@ -201,5 +201,5 @@ def test_what_the_server_itself_has_to_say_is_json_too(acme_token):
         while gateway.workers() <= {worker} and time.monotonic() < deadline:
             time.sleep(0.05)
         lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
-    (told,) = [line for line in lines if line["logger"] == "_granian"]
-    assert (told["level"], told["message"]) == ("ERROR", "Unexpected exit from worker-1")
+    (line,) = [line for line in lines if line["logger"] == "_granian"]
+    assert (line["level"], line["message"]) == ("ERROR", "Unexpected exit from worker-1")

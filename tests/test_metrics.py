@@ -1,4 +1,4 @@
-"""``/metrics``: what Prometheus reads of all worker processes at once."""
+"""``/metrics``: the metrics of all worker processes together."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def scraped(port):
     return text, {(sample.name, *sorted(sample.labels.values())): sample.value for sample in samples}
 
 
-def rejected(reason):
+def rejection_count(reason):
     return REGISTRY.get_sample_value("gateway_credentials_rejected_total", {"reason": reason}) or 0
 
 
 @pytest.mark.django_db(transaction=True)
-def test_any_worker_tells_what_all_have_counted_and_nothing_of_the_tenants(acme_token, job_of, acme, tmp_path):
+def test_any_worker_reports_the_counts_of_all_and_no_tenant(acme_token, job_of, acme, tmp_path):
     (port,) = servers.free_ports(1)
     picture = {"storage_key": "tenants/acme/a.png", "kind": "render", "role": "final"}
     event = {"seq": 1, "event_type": "succeeded", "created_at": "2026-04-15T12:00:00Z", "artifacts": [picture] * 3}
@@ -100,10 +100,10 @@ def test_any_worker_tells_what_all_have_counted_and_nothing_of_the_tenants(acme_
     ],
 )
 def test_a_credential_that_opens_nothing_is_counted_by_its_reason(db, anonymous_client, reason, header):
-    before = rejected(reason)
+    before = rejection_count(reason)
     headers = {"Authorization": header} if header else {}
     assert anonymous_client.get("/v1/jobs", headers=headers).status_code == 401
-    assert rejected(reason) == before + 1
+    assert rejection_count(reason) == before + 1
 
 
 def test_a_token_that_opens_nothing_any_more_says_why(db, acme):
@@ -114,15 +114,15 @@ def test_a_token_that_opens_nothing_any_more_says_why(db, acme):
         if reason == "inactive tenant":
             acme.is_active = False
             acme.save()
-        before = rejected(reason)
+        before = rejection_count(reason)
         assert client_with(token).get("/v1/jobs").status_code == 401
-        assert rejected(reason) == before + 1
+        assert rejection_count(reason) == before + 1
 
 
 def test_an_hmac_that_does_not_verify_is_counted(acme_client):
-    before = rejected("hmac")
+    before = rejection_count("hmac")
     assert acme_client.get("/v1/jobs", headers={"X-Shopify-Hmac-Sha256": "x"}).status_code == 401
-    assert rejected("hmac") == before + 1
+    assert rejection_count("hmac") == before + 1
 
 
 @pytest.mark.django_db(transaction=True)

@@ -1,4 +1,4 @@
-"""Every migration can be applied while the code before it still answers."""
+"""Every migration can be applied while the previous code serves."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ HOST = "jobs.example.com"
 pytestmark = [
     pytest.mark.skipif(not NGINX, reason="nginx is not installed here (apt-get install nginx)"),
     pytest.mark.django_db(transaction=True),
-    pytest.mark.sqlite,  # the proxy knows of no database: once is enough
+    pytest.mark.sqlite,  # the proxy does not use the database: once is enough
 ]
 
 SECURED = {

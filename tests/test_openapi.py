@@ -1,8 +1,10 @@
-"""The OpenAPI document: what it says is what was agreed, and what is answered is what it says."""
+"""The OpenAPI document: it agrees with the contract, and the responses agree with it."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,8 @@ from jobs.api.v1.serializers import (
     JobEventsResponseSerializer,
     JobListResponseSerializer,
 )
+from jobs.fold import AGENT_RANKS
+from tests.test_checks import manage
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden" / "openapi.json"
@@ -138,7 +142,7 @@ def differences(ours: Any, agreed: Any, place: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (lambda part: part["properties"].pop("note"), ["/properties/note is missing"]),
         (
@@ -151,11 +155,11 @@ def differences(ours: Any, agreed: Any, place: str = "") -> list[str]:
         (lambda part: (part["properties"].update(more={}), part["required"].append("more")), []),
     ],
 )
-def test_additions_are_no_differences(change, told):
+def test_additions_are_no_differences(change, expected):
     agreed = {"properties": {"seq": {"type": "integer"}, "note": {}}, "required": ["seq"]}
     ours = json.loads(json.dumps(agreed))
     change(ours)
-    assert differences(ours, agreed) == told
+    assert differences(ours, agreed) == expected
 
 
 def test_no_parameter_may_be_null_as_the_gateway_takes_no_null(document, acme_client):
@@ -210,10 +214,88 @@ def test_every_operation_and_every_parameter_is_explained(document):
             assert resolved(document, part)["description"]
 
 
+def test_it_says_what_ends_a_job_and_what_the_members_of_extra_and_the_types_of_events_mean(document):
+    overview = document["info"]["description"]
+    for name in ("Job-Status", "progress", "retryable", "error", *AGENT_RANKS, "retried"):
+        assert f"`{name}`" in overview
+    assert "`Job-Status`" in operations(document)["listJobEvents"]["description"]
+    event_fields = document["components"]["schemas"]["JobEventResponse"]["properties"]
+    assert "`Job-Status`" in event_fields["event_type"]["description"]
+    assert "agents' own types" in event_fields["event_type"]["description"]
+    for name in ("progress", "retryable", "error", "data", "changed"):
+        assert f"`{name}`" in event_fields["extra"]["description"]
+
+
+# --- what the operator adds, and linters ---
+
+CONTACT_AND_LICENSE = {
+    "OPENAPI_CONTACT_NAME": "Studio support",
+    "OPENAPI_CONTACT_URL": "https://example.com/support",
+    "OPENAPI_CONTACT_EMAIL": "support@example.com",
+    "OPENAPI_LICENSE_NAME": "Terms of use",
+    "OPENAPI_LICENSE_URL": "https://example.com/terms",
+}
+
+
+def document_with(path: Path, **environment: str) -> dict[str, Any]:
+    """The document of a gateway with these settings, also written to ``path``."""
+    done = manage("spectacular", "--format", "openapi-json", "--file", str(path), **environment)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(path.read_text()))
+
+
+def test_contact_and_license_are_those_of_the_settings(tmp_path, document):
+    given = document_with(tmp_path / "openapi.json", **CONTACT_AND_LICENSE)
+    validate(given)
+    assert given["info"].pop("contact") == {
+        "name": "Studio support",
+        "url": "https://example.com/support",
+        "email": "support@example.com",
+    }
+    assert given["info"].pop("license") == {"name": "Terms of use", "url": "https://example.com/terms"}
+    assert given == document
+
+
+def test_settings_that_are_not_given_are_left_out(tmp_path, document):
+    given = document_with(tmp_path / "openapi.json", OPENAPI_CONTACT_EMAIL="support@example.com")
+    assert given["info"] == document["info"] | {"contact": {"email": "support@example.com"}}
+
+
+@pytest.mark.parametrize(
+    ("command", "configuration"),
+    [
+        (["spectral", "lint", "--fail-severity", "hint", "--ruleset"], "extends: spectral:oas"),
+        # The rules of ``recommended``, whose warnings would not change the exit status.
+        (["redocly", "lint", "--config"], "extends: [recommended-strict]"),
+    ],
+    ids=["Spectral", "Redocly"],
+)
+def test_linters_find_nothing(tmp_path, command, configuration):
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed: npm install --global @stoplight/spectral-cli @redocly/cli")
+    document_with(tmp_path / "openapi.json", **CONTACT_AND_LICENSE)
+    (tmp_path / "rules.yaml").write_text(configuration)
+    linted = subprocess.run(
+        [*command, "rules.yaml", "openapi.json"],
+        cwd=tmp_path,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "REDOCLY_TELEMETRY": "off",
+            "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
 # --- its examples ---
 
 
-def told_examples(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], Any]]:
+def examples_of(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], Any]]:
     """Operation, status, schema and value of every example."""
     return [
         (name, status, media["schema"], example["value"])
@@ -238,11 +320,11 @@ def test_every_response_with_a_body_has_an_example(document):
         for status, part in operation["responses"].items()
         if "content" in resolved(document, part)
     }
-    assert {(name, status) for name, status, _, _ in told_examples(document)} == bodies
+    assert {(name, status) for name, status, _, _ in examples_of(document)} == bodies
 
 
 def test_every_example_is_what_its_schema_describes(document):
-    for _, _, schema, value in told_examples(document):
+    for _, _, schema, value in examples_of(document):
         check(document, schema, value)
 
 
@@ -250,13 +332,13 @@ def test_every_example_is_what_its_schema_describes(document):
     ("operation", "url", "headers"),
     [
         ("listJobs", "/v1/jobs?job_type=MODEL_GENERATOR&job_type=SHIRT&limit=500", {}),
-        ("listJobs", "/v1/jobs", {"Authorization": "Bearer jgw_nobody_knows"}),
+        ("listJobs", "/v1/jobs", {"Authorization": "Bearer jgw_unknown"}),
         ("listJobs", "/v1/jobs", {"X-Shopify-Hmac-Sha256": "AAAA"}),
         ("listJobs", "/v1/jobs", {"Accept": "text/html"}),
         ("getJob", "/v1/jobs/01JADE5XAMPK9M0Q7RS3T4V5W6", {}),
         ("listJobEvents", "/v1/jobs/01JADE5XAMPK9M0Q7RS3T4V5W6/events", {}),
         ("listFleetJobs", "/job?limit=500", {}),
-        ("listFleetJobs", "/job", {"Authorization": "Bearer jgw_nobody_knows"}),
+        ("listFleetJobs", "/job", {"Authorization": "Bearer jgw_unknown"}),
         ("listFleetJobs", "/job", {"X-Shopify-Hmac-Sha256": "AAAA"}),
         ("listFleetJobs", "/job", {"Accept": "text/html"}),
     ],
@@ -265,7 +347,7 @@ def test_the_examples_of_errors_are_the_errors(document, acme_client, operation,
     response = acme_client.get(url, headers=headers)
     examples = [
         value
-        for name, status, _, value in told_examples(document)
+        for name, status, _, value in examples_of(document)
         if (name, status) == (operation, str(response.status_code))
     ]
     assert response.json() in examples
@@ -305,14 +387,14 @@ def answers(acme_client, acme, job_of, local_store) -> list[tuple[str, type[seri
             event(5, "failed", hostname="web-02", extra={"error": "permission denied"}),
         ],
     )
-    asked = [
+    requests = [
         ("listJobs", JobListResponseSerializer, "/v1/jobs"),
         *(("getJob", JobDetailResponseSerializer, f"/v1/jobs/{job}") for job in (bare, rich)),
         *(("listJobEvents", JobEventsResponseSerializer, f"/v1/jobs/{job}/events") for job in (bare, rich)),
         ("listEvents", FeedResponseSerializer, "/v1/events"),
         ("listFleetJobs", FleetJobListResponseSerializer, "/job"),
     ]
-    return [(operation, shape, acme_client.get(url).json()) for operation, shape, url in asked]
+    return [(operation, shape, acme_client.get(url).json()) for operation, shape, url in requests]
 
 
 def test_answers_are_what_the_document_describes(document, answers):
@@ -388,5 +470,5 @@ print(asyncio.run(ask_together()))
 
 def test_a_new_worker_answers_several_who_ask_at_once():
     command = [sys.executable, "-c", FIRST_REQUESTS]
-    asked = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True)
-    assert asked.stdout == f"{[200] * 4}\n", asked.stderr
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{[200] * 4}\n", done.stderr

@@ -1,4 +1,4 @@
-"""With its database, cache or artifact store gone or hanging, the gateway says so within two seconds, and recovers."""
+"""With its database, cache or artifact store down or hanging, the gateway responds within two seconds, and recovers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests import servers
 from tests.gateway import serving
 from tests.stores import Store
 
-pytestmark = pytest.mark.postgresql  # with servers of its own: once is enough
+pytestmark = pytest.mark.postgresql  # it starts its own servers: once is enough
 
 JOB = "01JADE5XAMPK9M0Q7RS3T4V5W6"
 ROUTES = ("/v1/jobs", f"/v1/jobs/{JOB}", f"/v1/jobs/{JOB}/events", "/job")
 UNKNOWN_TOKEN = f"jgw_{'a' * 12}_{'b' * 43}"
 # What a caller waits at most, and how long the gateway may need to notice that all is well again.
-PATIENCE_SECONDS = 2
+LONGEST_SECONDS = 2
 RECOVERY_SECONDS = 10
 
 
@@ -74,16 +74,16 @@ def gateway(parts):
         yield gateway
 
 
-def asked(gateway, route, token):
-    """The answer, and that it came in time and named its request."""
+def get_in_time(gateway, route, token):
+    """The response. Checks that it came in time and has a request id."""
     began = time.monotonic()
     answer = gateway.get(route, token)
-    assert time.monotonic() - began < PATIENCE_SECONDS, (route, answer)
+    assert time.monotonic() - began < LONGEST_SECONDS, (route, answer)
     assert answer.headers["X-Request-ID"]
     return answer
 
 
-def refused(answer, route):
+def is_unavailable(answer, route):
     """That the answer is the 503 of its dialect."""
     assert answer.status == 503, answer
     assert int(answer.headers["Retry-After"]) >= 1
@@ -93,8 +93,8 @@ def refused(answer, route):
     return True
 
 
-def wait_until_well(gateway, token):
-    """Every route answers again, to those it answered before."""
+def wait_until_recovered(gateway, token):
+    """Waits until every route responds as before the outage."""
     deadline = time.monotonic() + RECOVERY_SECONDS
     while any(gateway.get(route, token).status != 200 for route in ROUTES) or console(gateway).status != 302:
         assert time.monotonic() < deadline, gateway.log.read_text()
@@ -103,7 +103,7 @@ def wait_until_well(gateway, token):
 
 
 def console(gateway):
-    """What the console answers someone with a session that it does not know."""
+    """The console's response to an unknown session."""
     return gateway.get("/admin/", Cookie=f"sessionid={'a' * 32}")
 
 
@@ -114,13 +114,13 @@ def without(request, parts, gateway):
 
     @contextmanager
     def without(server):
-        wait_until_well(gateway, token)
+        wait_until_recovered(gateway, token)
         server.stop() if request.param == "stopped" else server.hang()
         try:
             yield
         finally:
             server.start() if request.param == "stopped" else server.go_on()
-        wait_until_well(gateway, token)
+        wait_until_recovered(gateway, token)
 
     return without
 
@@ -136,18 +136,18 @@ def test_without_its_database_or_cache_it_answers_503_in_time_and_recovers(witho
         for _ in range(2):  # the second time a connection has been lost already
             for route in ROUTES:
                 for credential in (token, UNKNOWN_TOKEN):
-                    assert refused(asked(gateway, route, credential), route)
+                    assert is_unavailable(get_in_time(gateway, route, credential), route)
             time.sleep(1.1)  # until cached credentials and pauses have expired
-        malformed = asked(gateway, ROUTES[0], "malformed")
-        assert malformed.status == (401 if part is database else 503), "what needs no database is told without one"
+        malformed = get_in_time(gateway, ROUTES[0], "malformed")
+        assert malformed.status == (401 if part is database else 503), "no database is needed to reject it"
 
 
-def test_many_that_ask_at_once_are_all_told_in_time(without, part, parts, gateway):
+def test_many_concurrent_requests_are_all_answered_in_time(without, part, parts, gateway):
     token = parts[-1]
     with without(part), ThreadPoolExecutor(16) as callers:
         routes = [ROUTES[n % len(ROUTES)] for n in range(64)]
-        answers = list(callers.map(lambda route: asked(gateway, route, token), routes))
-        assert all(map(refused, answers, routes))
+        answers = list(callers.map(lambda route: get_in_time(gateway, route, token), routes))
+        assert all(map(is_unavailable, answers, routes))
 
 
 def test_a_page_without_its_database_says_so_too(without, parts, gateway):
@@ -155,7 +155,7 @@ def test_a_page_without_its_database_says_so_too(without, parts, gateway):
         for _ in range(2):
             began = time.monotonic()
             answer = console(gateway)
-            assert time.monotonic() - began < PATIENCE_SECONDS
+            assert time.monotonic() - began < LONGEST_SECONDS
             assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
             assert answer.body == b"The job store cannot be reached right now. Try again in a few seconds.\n"
 
@@ -164,12 +164,12 @@ def test_a_page_without_its_database_says_so_too(without, parts, gateway):
 def test_links_are_signed_without_the_artifact_store(outage, parts, gateway):
     """Last, for a store that was stopped is empty when it comes back."""
     _, _, store, token = parts
-    wait_until_well(gateway, token)
+    wait_until_recovered(gateway, token)
     store.stop() if outage == "stopped" else store.hang()
     try:
         for route in ROUTES:
-            assert asked(gateway, route, token).status == 200
-        (picture,) = orjson.loads(asked(gateway, ROUTES[1], token).body)["result"]
+            assert get_in_time(gateway, route, token).status == 200
+        (picture,) = orjson.loads(get_in_time(gateway, ROUTES[1], token).body)["result"]
         assert picture["image_url"].startswith(f"{store.endpoint_url}/artifacts/tenants/acme/front.png?")
     finally:
         if outage == "hanging":
@@ -191,5 +191,5 @@ def test_a_read_that_takes_too_long_is_cancelled_by_the_database(route, acme, ac
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         here = "datname = current_database()"  # other workers use the same server
         waiting = f"SELECT count(*) FROM pg_stat_activity WHERE {here} AND wait_event_type = 'Lock'"
-        assert busy.execute(waiting).fetchone() == (0,), "nobody waits on for an answer that nobody wants"
+        assert busy.execute(waiting).fetchone() == (0,), "the abandoned statement was cancelled"
     assert acme_client.get(ROUTES[0]).status_code == 200

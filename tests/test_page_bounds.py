@@ -1,4 +1,4 @@
-"""Pages of bounded size and cost: jobs with more than anyone meant them to have stay readable."""
+"""Pages have a bounded size and cost: jobs with very many events or artifacts stay readable."""
 
 from __future__ import annotations
 
@@ -310,5 +310,5 @@ def test_no_artifact_beyond_the_page_is_read_and_none_before_success(acme_client
 
 def test_the_bounds_are_those_of_the_document(anonymous_client):
     document = anonymous_client.get("/v1/openapi.json").json()
-    told = document["components"]["schemas"]["JobEventsResponse"]["properties"]["events"]["description"]
-    assert re.findall(r"\d[\d,]*\b", told) == ["500", "1,000", "1"]
+    description = document["components"]["schemas"]["JobEventsResponse"]["properties"]["events"]["description"]
+    assert re.findall(r"\d[\d,]*\b", description) == ["500", "1,000", "1"]

@@ -1,4 +1,4 @@
-"""Every statement of the API names its tenant: on tables partitioned by tenant it looks at one partition of each."""
+"""Every statement of the API filters by tenant: on tables partitioned by tenant it reads one partition of each."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_statement_looks_at_one_partition_of_each_table(db, database, mode):
 
 
 def partition_of(database, tenant):
-    """The number of the partition that holds the tenant, as PostgreSQL tells it."""
+    """The number of the partition that holds the tenant, computed by PostgreSQL."""
     its_jobs = "SELECT DISTINCT tableoid::regclass::text FROM jobs_job WHERE tenant_id = %s"
     [[table]] = database.execute(its_jobs, [tenant])
     return table.rpartition("_")[2]
@@ -187,8 +187,8 @@ def test_the_api_answers_from_partitions_as_from_whole_tables(store, postgresql_
     def answers():
         # Links that outlive the test: those of two processes are the same within a signing window.
         with serving(store.url, PRESIGN_TTL_SECONDS="604800", **roles) as gateway:
-            told = [gateway.get(path, token) for token in tokens for path in paths]
-        return [(answer.status, answer.body.replace(f":{gateway.port}/".encode(), b":port/")) for answer in told]
+            answers = [gateway.get(path, token) for token in tokens for path in paths]
+        return [(answer.status, answer.body.replace(f":{gateway.port}/".encode(), b":port/")) for answer in answers]
 
     whole = answers()
     assert {status for status, _ in whole} == {200, 404}

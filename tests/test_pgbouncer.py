@@ -121,7 +121,7 @@ def test_what_was_loaded_through_it_is_exported_through_it(pooled):
     )
 
 
-# What the API promises, told by the files that tell it of the gateway without a pooler.
+# The API's own test files, run through the pooler.
 ESSENTIALS = ("list_jobs", "get_job", "job_events", "fleet", "conditional", "authentication", "row_security", "ledger")
 
 

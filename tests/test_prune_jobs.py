@@ -1,4 +1,4 @@
-"""``prune_jobs``: what has been silent for long goes, on the record, and nothing else does."""
+"""``prune_jobs``: removes and records jobs without an event for a given time, and no others."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def left():
 # --- What goes, and what stays ------------------------------------------------------------------------------------
 
 
-def test_what_is_old_goes_on_the_record_and_the_api_knows_it_no_more(acme, acme_client, old_job, prune):
+def test_old_jobs_are_recorded_and_removed_from_the_api(acme, acme_client, old_job, prune):
     key = "tenants/acme/1/front.png"
     old = old_job(acme, 91, "queued", "succeeded", keys=[key])
     young = old_job(acme, 89, "queued", "succeeded", keys=["tenants/acme/2/front.png"])
@@ -183,7 +183,7 @@ def test_objects_stay_unless_they_are_to_go(acme, old_job, prune, store):
     assert store.object_exists("tenants/acme/x.png")
 
 
-def test_objects_that_are_the_tenants_own_and_nobody_elses_go(acme, globex, old_job, prune, store):
+def test_only_the_tenants_own_unshared_objects_are_removed(acme, globex, old_job, prune, store):
     keys = [f"tenants/{name}.png" for name in ("acme/own", "acme/shared", "globex/theirs", "globex/other")]
     for key in keys:
         store.save(key, ContentFile(b"picture"))

@@ -258,11 +258,11 @@ def test_a_wrong_hmac_is_a_failed_credential_too(shared_cache, settings, acme_cl
 @pytest.mark.parametrize(
     ("peer", "forwarded", "client"),
     [
-        # Nobody in front is trusted: the header is what a stranger wrote.
+        # No proxy is trusted, so the header does not count.
         ("192.0.2.7", None, "192.0.2.7"),
         ("192.0.2.7", "10.0.0.1", "192.0.2.7"),
         ("192.0.2.7", "203.0.113.9, 10.0.0.1", "192.0.2.7"),
-        # Behind our proxies: the last hop that is none of them, whatever was claimed before it.
+        # Behind trusted proxies: the last hop that is not one of them. Entries before it do not count.
         ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("10.0.0.1", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
         ("10.0.0.1", "203.0.113.9, 10.9.9.9", "203.0.113.9"),
@@ -285,7 +285,7 @@ def test_a_wrong_hmac_is_a_failed_credential_too(shared_cache, settings, acme_cl
         ("::ffff:192.0.2.7", None, "192.0.2.7"),
         ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("fd00::1", "203.0.113.9", "203.0.113.9"),
-        # A server on a Unix socket knows no address.
+        # A server on a Unix socket has no client address.
         ("", "203.0.113.9", "None"),
     ],
 )
@@ -310,16 +310,16 @@ def own_valkey(count_in):
 
 
 @pytest.fixture
-def short_rest(monkeypatch):
-    """Makes the gateway ask a cache that failed again after this many seconds."""
+def short_pause(monkeypatch):
+    """Makes the gateway try a failed cache again after 0.1 seconds."""
     monkeypatch.setattr(throttling, "PAUSE_SECONDS", 0.1)
     return 0.1
 
 
 @pytest.mark.parametrize("outage", ["stopped", "hanging"])
 @pytest.mark.parametrize("credential", ["good", "bad"])
-def test_while_nobody_can_count_nobody_passes(
-    outage, credential, own_valkey, short_rest, settings, acme_client, anonymous_client
+def test_while_the_cache_is_down_no_request_passes(
+    outage, credential, own_valkey, short_pause, settings, acme_client, anonymous_client
 ):
     settings.RATE_LIMIT_PER_TENANT = settings.RATE_LIMIT_FAILED_PER_ADDRESS = 1000
     client, usual = (acme_client, 200) if credential == "good" else (anonymous_client, 401)
@@ -336,10 +336,10 @@ def test_while_nobody_can_count_nobody_passes(
             "detail": "The gateway cannot count requests right now. Try again in a few seconds.",
         }
         assert int(refused.headers["Retry-After"]) >= 1
-        time.sleep(short_rest)  # so that the cache is asked again
+        time.sleep(short_pause)  # so that the cache is tried again
 
     own_valkey.start() if outage == "stopped" else own_valkey.go_on()
-    time.sleep(short_rest)
+    time.sleep(short_pause)
     assert statuses(client, 1) == [usual]
 
 

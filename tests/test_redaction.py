@@ -410,7 +410,7 @@ def shape(value):
     return str if isinstance(value, str) else value
 
 
-@pytest.mark.sqlite  # no database is asked: once is enough
+@pytest.mark.sqlite  # no database is used: once is enough
 @settings(max_examples=1000, deadline=None)
 @given(values)
 @example({"s3://0secret0": {"[redacted]": ["'tenants/acme/0secret0'"]}})
@@ -462,7 +462,7 @@ def test_deeply_nested_values_are_redacted():
     assert json.dumps(acmes.redact_value(json.loads(deep))) == deep.replace("s3://pix/a", "[redacted]")
 
 
-def check_that_none_leaves(client, tenant, job_of, members, texts, references):
+def check_that_references_are_redacted(client, tenant, job_of, members, texts, references):
     """Two jobs, one of a workflow and one of two agents, with references in every free-form field there is."""
     artifact = {"storage_key": f"{PREFIX}front.png", "kind": "render", "role": "final", "label": texts[0]}
     event = {"created_at": "2026-04-15T12:00:00Z", "stage": texts[1], "message": texts[2], "extra": members[0]}
@@ -515,7 +515,7 @@ fixtures_may_be_shared = [HealthCheck.function_scoped_fixture]
 def test_no_response_holds_a_reference(bucket, acme_client, acme, job_of, record_property, members, texts, references):
     record_property("cases", 1)
     with rolled_back():
-        check_that_none_leaves(acme_client, acme, job_of, members, texts, references)
+        check_that_references_are_redacted(acme_client, acme, job_of, members, texts, references)
 
 
 @pytest.mark.full
@@ -526,4 +526,4 @@ def test_no_response_holds_a_reference_a_thousand_times(
 ):
     record_property("cases", 1)
     with rolled_back():
-        check_that_none_leaves(acme_client, acme, job_of, members, texts, references)
+        check_that_references_are_redacted(acme_client, acme, job_of, members, texts, references)

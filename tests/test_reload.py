@@ -1,4 +1,4 @@
-"""A reload takes up new code and settings from ``.env``, and whoever asks meanwhile is answered."""
+"""A reload takes up new code and settings from ``.env``, and requests meanwhile are answered."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_
 
 
 @pytest.mark.django_db(transaction=True)
-def test_who_has_just_connected_to_a_worker_that_is_told_to_stop_is_answered(db):
+def test_a_new_connection_to_a_worker_that_stops_is_answered(db):
     request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     with serving(database_of_this_test()) as gateway, contextlib.ExitStack() as open_connections:
         connections = [
@@ -70,8 +70,8 @@ def test_who_has_just_connected_to_a_worker_that_is_told_to_stop_is_answered(db)
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("told", [signal.SIGHUP, signal.SIGTERM])
-def test_what_is_being_answered_when_it_is_told_to_reload_or_stop_is_answered(db, told):
+@pytest.mark.parametrize("sent", [signal.SIGHUP, signal.SIGTERM])
+def test_requests_in_progress_are_answered_during_a_reload_and_a_stop(db, sent):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # a store that hangs, so that /readyz takes its second
         store = {
             "AWS_STORAGE_BUCKET_NAME": "pictures",
@@ -82,14 +82,14 @@ def test_what_is_being_answered_when_it_is_told_to_reload_or_stop_is_answered(db
         with serving(database_of_this_test(), **store) as gateway, ThreadPoolExecutor() as asking:
             asked = asking.submit(gateway.get, "/readyz")
             time.sleep(0.3)
-            os.kill(gateway.pid, told)
+            os.kill(gateway.pid, sent)
             answer = asked.result()
     assert answer.status == 503
     assert answer.body == b"database: ok\nmigrations: ok\nartifacts: no answer within 1 s\n"
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_worker_that_is_told_to_stop_while_it_starts_does_not_hold_the_server_up(db):
+def test_a_worker_that_gets_a_signal_during_its_start_ends(db):
     with serving(database_of_this_test()) as gateway:
         (before,) = gateway.workers()
         os.kill(int(before), signal.SIGKILL)
@@ -100,7 +100,7 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_does_not_hold_the_server_
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_server_that_is_told_to_stop_again_and_again_stops(db):
+def test_repeated_signals_stop_the_server(db):
     with serving(database_of_this_test()) as gateway:
         told_at = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM) * 3:

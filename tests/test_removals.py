@@ -1,4 +1,4 @@
-"""``export_jobs --ids`` and ``prune_jobs --absent-from``: a copy learns what its original has removed."""
+"""``export_jobs --ids`` and ``prune_jobs --absent-from``: a copy removes the jobs that its original has removed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_a_copy_follows_its_original(new_store, tmp_path):
             original.run("prune_jobs", "--older-than", "1d", "--tenant", "acme", "--keep-failures")
             original.run("erase_tenant", "globex", "--yes")
         since = ["--since", cursor] if cursor else []
-        told = original.run("export_jobs", changed, "--ids", ids, *since).stderr.splitlines()
-        cursor = next((each["since"] for each in map(json.loads, told) if "since" in each), None)
+        lines = original.run("export_jobs", changed, "--ids", ids, *since).stderr.splitlines()
+        cursor = next((each["since"] for each in map(json.loads, lines) if "since" in each), None)
         copy.run("backfill_jobs", changed)
         copy.run("prune_jobs", "--absent-from", ids, "--batch", 7, "--record", tmp_path / "gone.ndjson")
     assert copy.export() == original.export()
@@ -117,13 +117,13 @@ def test_a_copy_keeps_failures_as_its_original_does(ids):
     assert "--keep-failures goes with --older-than" in prune(ids, keep_failures=True)
 
 
-def test_it_is_told_which_jobs_are_to_go(db):
+def test_it_needs_to_be_given_which_jobs_to_remove(db):
     for options in ([], ["--older-than=90d", "--absent-from=ids"]):
         with pytest.raises(CommandError, match="--older-than"):
             call_command("prune_jobs", *options)
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_command_it_prints(ids, monkeypatch, tmp_path):
+def test_a_stopped_run_resumes_with_the_command_it_prints(ids, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr("jobs.management.commands.prune_jobs.Run.checkpoint_batch", lambda run, *_: False)
         said = prune(ids, batch=2, checkpoint=str(tmp_path / "checkpoint"))

@@ -1,4 +1,4 @@
-"""With a streaming replica, readers lose no event and never go backwards, whichever of the two servers is gone."""
+"""With a streaming replica, readers lose no event and never go backwards, also while either server is down."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests import servers
 from tests.gateway import serving
 from tests.stores import Store
 
-pytestmark = pytest.mark.postgresql  # with servers of its own: once is enough
+pytestmark = pytest.mark.postgresql  # it starts its own servers: once is enough
 
 # What a caller waits at most while a server is gone or hangs.
 FAILOVER_SECONDS = 2
@@ -29,7 +29,7 @@ NEW_TOKEN = "tokens.issue(Tenant.objects.get(slug='acme'))"
 
 @pytest.fixture(scope="module")
 def primary():
-    # Durable, or the primary would forget in a crash what it had told its readers.
+    # Durable, so that a crash of the primary loses nothing that readers have seen.
     with servers.postgresql(durable=True) as server:
         yield server
 
@@ -57,7 +57,7 @@ def store(primary, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def python(store):
-    """``python("1 + 1")`` in a process of its own that knows the primary only."""
+    """``python("1 + 1")`` in a separate process that uses the primary only."""
     process = store.start("shell", "--verbosity=0", "--command", INTERPRETER)
 
     def python(expression):
@@ -90,7 +90,7 @@ def served(primary, replica, token):
     environment = {
         "DATABASE_API_URL": primary.url("gateway", user="gateway_api"),
         "DATABASE_REPLICA_URL": replica.url("gateway", user="gateway_api"),
-        "DATABASE_REPLICA_MAX_LAG_SECONDS": "3600",  # one test has a process of its own for this
+        "DATABASE_REPLICA_MAX_LAG_SECONDS": "3600",  # one test uses a separate process for this
         "REQUIRE_ROW_SECURITY": "1",
     }
     with serving(primary.url("gateway", user="gateway"), **environment) as gateway:
@@ -112,7 +112,7 @@ def load(python):
         record["events"] = [{"seq": seq, "event_type": "stage", "created_at": at(seq)} for seq in range(1, events + 1)]
         python(f"bulk.load_record({record})")
         if wait_for:
-            settle(
+            wait_until_true(
                 lambda: (
                     wait_for.psql(f"SELECT count(*) FROM jobs_jobevent WHERE {of(job)}", database="gateway").strip()
                     == str(events)
@@ -130,7 +130,7 @@ def of(job):
     return f"job_id = '{ULID.from_str(job).to_uuid()}'"
 
 
-def settle(is_so):
+def wait_until_true(is_so):
     deadline = time.monotonic() + SETTLE_SECONDS
     while not is_so():
         assert time.monotonic() < deadline, "it did not settle"
@@ -138,10 +138,10 @@ def settle(is_so):
 
 
 @contextmanager
-def standing_still(replica):
-    """The replica answers, and replays nothing of what it receives."""
+def replay_paused(replica):
+    """The replica answers, but replays nothing."""
     replica.psql("SELECT pg_wal_replay_pause()")
-    settle(lambda: replica.psql("SELECT pg_get_wal_replay_pause_state()").strip() == "paused")
+    wait_until_true(lambda: replica.psql("SELECT pg_get_wal_replay_pause_state()").strip() == "paused")
     try:
         yield
     finally:
@@ -169,17 +169,18 @@ def hanging(server, gateway, token):
 
 
 def wait_until_both_answer(gateway, token):
-    """A listing is the replica's, an unknown job the primary's; who is back is noticed within a second or two."""
-    settle(
+    """Lists come from the replica, unknown jobs from the primary. A server that is up again is used within two
+    seconds."""
+    wait_until_true(
         lambda: (
             gateway.log.read_bytes().count(b"is not asked until") == gateway.log.read_bytes().count(b"answers again.")
         )
     )
-    settle(lambda: gateway.get(f"/v1/jobs/{UNKNOWN}", token).status == 404)
+    wait_until_true(lambda: gateway.get(f"/v1/jobs/{UNKNOWN}", token).status == 404)
 
 
-def asked(gateway, path, token, **headers):
-    """Status and body, which came in time."""
+def get_in_time(gateway, path, token, **headers):
+    """Status and body. Checks that they came in time."""
     began = time.monotonic()
     answer = gateway.get(path, token, **headers)
     took = time.monotonic() - began
@@ -188,7 +189,7 @@ def asked(gateway, path, token, **headers):
 
 
 def seqs(gateway, job, token, since=0):
-    status, body, _ = asked(gateway, f"/v1/jobs/{job}/events?since={since}", token)
+    status, body, _ = get_in_time(gateway, f"/v1/jobs/{job}/events?since={since}", token)
     return status, body.get("latest_seq"), [event["seq"] for event in body.get("events", ())]
 
 
@@ -198,7 +199,7 @@ def seqs(gateway, job, token, since=0):
 def test_a_page_comes_from_the_replica_and_what_it_lacks_from_the_primary(gateway, replica, token, load):
     job = str(ULID())
     load(job, 2, wait_for=replica)
-    with standing_still(replica):
+    with replay_paused(replica):
         load(job, 4)
         assert seqs(gateway, job, token) == (200, 2, [1, 2]), "what the replica has"
         assert seqs(gateway, job, token, since=2) == (200, 4, [3, 4]), "where the replica has no more"
@@ -208,34 +209,36 @@ def test_a_page_comes_from_the_replica_and_what_it_lacks_from_the_primary(gatewa
 
 def test_a_job_that_the_replica_does_not_have_yet_is_found(gateway, replica, token, load):
     job, theirs = str(ULID()), str(ULID())
-    with standing_still(replica):
+    with replay_paused(replica):
         load(job, 1)
         load(theirs, 1, tenant="globex")
-        assert asked(gateway, f"/v1/jobs/{job}", token)[0] == 200
+        assert get_in_time(gateway, f"/v1/jobs/{job}", token)[0] == 200
         assert seqs(gateway, job, token) == (200, 1, [1])
         for path in (f"/v1/jobs/{theirs}", f"/v1/jobs/{UNKNOWN}", f"/v1/jobs/{theirs}/events"):
-            assert asked(gateway, path, token)[0] == 404
-        listed = asked(gateway, "/v1/jobs?limit=200", token)[1]["jobs"]
+            assert get_in_time(gateway, path, token)[0] == 404
+        listed = get_in_time(gateway, "/v1/jobs?limit=200", token)[1]["jobs"]
         assert job not in {each["public_id"] for each in listed}, "a listing is as old as the replica"
 
 
-def test_a_poll_is_never_told_less_than_it_was_told_before(gateway, primary, replica, token, load):
+def test_a_poll_never_gets_an_older_version_than_before(gateway, primary, replica, token, load):
     job = str(ULID())
     load(job, 2, wait_for=replica)
     path = f"/v1/jobs/{job}"
-    _, _, old = asked(gateway, path, token)
-    with standing_still(replica):
+    _, _, old = get_in_time(gateway, path, token)
+    with replay_paused(replica):
         load(job, 3)
-        assert asked(gateway, path, token, If_None_Match=old) == (304, None, old), "as far as the replica knows"
-        _, _, new = asked(gateway, f"{path}/events?since=2", token)
-        assert asked(gateway, f"{path}/events?since=2", token, If_None_Match=new) == (304, None, new)
-        # The caller has seen the third event, so the replica's two will not do, whatever is asked for.
-        status, body, newest = asked(gateway, path, token, If_None_Match=new)
+        assert get_in_time(gateway, path, token, If_None_Match=old) == (304, None, old), (
+            "the replica has the old version"
+        )
+        _, _, new = get_in_time(gateway, f"{path}/events?since=2", token)
+        assert get_in_time(gateway, f"{path}/events?since=2", token, If_None_Match=new) == (304, None, new)
+        # The caller has seen the third event, so the replica's two are not enough for any request.
+        status, body, newest = get_in_time(gateway, path, token, If_None_Match=new)
         assert (status, body["latest_event"]["seq"]) == (200, 3)
         assert newest != old
         with crashed(primary, gateway, token):
-            assert asked(gateway, path, token, If_None_Match=newest)[0] == 503
-            assert asked(gateway, path, token, If_None_Match=old) == (304, None, old)
+            assert get_in_time(gateway, path, token, If_None_Match=newest)[0] == 503
+            assert get_in_time(gateway, path, token, If_None_Match=old) == (304, None, old)
             replica.psql("SELECT pg_wal_replay_resume()")
 
 
@@ -250,14 +253,14 @@ def test_a_replica_that_is_too_far_behind_is_only_asked_while_the_primary_is_gon
     with serving(primary.url("gateway", user="gateway"), **environment) as gateway:
         load(job, 1, wait_for=replica)
         assert seqs(gateway, job, token) == (200, 1, [1])
-        with standing_still(replica):
+        with replay_paused(replica):
             load(job, 2)
-            settle(lambda: seqs(gateway, job, token) == (200, 2, [1, 2]))
+            wait_until_true(lambda: seqs(gateway, job, token) == (200, 2, [1, 2]))
             with crashed(primary, gateway, token):
                 assert seqs(gateway, job, token) == (200, 1, [1])
                 assert seqs(gateway, job, token, since=1)[0] == 503
                 replica.psql("SELECT pg_wal_replay_resume()")
-        settle(lambda: b"has caught up" in gateway.log.read_bytes())
+        wait_until_true(lambda: b"has caught up" in gateway.log.read_bytes())
 
 
 # --- A server that is gone ----------------------------------------------------------------------------------------
@@ -269,15 +272,15 @@ def test_without_the_replica_the_primary_answers(gateway, replica, token, load, 
     load(job, 1, wait_for=replica)
     with gone(replica, gateway, token):
         for _ in range(3):
-            assert asked(gateway, "/v1/jobs", token)[0] == 200
-            assert asked(gateway, "/job", token)[0] == 200
-            assert asked(gateway, f"/v1/jobs/{job}", token)[0] == 200
+            assert get_in_time(gateway, "/v1/jobs", token)[0] == 200
+            assert get_in_time(gateway, "/job", token)[0] == 200
+            assert get_in_time(gateway, f"/v1/jobs/{job}", token)[0] == 200
             assert seqs(gateway, job, token) == (200, 1, [1])
             assert seqs(gateway, job, token, since=1) == (200, 1, [])
-            assert asked(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == 404
+            assert get_in_time(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == 404
         began = time.monotonic()
         for _ in range(20):
-            assert asked(gateway, f"/v1/jobs/{job}", token)[0] == 200
+            assert get_in_time(gateway, f"/v1/jobs/{job}", token)[0] == 200
         assert time.monotonic() - began < FAILOVER_SECONDS, "who is gone is remembered"
 
 
@@ -288,27 +291,29 @@ def test_without_the_primary_the_replica_answers_what_it_can_vouch_for(
     job = str(ULID())
     load(job, 2, wait_for=replica)
     unused = python(NEW_TOKEN)
-    settle(lambda: unused.split("_")[1] in replica.psql("SELECT prefix FROM tenants_apitoken", database="gateway"))
+    wait_until_true(
+        lambda: unused.split("_")[1] in replica.psql("SELECT prefix FROM tenants_apitoken", database="gateway")
+    )
     with gone(primary, gateway, token):
         for credential in (token, unused):
-            assert asked(gateway, "/v1/jobs", credential)[0] == 200
-            assert asked(gateway, "/job", credential)[0] == 200
-            assert asked(gateway, f"/v1/jobs/{job}", credential)[0] == 200
+            assert get_in_time(gateway, "/v1/jobs", credential)[0] == 200
+            assert get_in_time(gateway, "/job", credential)[0] == 200
+            assert get_in_time(gateway, f"/v1/jobs/{job}", credential)[0] == 200
             assert seqs(gateway, job, credential) == (200, 2, [1, 2])
             assert seqs(gateway, job, credential, since=1) == (200, 2, [2])
-            # What only the primary knows: whether there is more, another job, another token.
+            # Only the primary can answer these: whether there is more, another job, another token.
             assert seqs(gateway, job, credential, since=2)[0] == 503
-            assert asked(gateway, f"/v1/jobs/{UNKNOWN}", credential)[0] == 503
-        assert asked(gateway, "/v1/jobs", f"jgw_{'a' * 12}_{'b' * 43}")[0] == 503
-        assert asked(gateway, "/v1/jobs", "")[0] == 401
+            assert get_in_time(gateway, f"/v1/jobs/{UNKNOWN}", credential)[0] == 503
+        assert get_in_time(gateway, "/v1/jobs", f"jgw_{'a' * 12}_{'b' * 43}")[0] == 503
+        assert get_in_time(gateway, "/v1/jobs", "")[0] == 401
 
 
-def test_without_both_a_caller_is_told_in_time(gateway, primary, replica, token):
+def test_without_both_servers_the_response_is_in_time(gateway, primary, replica, token):
     primary.hang()
     replica.stop(signal.SIGQUIT)
     try:
         for path in ("/v1/jobs", f"/v1/jobs/{UNKNOWN}", f"/v1/jobs/{UNKNOWN}/events", "/job"):
-            assert asked(gateway, path, token)[0] == 503
+            assert get_in_time(gateway, path, token)[0] == 503
     finally:
         primary.go_on()
         replica.start()
@@ -318,7 +323,7 @@ def test_without_both_a_caller_is_told_in_time(gateway, primary, replica, token)
 @pytest.mark.full
 @pytest.mark.parametrize("gone", ["primary", "replica"])
 def test_a_gateway_starts_and_is_ready_while_one_of_both_is_gone(primary, replica, token, load, gone):
-    """With row security required, too: who was gone is asked about it before it answers."""
+    """With row security required too: a server that was down is checked for it before it is used."""
     job = str(ULID())
     load(job, 1, wait_for=replica)
     environment = {
@@ -331,7 +336,7 @@ def test_a_gateway_starts_and_is_ready_while_one_of_both_is_gone(primary, replic
     try:
         with serving(primary.url("gateway", user="gateway"), **environment) as gateway:
             assert seqs(gateway, job, token) == (200, 1, [1])
-            assert asked(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == (503 if gone == "primary" else 404)
+            assert get_in_time(gateway, f"/v1/jobs/{UNKNOWN}", token)[0] == (503 if gone == "primary" else 404)
             assert gateway.get("/readyz").body.startswith(b"database: ok\nmigrations: ok\n")
             server.start()
             wait_until_both_answer(gateway, token)
@@ -352,15 +357,15 @@ def test_a_replica_whose_role_row_security_does_not_bind_is_refused(primary, rep
         pass
 
 
-def test_check_tells_a_replica_from_another_primary(primary, replica, store):
+def test_check_rejects_a_replica_that_is_a_primary(primary, replica, store):
     def check(server):
         environment = {"DATABASE_REPLICA_URL": server.url("gateway", user="gateway_api")}
         commands = Store(store.url, store.folder, environment)
         return commands.run("check", "--database", "replica", expected=int(server is primary)).stderr.decode()
 
-    told = check(primary)
-    assert "(tenants.E006)" in told, "it takes writes of its own"
-    assert "(tenants.W003)" in told, "and is the very server of DATABASE_URL"
+    output = check(primary)
+    assert "(tenants.E006)" in output, "it takes writes of its own"
+    assert "(tenants.W003)" in output, "and is the very server of DATABASE_URL"
     assert check(replica) == ""
 
 
@@ -428,7 +433,7 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
         load(job, 1, wait_for=replica)
     writer = store.start("shell", "--command", WRITER.format(jobs=jobs))
     crowd = [Reader(gateway, token, jobs[number % 2], conditional=number % 4 < 2) for number in range(readers)]
-    told = {}
+    statuses_by_request = {}
     try:
         for reader in crowd:
             reader.start()
@@ -437,7 +442,7 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
             before = [len(reader.statuses) for reader in crowd]
             with how({"replica": replica, "primary": primary}[which], gateway, token):
                 time.sleep(pause)
-                told[number, which] = {
+                statuses_by_request[number, which] = {
                     status for reader, start in zip(crowd, before, strict=True) for status in reader.statuses[start:]
                 }
         time.sleep(seconds / 2)
@@ -447,7 +452,7 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
         writer.communicate()
     truth = {job: events(primary, job) for job in jobs}
     with suppress(AssertionError):
-        settle(lambda: all(len(reader.seen) >= len(truth[reader.job]) for reader in crowd))
+        wait_until_true(lambda: all(len(reader.seen) >= len(truth[reader.job]) for reader in crowd))
     for reader in crowd:
         reader.stopping.set()
     for reader in crowd:
@@ -456,7 +461,7 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
         assert reader.wrong == []
         assert reader.slowest < FAILOVER_SECONDS
     assert all(len(each) > 50 for each in truth.values()), "there was something to lose"
-    for (_, which), statuses in told.items():
+    for (_, which), statuses in statuses_by_request.items():
         assert statuses <= ({200, 304} if which == "replica" else {200, 304, 503}), (which, statuses)
 
 

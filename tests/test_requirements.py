@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTS = ["requirements", "requirements-dev", "requirements-bench"]

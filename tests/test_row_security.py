@@ -27,12 +27,12 @@ def broken_scope(monkeypatch):
     """``for_tenant`` lets every row through, in the statements that are prepared too. Ask for it after the jobs."""
     with monkeypatch.context() as patch:
         patch.setattr(TenantManager, "for_tenant", lambda self, tenant: self._queryset_class(self.model))
-        build_statements_anew()
+        reload_statements()
         yield
-    build_statements_anew()
+    reload_statements()
 
 
-def build_statements_anew():
+def reload_statements():
     """In the order in which one module takes parts of its statements from another."""
     for module in (artifacts, events, v1_queries, fleet_queries):
         importlib.reload(module)
@@ -86,7 +86,7 @@ def what_acme_sees(client, ours, theirs):
     }
 
 
-def only_acmes(ours):
+def expected_for_acme(ours):
     return {
         "listed": {str(ours)},
         "fleet": {str(ours.pk.to_uuid())},
@@ -112,7 +112,7 @@ def test_the_roles_rows_are_those_of_the_tenant_it_named(api_role, two_tenants, 
 
 
 def test_all_views_answer_through_the_role(api_role, two_tenants):
-    assert what_acme_sees(*two_tenants) == only_acmes(two_tenants[1])
+    assert what_acme_sees(*two_tenants) == expected_for_acme(two_tenants[1])
 
 
 def test_a_broken_scope_shows_foreign_rows_where_row_security_does_not_bind(two_tenants, broken_scope):
@@ -122,7 +122,7 @@ def test_a_broken_scope_shows_foreign_rows_where_row_security_does_not_bind(two_
 
 
 def test_a_broken_scope_shows_no_foreign_row_where_it_does(api_role, two_tenants, broken_scope):
-    assert what_acme_sees(*two_tenants) == only_acmes(two_tenants[1])
+    assert what_acme_sees(*two_tenants) == expected_for_acme(two_tenants[1])
 
 
 @pytest.mark.parametrize(

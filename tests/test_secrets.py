@@ -1,4 +1,4 @@
-"""Battery 12: the watch over the tests sees what leaves, and would see a secret in it.
+"""Security test 12: the search of all responses and log lines finds secrets.
 
 That nothing does is held by every other test, in its tear-down: see ``no_leaks`` in conftest.py.
 """
@@ -92,11 +92,11 @@ def test_the_log_scrubs_what_looks_like_a_token_itself(acme_token):
     watch.check()
 
 
-def telling_page(request):
+def page_with_the_secret_key(request):
     return HttpResponse(settings.SECRET_KEY)
 
 
-urlpatterns = [path("telling", telling_page)]
+urlpatterns = [path("telling", page_with_the_secret_key)]
 
 
 @override_settings(ROOT_URLCONF=__name__)

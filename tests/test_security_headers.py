@@ -1,4 +1,4 @@
-"""What a browser is told about the pages and the API, by the real server, behind TLS and in front of other origins."""
+"""Security headers of pages and API, from a real server, with TLS and for other origins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from jobs.api.request import GatewayRequest
 from tests.gateway import serving
 
-pytestmark = pytest.mark.sqlite  # no database is asked, apart from one token: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used, apart from one token: once is enough
 
 PAGES = ["/", "/docs", "/redoc", "/admin/login/"]
 SHOP = "https://shop.example.com"
@@ -119,7 +119,7 @@ def test_cookies_stay_on_tls_and_out_of_other_sites(gateway):
         assert "; SameSite=Lax" in cookie
 
 
-def test_the_console_signs_nobody_in_from_elsewhere(gateway):
+def test_the_console_rejects_logins_from_other_origins(gateway):
     form = b"username=sam&password=sam"
     request = (
         b"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Forwarded-Proto: https\r\n"
@@ -191,7 +191,7 @@ def test_an_allowed_origin_may_read_a_refusal_and_a_304_too(gateway, token):
     "origin",
     ["https://evil.example", "null", "http://shop.example.com", f"{SHOP}.evil.example", f"{SHOP}:8443", SHOP.upper()],
 )
-def test_another_origin_is_told_nothing(gateway, token, origin):
+def test_another_origin_gets_no_cors_headers(gateway, token, origin):
     answer = gateway.get("/v1/jobs", token, Origin=origin)
     assert answer.status == 200
     assert not [name for name in answer.headers if name.lower().startswith("access-control-")]

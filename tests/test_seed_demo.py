@@ -1,4 +1,4 @@
-"""``manage.py seed_demo``: something to look at, whatever one looks for."""
+"""``manage.py seed_demo``: creates jobs of every kind."""
 
 from __future__ import annotations
 

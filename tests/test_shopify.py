@@ -1,4 +1,4 @@
-"""Session tokens that Shopify signs, and the HMAC header: exactly CONTRACT.md section 1."""
+"""Session tokens that Shopify signs, and the HMAC header (CONTRACT.md, section 1)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_session_token_stands_for_the_tenant_of_its_shop(acme, globex):
     assert verified(theirs) == Caller(globex.pk, "globex", "tenants/globex/", None)
 
 
-def test_claims_that_nobody_asked_for_change_nothing(acme):
+def test_unknown_claims_change_nothing(acme):
     assert verified(session_token(iss=..., sub=..., iat=..., jti=..., tenant="globex"))
 
 
@@ -250,7 +250,7 @@ def test_without_an_app_secret_no_hmac_verifies(settings):
         ("", [SECRET], ["tenants.W001"]),
     ],
 )
-def test_half_an_app_is_told_at_start(key, secrets, ids, settings):
+def test_check_reports_an_incomplete_app(key, secrets, ids, settings):
     settings.SHOPIFY_API_KEY, settings.SHOPIFY_API_SECRETS = key, secrets
     assert [message.id for message in checks.run_checks() if message.id in {"tenants.E002", "tenants.W001"}] == ids
 

@@ -26,7 +26,7 @@ from jobs.artifacts.s3 import bucket_url_and_region
 from jobs.artifacts.signing import CannotSign, links, signing_times
 from jobs.artifacts.sigv4 import Credentials, Presigner
 
-pytestmark = pytest.mark.sqlite  # no database is asked: once is enough
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 NOW = datetime(2026, 4, 15, 12, 0, 0, tzinfo=UTC).timestamp()
@@ -323,7 +323,7 @@ def test_a_link_to_a_file_that_is_gone_answers_404(s3_store):
 
 
 def altered(url, other):
-    """Every way we know to bend a link: (what was done, method, URL)."""
+    """Altered links: (alteration, method, URL)."""
     address, query = url.split("?")
     pairs = dict(pair.split("=") for pair in query.split("&"))
     signature = pairs["X-Amz-Signature"]

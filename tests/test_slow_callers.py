@@ -1,4 +1,4 @@
-"""Callers that send or read slowly, or not at all, delay nobody but themselves."""
+"""Clients that send or read slowly, or not at all, do not delay other clients."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def unfinished_requests(token):
 
 @pytest.mark.parametrize("seconds", [7, pytest.param(12, marks=pytest.mark.full)])
 def test_everybody_else_is_answered_beside_eight_unfinished_requests_of_each_kind(gateway, acme_token, seconds):
-    """Longer than a body is waited for: in the first version a worker answered nobody from the sixth second on."""
+    """Runs longer than the deadline of a body."""
     with contextlib.ExitStack() as stack:
         for head in unfinished_requests(acme_token).values():
             stack.enter_context(callers(gateway, head, 8))
@@ -140,7 +140,7 @@ def test_an_unfinished_request_keeps_no_worker_from_stopping(gateway, sent):
         assert time.monotonic() < deadline
 
 
-def test_two_thousand_idle_connections_delay_nobody(gateway, acme_token):
+def test_two_thousand_idle_connections_delay_no_request(gateway, acme_token):
     with callers(gateway, b"", 2000) as idle:
         assert gateway.get("/v1/jobs", acme_token).status == 200
         idle[-1].sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -1,4 +1,4 @@
-"""What an answer costs the database: one statement besides authentication, and none that reads more than its page.
+"""The statements of requests: one besides authentication, and none reads more than its page.
 
 The plans are those that PostgreSQL logs of the requests themselves, so prepared and generic ones are seen too.
 """
@@ -29,8 +29,9 @@ NOON = "2026-04-15T12:00:00Z"
 
 
 @pytest.fixture(autouse=True)
-def remembered_for_long(settings):
-    """A slow machine may take a second from the request that has its token looked up to the one that is counted."""
+def long_token_cache(settings):
+    """On a slow machine more than a second may pass between the request that looks the token up and the one that is
+    measured."""
     settings.TOKEN_CACHE_SECONDS = 5
 
 
@@ -76,7 +77,7 @@ def test_a_credential_costs_one_more_until_it_is_remembered(acme, django_assert_
         client.get("/v1/jobs")
 
 
-def test_what_is_wrong_with_a_request_costs_none(acme_client, job_of, acme):
+def test_an_invalid_request_costs_no_statement(acme_client, job_of, acme):
     job = job_of(acme)
     for path in (
         "/v1/jobs?limit=0",

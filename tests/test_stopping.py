@@ -1,4 +1,4 @@
-"""Each command that goes in batches, as a process: it ends after its batch, and the command it prints does the rest."""
+"""Each batch command as a process: a signal stops it after its batch, and the command that it prints does the rest."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ KINDS = [loading, folding, describing, exporting, pruning]
     + [(folding, by_ctrl_c)]
     + [pytest.param(work, by_ctrl_c, marks=pytest.mark.full) for work in KINDS if work is not folding],
 )
-def test_it_ends_after_its_batch_and_goes_on_with_the_command_it_prints(store, new_store, source, tmp_path, work, stop):
+def test_it_stops_after_its_batch_and_the_printed_command_resumes_it(store, new_store, source, tmp_path, work, stop):
     checkpoint = tmp_path / "the checkpoint"
     proof = work(store, new_store, source, tmp_path)
     on, command = next(proof)

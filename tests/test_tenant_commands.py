@@ -1,4 +1,4 @@
-"""create_tenant, issue_token, revoke_token: what an operator types, and what it answers."""
+"""create_tenant, issue_token, revoke_token: their options and their output."""
 
 from __future__ import annotations
 

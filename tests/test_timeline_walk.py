@@ -1,6 +1,6 @@
 """A client that walks a timeline over HTTP by ``since``, while several writers append, sees each event once, in order.
 
-``test_timeline_under_writers`` asks the store; here the gateway answers, as it is served, with pages as it makes them.
+``test_timeline_under_writers`` reads the store; this test reads pages from a served gateway.
 """
 
 from __future__ import annotations
@@ -71,5 +71,5 @@ def test_a_walk_delivers_every_public_event_once_and_in_order(acme, acme_token, 
         # And once more from the start, when all is quiet: pages of 500.
         assert walk(gateway.port, acme_token, path, 0, written) == list(committed.items())
     public = job.events.filter(visibility=Visibility.PUBLIC).order_by("seq").values_list("seq", "message")
-    assert list(public) == list(committed.items()), "what writers were told is what was committed"
+    assert list(public) == list(committed.items()), "every acknowledged write is committed, and nothing else"
     record_property("cases", len(committed) * (READERS + 1))

@@ -1,4 +1,4 @@
-"""Gateway tokens: what one is, what it opens and for how long, and what it costs to find out."""
+"""Gateway tokens: their form, validity and cache, and the cost of a check."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_a_change_made_in_the_admin_counts_at_once(change, acme, acme_token, set
     assert verified(acme_token) is None
 
 
-def test_a_token_revoked_by_another_process_lives_no_longer_than_the_cache_believes(acme_token, settings):
+def test_a_token_revoked_by_another_process_is_rejected_when_its_cache_entry_expires(acme_token, settings):
     settings.TOKEN_CACHE_SECONDS = 0.2
     assert verified(acme_token)
     ApiToken.objects.update(revoked_at=timezone.now())  # as another process would: nothing here hears of it
@@ -325,7 +325,7 @@ def test_a_refused_token_was_not_used(recording, acme_token):
     assert row_of(acme_token).last_used_at is None
 
 
-def test_a_use_that_cannot_be_written_disturbs_nobody(recording, acme_token, caplog):
+def test_a_use_that_cannot_be_written_does_not_fail_the_request(recording, acme_token, caplog):
     caplog.set_level("DEBUG", "tenants.last_used")
     table = ApiToken._meta.db_table
     token = row_of(acme_token)

@@ -1,4 +1,4 @@
-"""Settings of the DRF peer: DRF as it comes, and nothing that an API does not need."""
+"""Settings of the DRF peer: defaults of DRF, without parts that an API does not need."""
 
 import os
 from urllib.parse import parse_qsl, unquote, urlsplit

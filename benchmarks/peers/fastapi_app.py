@@ -1,7 +1,7 @@
 """The peer a user would write: FastAPI, SQLAlchemy 2 async over asyncpg, pydantic, boto3 presigning.
 
-Tuned as their documentation advises: uvloop and httptools, a pool, eager loading, statements that both caches know,
-orjson for JSON columns, and response models that pydantic writes to JSON itself.
+Tuned as their documentation advises: uvloop and httptools, a pool, eager loading, statements that both statement caches
+keep, orjson for JSON columns, and response models that pydantic writes to JSON itself.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class JobEventsResponse(BaseModel):
 
 
 class FleetJobResponse(BaseModel):
-    model_config = ConfigDict(extra="allow")  # what is left out where there is nothing to say
+    model_config = ConfigDict(extra="allow")  # members that are left out if they are empty
     id: str
     status: str
     created: datetime

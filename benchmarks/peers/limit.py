@@ -2,7 +2,7 @@
 
 It has SQL of its own, one statement an endpoint, over asyncpg. asyncpg was faster than psycopg's async connection here:
 docs/performance.md has both figures. JSON is written by orjson, links are signed by the gateway's own signer. It checks
-the bearer token as the gateway does and remembers it for as long. It does not validate parameters, redact, set row
+and caches the bearer token as the gateway does. It does not validate parameters, redact, set row
 security's tenant, limit rates, write a log or count metrics, and it has no deadlines and no framework.
 """
 
@@ -196,7 +196,7 @@ def presigner(signed_at: int, expires_at: int) -> Presigner:
 
 
 def signer() -> Callable[[str], str]:
-    """What signs a storage key in the current window. One answer signs each key once."""
+    """The signer of the current window. A response signs each key once."""
     return cache(presigner(*signing_times(time(), LINK_SECONDS)).url)
 
 
@@ -229,15 +229,16 @@ def artifacts(rows: list[Any], url: Callable[[str], str]) -> list[dict[str, Any]
 
 
 def event_body(row: list[Any], url: Callable[[str], str]) -> dict[str, Any]:
+    seq, event_type, visibility, stage, message, extra, created_at, pictures = row
     return {
-        "seq": row[0],
-        "event_type": row[1],
-        "visibility": row[2],
-        "stage": row[3],
-        "message": row[4],
-        "artifacts": artifacts(row[7], url),
-        "extra": row[5],
-        "created_at": row[6],
+        "seq": seq,
+        "event_type": event_type,
+        "visibility": visibility,
+        "stage": stage,
+        "message": message,
+        "artifacts": artifacts(pictures, url),
+        "extra": extra,
+        "created_at": created_at,
     }
 
 

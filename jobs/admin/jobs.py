@@ -84,11 +84,11 @@ class TypeFilter(ChoiceFilter):
 
     title = "type"
     parameter_name = "job_type"
-    options = [(value, value) for value in JobType.values]  # as the list, the API and the agents spell them
+    options = [(value, word_breaks(value)) for value in JobType.values]  # spelled as in the list and the API
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         value = self.value()
-        return [*self.options, *([] if value is None or value in JobType.values else [(value, value)])]
+        return [*self.options, *([] if value is None or value in JobType.values else [(value, word_breaks(value))])]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
         value = self.value()

@@ -1,4 +1,4 @@
-"""Every error an API caller can meet, in one place: its status, its code, and its shape in each dialect."""
+"""Every error of the API: its status, its code, and its body in each dialect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.artifacts.signing import CannotSign
 
 logger = logging.getLogger("jobs.errors")
 
-# Seconds after which a caller may try again while the database or the artifact store is away.
+# Retry-After in seconds while the database or the artifact store is not available.
 RETRY_AFTER_SECONDS = 5
 
 
@@ -35,7 +35,7 @@ class JobNotFound(exceptions.NotFound):
 
 
 class Unavailable(exceptions.APIException):
-    """Something the answer needs is away for now."""
+    """The database or another service that the response needs is not available."""
 
     status_code = 503
     default_code = "UNAVAILABLE"
@@ -43,7 +43,7 @@ class Unavailable(exceptions.APIException):
 
 
 class Problem(NamedTuple):
-    """One error, before a dialect gives it its shape."""
+    """One error, independent of the dialect."""
 
     status: int
     code: str
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
     invalid: list[dict[str, Any]] | None = None
 
 
-# The first that fits, as some are kinds of others.
+# The first class that matches counts, because some are subclasses of others.
 _DJANGOS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (Http404, 404, "NOT_FOUND", "There is nothing at this address. See /v1/openapi.json for what there is."),
     (DisallowedHost, 400, "INVALID_HOST", "This gateway does not answer to that Host header."),
@@ -66,7 +66,7 @@ _FIXED = {
 
 
 def problem_of(error: Exception, request_id: str = "") -> Problem:
-    """What to tell the caller about ``error``; one that nobody foresaw is logged with its trace and told as a 500."""
+    """The response to ``error``. An unexpected error is logged with its traceback and becomes a 500."""
     headers: dict[str, str] = {}
     if isinstance(error, Invalid):
         return Problem(422, "INVALID", "One or more parameters are invalid.", headers, error.problems)
@@ -95,7 +95,7 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
 
 
 class Dialect(NamedTuple):
-    """How one of the two APIs writes an error down."""
+    """How errors are written in one of the two dialects."""
 
     body: Callable[[Problem], dict[str, Any]]
     status: Callable[[Problem], int]

@@ -1,4 +1,4 @@
-"""Validators for polling: what an ``ETag`` stands for, and whether the caller's still holds."""
+"""``ETag``: how it is computed, and how it is compared with ``If-None-Match``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rest_framework import serializers
 
 from jobs.api.keys import current_key
 
-# Changed by hand where the same rows would be written differently in the same fields. A change of the declared fields
-# changes every validator by itself, see shape_of.
+# Raise it when the same row is written differently in the same fields; a test fails until then. When the declared
+# fields change, every ETag changes by itself: see shape_of.
 FORMAT_VERSION = 2
 
 _VERSION = re.compile(r'"([0-9]{1,18})-')
@@ -22,9 +22,9 @@ _COMPRESSED = re.compile(r'(?:W/)?("[^"]*?)(?:[-;]{1,2}(?:gzip|x-gzip|deflate|df
 
 
 def etag(*parts: object, version: int | None = None) -> str:
-    """A strong validator that is equal exactly when all ``parts`` and the ``version`` are, as JSON or text.
+    """A strong ``ETag``. Two are equal exactly when all ``parts`` and the ``version`` are equal, as JSON or text.
 
-    It is keyed, so that a part of it cannot be found by trying values.
+    It is a keyed hash, so that nobody can find a part by trying values.
     :func:`newest_version` reads the version from it, where one is given.
     """
     written = orjson.dumps((FORMAT_VERSION, *parts), default=str)
@@ -53,7 +53,7 @@ def newest_version(if_none_match: str) -> int:
 def holds(if_none_match: str, current: str) -> bool:
     """Whether ``If-None-Match`` names ``current``, by weak comparison as RFC 9110 requires.
 
-    A validator that a proxy changed when it compressed the answer counts as the one that it was made from.
+    An ``ETag`` that a proxy changed when it compressed the response matches the original one.
     """
     if if_none_match == current or if_none_match.strip() == "*":
         return True

@@ -1,4 +1,4 @@
-"""Query parameters, checked by pydantic: what both dialects ask of every one of theirs."""
+"""Query parameters, checked by pydantic: the base of both dialects."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
 
 def integer(text: str) -> int:
-    """An integer in decimal digits and nothing else, however many: those of more than 18 read as ±10**18."""
+    """An integer in decimal digits. One of more than 18 digits becomes ±10**18."""
     if not _INTEGER.fullmatch(text):
         raise PydanticKnownError("int_parsing")
     digits = text.lstrip("+-").lstrip("0") or "0"
-    # int() refuses thousands of digits, and no column holds as many as these.
+    # int() raises ValueError for thousands of digits. No column holds more than 18.
     magnitude = int(digits) if len(digits) <= 18 else 10**18
     return -magnitude if text.startswith("-") else magnitude
 
@@ -43,7 +43,7 @@ class Params(BaseModel):
     @classmethod
     def read(cls, query: QueryDict, context: Any = None) -> Self:
         """Raises Invalid (422, on ``/job`` 400) that names every bad parameter."""
-        if not query:  # most requests
+        if not query:  # the fast path of most requests
             return cls._defaults()
         sent: dict[str, Any] = {name: query[name] for name in cls.model_fields if name in query}
         for name in cls.repeatable:
@@ -65,7 +65,7 @@ class Params(BaseModel):
         return cls()
 
 
-# The bounds come first, or the OpenAPI document would not have them.
+# The bounds stand first: otherwise the OpenAPI document does not have them.
 Offset = Annotated[
     int, Field(ge=0, le=MAX_OFFSET, description="How many jobs to skip. The cost grows with the number."), Integer
 ]

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from rest_framework.exceptions import NotAcceptable
 from rest_framework.renderers import BaseRenderer
 
-# What nearly every client sends; anything else is read with Django's own parser.
+# What nearly every client sends. Django's parser reads all other values.
 _PLAIN_ACCEPTS = frozenset({"", "*/*", "application/json"})
 
 

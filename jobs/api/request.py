@@ -1,4 +1,4 @@
-"""A request as the gateway reads it, and its body, which is read with a bound and a deadline."""
+"""The request class. Bodies are read with a limit of size and time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def has_no_body() -> Message:
 
 
 class GatewayRequest(ASGIRequest):
-    """Django's, apart from what callers could misuse.
+    """Django's ASGIRequest, hardened against invalid query strings, charsets and proxy headers.
 
     ``scope["gateway.request"]`` becomes the request, for the access log.
     """
@@ -60,18 +60,19 @@ class GatewayRequest(ASGIRequest):
     # Set while the request is answered; the access log reads them.
     rejection: str | None = None  # why the credential was rejected
     rate: Any = None  # the rate limit that it was counted against
-    deadline: asyncio.Timeout | None = None  # of all that the database is asked for
+    deadline: asyncio.Timeout | None = None  # for all reads of the database
 
     def __init__(self, scope: Scope, body_file: Any = None, receive: Receive = has_no_body) -> None:
         query_string = scope.get("query_string", b"")
-        if not query_string.isascii():  # Django would fail to decode what is no UTF-8
+        if not query_string.isascii():  # Django cannot decode bytes that are not UTF-8
             scope = {**scope, "query_string": quote(query_string, safe=_ASCII).encode()}
         super().__init__(scope, body_file or io.BytesIO())
         self.receive = receive
         scope["gateway"]["request"] = self
 
     def _set_content_type_params(self, meta: dict[str, Any]) -> None:
-        # Without the charset: Django would read the query string in it, and some charsets are none for text ("hex").
+        # The charset is ignored: Django would decode the query string with it, and some codecs are not for text
+        # ("hex").
         self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
 
     async def read_body(self) -> bytes | None:
@@ -86,7 +87,7 @@ class GatewayRequest(ASGIRequest):
 
     @property
     def scheme(self) -> str:
-        """Of what headers say about TLS, only what a trusted proxy says."""
+        """A header about TLS counts only if a trusted proxy sent it."""
         if settings.SECURE_PROXY_SSL_HEADER and not came_by_proxy(self):
             return str(self.scope.get("scheme", "http"))
         return str(super().scheme)
@@ -109,7 +110,7 @@ def has_body(scope: Scope) -> bool:
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """The whole body; None where it is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
+    """The whole body. None if it is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
 
     Raises BodyTimeout after ``BODY_SECONDS``, IncompleteBody.
     """

@@ -1,4 +1,4 @@
-"""A response of the API: JSON as a whole, for one tenant alone, never reused without asking again."""
+"""A response of the API: JSON, for one tenant only, revalidated before each reuse."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Response(Protocol):
 
 
 class ApiResponse:
-    """What is sent. ``headers`` are the gateway's own texts: nothing in them can break a line."""
+    """``headers`` come from the gateway, so they cannot contain line breaks."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -32,7 +32,7 @@ class ApiResponse:
         self.body = body
         self.headers = {**COMMON_HEADERS, **headers}
         if status == 304:
-            del self.headers["Content-Type"]  # that and the length would be those of the body which is not sent
+            del self.headers["Content-Type"]  # a 304 has no body
         else:
             self.headers["Content-Length"] = str(len(body))
 

@@ -1,4 +1,4 @@
-"""What the OpenAPI descriptions of both dialects have in common."""
+"""Shared parts of the OpenAPI descriptions of both dialects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENUM_COMPONENTS = {"JobType": "CtmJobType", "V1Status": "JobStatus"}
 def query_parameters(params: type[Params]) -> list[OpenApiParameter]:
     """The parameters that ``params`` reads, with the types, bounds and defaults that it checks.
 
-    ``null`` is not among the values: a parameter without a value is not sent.
+    No parameter may be ``null``: a client that has no value does not send the parameter.
     """
     described = params.model_json_schema()
     found = []
@@ -30,7 +30,7 @@ def query_parameters(params: type[Params]) -> list[OpenApiParameter]:
 
 
 def _plain(schema: dict[str, Any], enums: dict[str, Any]) -> dict[str, Any]:
-    """A schema of pydantic's without titles, null and empty defaults, and with the document's own components."""
+    """pydantic's schema without titles, null and empty defaults, with references to the document's components."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         if name in ENUM_COMPONENTS:
@@ -48,14 +48,14 @@ def _plain(schema: dict[str, Any], enums: dict[str, Any]) -> dict[str, Any]:
 
 
 def response_header(name: str, description: str, *statuses: int, kind: type = str) -> OpenApiParameter:
-    """A header of the responses with ``statuses``; of every response where none is named."""
+    """A header of the responses with ``statuses``, or of every response without them."""
     return OpenApiParameter(
         name, kind, OpenApiParameter.HEADER, description=description, response=list(statuses) or True
     )
 
 
 def refusal(dialect: Dialect, shape: Any, description: str, *errors: Exception) -> OpenApiResponse:
-    """An error response, with the real body for each of ``errors`` as its examples."""
+    """An error response. Its examples are the real bodies of ``errors``."""
     return OpenApiResponse(
         shape,
         description,

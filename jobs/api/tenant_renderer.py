@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 from django.conf import settings
@@ -16,9 +17,12 @@ from prometheus_client import Counter
 from jobs.artifacts.redaction import redactor
 from jobs.artifacts.signing import artifact_store, links
 from jobs.artifacts.storage_keys import check_storage_key
+from jobs.database.artifacts import ArtifactRow
 from tenants.callers import Caller
 
 logger = logging.getLogger("jobs.artifacts")
+
+_storage_key = itemgetter(ArtifactRow._fields.index("storage_key"))
 
 
 @cache  # created on first use: only processes that sign URLs export it
@@ -55,7 +59,8 @@ class TenantRenderer:
 
     @property
     def fingerprint(self) -> tuple[object, ...]:
-        """All that a response depends on beside the rows it shows: equal for two requests that are rendered alike.
+        """Everything besides the rows that a response depends on. Two requests that are rendered alike have the same
+        value.
 
         ``links.window`` changes with the signing window and with the credentials, their expiry included.
         """
@@ -63,12 +68,12 @@ class TenantRenderer:
         return (self.asked_at, self.base_url, self.links.window, prefix, artifact_store().base_urls)
 
     def for_document(self, document: str, artifacts: list[list[Any]]) -> TenantRenderer:
-        """A renderer of the strings of ``document``, a JSON text that has ``artifacts``, rows of ``ARTIFACT_COLUMNS``.
+        """A renderer of the strings of ``document``, a JSON text that has ``artifacts``, each an ArtifactRow.
 
-        If no string in it holds a reference to the store, which one look at the text shows for most documents, the
-        strings are not looked at one by one.
+        It does not check the strings one by one if one search of the whole text shows that none of them refers to the
+        store, as is the case for most documents.
         """
-        if not self._redactor.is_clean(document, [row[0] for row in artifacts]):
+        if not self._redactor.is_clean(document, [*map(_storage_key, artifacts)]):
             return self
         renderer = object.__new__(TenantRenderer)
         unchanged = dict.fromkeys(("redact_text", "redact_optional_text", "redact_value"), _unchanged)
@@ -79,7 +84,7 @@ class TenantRenderer:
         return None if text is None else self.redact_text(text)
 
     def artifact_responses(self, rows: list[list[Any]]) -> list[dict[str, Any]]:
-        """``ArtifactResponse`` for each row of ``ARTIFACT_COLUMNS``.
+        """``ArtifactResponse`` for each of ``rows``, which are ArtifactRows.
 
         A row whose key lies outside the tenant's prefix, or cannot be signed, is left out, logged and counted.
         """
@@ -89,13 +94,13 @@ class TenantRenderer:
         responses = [
             {
                 "image_url": image_url,
-                "kind": text(kind),
-                "role": role,
-                "label": optional_text(label),
-                "meta": value(meta),
+                "kind": text(artifact.kind),
+                "role": artifact.role,
+                "label": optional_text(artifact.label),
+                "meta": value(artifact.meta),
             }
-            for storage_key, kind, role, label, meta in rows
-            if (image_url := url(storage_key)) is not None
+            for artifact in map(ArtifactRow._make, rows)
+            if (image_url := url(artifact.storage_key)) is not None
         ]
         _presigned().inc(len(responses))
         if len(responses) < len(rows):
@@ -118,7 +123,8 @@ class TenantRenderer:
         return urls[storage_key]
 
     def _log_once(self, reason: str) -> None:
-        """Once a request for each reason, which never holds the key: a page may have a thousand such artifacts."""
+        """Logs each reason once a request, because a page may have a thousand such artifacts. No reason contains the
+        key."""
         if reason not in self._logged:
             self._logged.add(reason)
             logger.error("Artifacts of tenant %s were left out of a response. %s", self._caller.slug, reason)

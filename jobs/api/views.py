@@ -1,4 +1,4 @@
-"""What every view of the API has in common: read-only, for one tenant, JSON, cacheable by that tenant alone."""
+"""The base of all views of the API: read-only, for one tenant, JSON, cacheable only by that tenant."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jobs.database.credentials import CREDENTIALS
 from tenants.authentication import BearerAuthentication
 from tenants.callers import Caller
 
-# Clients poll the same addresses over and over, and finding a route takes as long as checking the caller.
+# Cached because clients poll the same URLs, and resolving a route costs as much as authentication.
 _resolved = lru_cache(maxsize=1024)(resolve)
 _authentication = BearerAuthentication()
 
@@ -43,7 +43,7 @@ async def api(scope: Scope, receive: Receive, send: Send) -> None:
 async def serve_api_request(request: GatewayRequest) -> Response:
     """The response, errors too; those nobody foresaw have their trace in the log.
 
-    ``request.user`` is the caller where it is a :class:`Caller` already, else that of the credential.
+    If ``request.user`` is a :class:`Caller` already, the credential is not checked.
     """
     path = request.path_info
     try:
@@ -53,7 +53,7 @@ async def serve_api_request(request: GatewayRequest) -> Response:
             return cast(Response, await match.func(request, *match.args, **match.kwargs))
     except TimeoutError:
         error: Exception = OperationalError(f"no answer within {settings.DATABASE_DEADLINE_SECONDS} s")
-    except Exception as raised:  # noqa: BLE001 - whatever it is, the caller gets JSON
+    except Exception as raised:  # noqa: BLE001 - every error becomes JSON
         error = raised
     dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
     return dialect.response(error, request.scope["gateway"]["request_id"])
@@ -63,7 +63,7 @@ class TenantViewSet(ViewSet):
     """Raises errors, for :func:`serve_api_request`. Actions are coroutines that return a :class:`Response`."""
 
     http_method_names = ["get", "head", "options"]
-    # For the OpenAPI document. Dispatch calls the one itself, and lets nobody pass whom it does not authenticate.
+    # For the OpenAPI document. Dispatch calls the authentication itself and rejects everyone else.
     authentication_classes = [BearerAuthentication]
     permission_classes = [IsAuthenticated]
     request: GatewayRequest  # type: ignore[assignment]
@@ -72,7 +72,7 @@ class TenantViewSet(ViewSet):
     async def dispatch(self, request: GatewayRequest, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
         """Negotiation, authentication, action: DRF's order, without its request, whose way here is all synchronous.
 
-        What this skips, permission and throttle classes of DRF, ``jobs.api.checks`` refuses in the settings.
+        DRF's permission and throttle classes are not called: ``jobs.api.checks`` rejects settings that name some.
         """
         self.negotiate(request)
         if type(getattr(request, "user", None)) is not Caller:
@@ -104,7 +104,7 @@ class TenantViewSet(ViewSet):
         return "HTTP_IF_NONE_MATCH" in self.request.META
 
     def not_modified(self, validator: str, headers: Mapping[str, str] | None = None) -> ApiResponse | None:
-        """``304``, where ``If-None-Match`` says that the caller has the answer already."""
+        """``304`` if ``If-None-Match`` matches, else None."""
         if not self.is_poll or not holds(self.request.META["HTTP_IF_NONE_MATCH"], validator):
             return None
         return ApiResponse(b"", {"ETag": validator, **(headers or {})}, status=304)

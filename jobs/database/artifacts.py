@@ -1,4 +1,4 @@
-"""Artifacts as both dialects read them."""
+"""Artifacts: the expressions that both dialects select."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from jobs.models import Artifact, Role
 
 TENANT = Param("tenant")
 
-# The most final artifacts that a job may have (CONTRACT.md, section 9). Jobs from before that bound show these many.
+# The most final artifacts that a job may have (CONTRACT.md, section 9). Of older jobs with more artifacts, this many
+# are shown.
 MAX_RESULT_ARTIFACTS = 2_000
 
 
@@ -50,11 +51,12 @@ def artifacts() -> QuerySet[Artifact]:
     return own
 
 
-# The artifacts of the event that the statement is at, each an ArtifactRow.
+# The artifacts of the outer query's event, each an ArtifactRow.
 EVENT_ARTIFACTS = json_rows(artifacts().filter(event=OuterRef("pk")).order_by("position"), *columns(ArtifactRow))
 
-# A job's result: the final artifacts of its events by seq and position, then those that no event recorded. The event's
-# tenant is that of the artifact; said too, so that no other partition of a partitioned table is looked at.
+# A job's result: the final artifacts of its events by seq and position, then those that no event recorded. The event
+# always has the tenant of the artifact. The condition is there so that PostgreSQL reads no other partition of a
+# partitioned table.
 RESULT = ResultRows(
     artifacts()
     .filter(job=OuterRef("pk"), role=Role.FINAL)

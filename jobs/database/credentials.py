@@ -1,4 +1,4 @@
-"""The two look-ups of a credential: the token by its prefix, the tenant by its shop domain."""
+"""Look-ups of credentials: a token by its prefix, a tenant by its shop domain."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def _find(query: PreparedQuery, name: str, value: str) -> list[Any] | None
 
 
 async def find_token(prefix: str) -> TokenRow | None:
-    """By one statement; of the replica while the primary is down. Raises Django's DatabaseError."""
+    """One statement, on the primary, or on the replica while the primary is down. Raises Django's DatabaseError."""
     row = await _find(_TOKEN, "prefix", prefix)
     if row is None:
         return None

@@ -32,7 +32,7 @@ class EventRow(NamedTuple):
     artifacts: list[list[Any]]  # each an ArtifactRow
 
 
-EVENT_COLUMNS = columns(EventRow, created_at=RFC3339("created_at"), artifacts=EVENT_ARTIFACTS)
+EVENT_ROW_COLUMNS = columns(EventRow, created_at=RFC3339("created_at"), artifacts=EVENT_ARTIFACTS)
 
 
 def events_of_tenant() -> QuerySet[JobEvent]:
@@ -135,7 +135,7 @@ class Page(Subquery):
 # The public events of a job after the param ``since``, each an EventRow.
 EVENT_PAGE = Page(
     public_events(),
-    JSONRow(*EVENT_COLUMNS),
+    JSONRow(*EVENT_ROW_COLUMNS),
     "seq",
     after="since",
     limit=PAGE_EVENTS,
@@ -205,7 +205,7 @@ def feed_page(*, of_job_types: bool, of_event_types: bool) -> Page:
     job = columns(SummaryRow, public_id=AsText("public_id"), status=F("v1_status"), created_at=RFC3339("created_at"))
     return Page(
         events,
-        JSONRow("position", Subquery(_JOB.values(row=JSONRow(*job))), JSONRow(*EVENT_COLUMNS)),
+        JSONRow("position", Subquery(_JOB.values(row=JSONRow(*job))), JSONRow(*EVENT_ROW_COLUMNS)),
         "position",
         after="after",
         limit=ANY_LIMIT,

@@ -73,7 +73,7 @@ def read(
 
     Row security shows the rows of ``tenant``, and none of any tenant for None. The statement is prepared at its first
     use on a connection, unless the connection is not to prepare. Raises psycopg's errors. A connection whose read
-    failed half way, or was cancelled, is closed: its late answer would be taken for that of the next read.
+    failed or was cancelled half way is closed, because the next read would get its result.
     """
     scope = ["" if tenant is None else tenant, settings.STATEMENT_TIMEOUT_MS]
     pipeline = ((SCOPE, [encoded(each) for each in scope]), (statement, params))
@@ -90,7 +90,7 @@ def _read(connection: AnyConnection, pipeline: tuple[tuple[Statement, list[bytes
     known = _prepared.get(connection)
     if known is None:
         known = _prepared[connection] = set()
-    # Not inside a caller's transaction, which a statement that is prepared no more would abort.
+    # Not inside a caller's transaction: a missing prepared statement would abort it.
     prepares = connection.prepare_threshold is not None and pgconn.transaction_status == pq.TransactionStatus.IDLE
     sent: list[bytes | None] = []  # for each message that is answered, the name that it prepares
     pgconn.enter_pipeline_mode()

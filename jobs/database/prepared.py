@@ -1,8 +1,7 @@
-"""Reads that are built with the ORM once and compiled once, before a worker serves; after that only bound and run.
+"""Queries that are built with the ORM and compiled once, before a worker serves.
 
-Building, compiling and running an ORM query costs several times what the database takes for it. A ``PreparedQuery``
-keeps the compiled text, so a request pays for binding and the round trip alone; PostgreSQL keeps the statement
-prepared.
+Building and compiling an ORM query costs several times as much as the database needs for it. A ``PreparedQuery`` keeps
+the compiled SQL, so a request costs only binding and the round trip. PostgreSQL keeps the statement prepared.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from django.db.models.sql.compiler import SQLCompiler
 from jobs.database import pipeline, readers
 from jobs.database.replica import primary_first, replica_first
 
-# The limit of a queryset whose limit is chosen at each read: PreparedQuery writes the real one into the text, where the
-# planner sees it. Large and odd, so that it occurs nowhere else.
+# A placeholder for a limit that is chosen at each read. PreparedQuery replaces it in the SQL by the real number, so
+# that the planner sees it. The number is unusual, so that it occurs nowhere else.
 ANY_LIMIT = 1_000_000_007
 
 
 class Param(Expression):
-    """A value that is not known yet: bound by ``name`` each time a ``PreparedQuery`` runs."""
+    """A parameter of a ``PreparedQuery``: its value is bound by ``name`` at each run."""
 
     def __init__(self, name: str, output_field: models.Field[Any, Any] | None = None) -> None:
         super().__init__(output_field=output_field or models.IntegerField())
@@ -40,7 +39,7 @@ class Param(Expression):
 class RFC3339(Func):
     """A time as the API writes it: RFC 3339 in UTC with ``Z``, and a fraction only where there is one.
 
-    Rendered by the database because reading a timestamp into Python and writing it again costs more than the row.
+    The database formats it, because parsing and formatting a timestamp in Python costs more than the rest of the row.
     """
 
     output_field = models.TextField()
@@ -64,7 +63,7 @@ class AsText(Func):
 class JSONRow(Func):
     """A JSON array of columns, in order; without member names, which would cost a quarter of the read.
 
-    At the top of a queryset wrap it in :class:`AsText`, so that both drivers hand the document over unread.
+    In the outermost SELECT wrap it in :class:`AsText`, so that both drivers return the text without parsing it.
     """
 
     output_field = models.JSONField()
@@ -140,9 +139,9 @@ class KeyAtOffset(Subquery):
 
 
 def starts_at_offset(queryset: models.QuerySet[Any], *key: str) -> Expression:
-    """A filter that leaves out what is before the param ``offset`` of a queryset in descending order of ``key``.
+    """A filter that skips the first ``offset`` (a param) rows of a queryset in descending order of ``key``.
 
-    An offset is paid for by the row: here an index that has ``key`` is all that is read of those which are left out.
+    The cost of an offset grows with each skipped row. This filter reads only an index on ``key`` for them.
     """
     beginning = KeyAtOffset(queryset.values(*key)[:1], output_field=models.BooleanField())
     return Func(
@@ -154,7 +153,7 @@ Statement = pipeline.Statement | readers.SQLiteStatement
 
 
 class PreparedQuery:
-    """A queryset with ``Param``\\ s in it, which is made and compiled once by :func:`compile_queries`.
+    """A queryset with ``Param``\\ s in it, which :func:`compile_queries` builds and compiles once.
 
     Every column is text. A limit of ``ANY_LIMIT`` is chosen at each read, and so is the number of values of a filter
     ``…__in=[Param("name_0")]``: the statement is written for as many as there are. ``offset`` adds ``OFFSET`` as the
@@ -169,9 +168,9 @@ class PreparedQuery:
         _queries.append(self)
 
     async def fetch(self, values: Mapping[str, Any], limit: int = ANY_LIMIT, one_of: int = 1) -> list[tuple[Any, ...]]:
-        """The rows, by one statement in one round trip; of a replica where there is one that can answer.
+        """The rows, by one statement in one round trip, from the replica if there is one that can answer.
 
-        ``values["tenant"]`` is the tenant that row security shows the rows of; without it no tenant's are shown.
+        ``values["tenant"]`` is the tenant of row security. Without it row security shows no rows.
         """
         statement = self.statement(limit, one_of)
         if settings.API_REPLICA:
@@ -186,7 +185,7 @@ class PreparedQuery:
     ) -> str | None:
         """The JSON text of the one row, whose single column is a :class:`JSONRow`; None for no row.
 
-        A replica's answer is taken where ``is_enough`` accepts it, else the primary is asked.
+        If ``is_enough`` rejects the replica's row, the primary is read.
         """
         read_from = partial(self.read_document, values, limit=limit)
         if settings.API_REPLICA:
@@ -244,7 +243,7 @@ class PreparedQuery:
 
 
 async def read(statement: Statement, values: Mapping[str, Any], alias: str) -> list[tuple[Any, ...]]:
-    """The rows that the database ``alias`` has."""
+    """The rows, from the database ``alias``."""
     return await (await readers.reader(alias)).read(statement, values)
 
 
@@ -274,7 +273,7 @@ _queries: list[PreparedQuery] = []
 
 
 def compile_queries() -> None:
-    """Compiles every query. In one thread, before a worker serves: Django's query objects are not for two threads."""
+    """Compiles every query, in one thread, before a worker serves: Django's query objects are not thread-safe."""
     connection = connections[settings.API_DATABASE]
     for query in _queries:
         if not query.is_compiled:

@@ -1,6 +1,6 @@
-"""Where the API's statements run: a small pool of connections to each PostgreSQL server, or one SQLite connection.
+"""Runs the API's statements: on a small pool of connections to each PostgreSQL server, or on one SQLite connection.
 
-Everything here belongs to the event loop of its worker. A caller bounds its wait with ``asyncio.timeout``: a connection
+Everything here belongs to the event loop of its worker. Callers limit their wait with ``asyncio.timeout``. A connection
 whose read was cancelled is closed, and the pool opens another.
 """
 
@@ -36,7 +36,7 @@ SECONDS = Histogram(
 )
 
 POOL_WAIT_SECONDS = 1.0  # for a connection
-# After a read had to wait that long in vain, further reads fail at once for a while instead of queueing up.
+# After a read waited this long without success, further reads fail immediately for a while instead of queueing.
 PAUSE_SECONDS = 1.0
 # How often psycopg looks for signals while it waits; a read that is cancelled does not wait for it.
 WAIT_INTERVAL_SECONDS = 60.0
@@ -142,14 +142,14 @@ class PostgreSQLReader:
                 if not _server_has_closed(connection):
                     return connection
                 await connection.close()
-                await self._pool.putconn(connection)  # which opens another
+                await self._pool.putconn(connection)  # the pool opens another
         except PoolTimeout:
             self._paused_until = monotonic() + PAUSE_SECONDS
             raise
 
 
 def _server_has_closed(connection: psycopg.AsyncConnection[Any]) -> bool:
-    """Whether an idle connection has something to read, which is always its end. Takes 2 µs and asks nobody."""
+    """Whether the server closed an idle connection: only then does it have data to read. 2 µs, without a round trip."""
     ready = select.poll()
     ready.register(connection.pgconn.socket, select.POLLIN)
     return bool(ready.poll(0))
@@ -166,7 +166,7 @@ class SQLiteReader:
         self._observe = SECONDS.labels(alias).observe
 
     async def open(self) -> None:
-        # Django refuses to connect on an event loop, rightly: it may wait for the disk.
+        # Django refuses to connect on an event loop, because connecting may wait for the disk.
         await asyncio.to_thread(self._connect)
 
     async def close(self) -> None:
@@ -204,7 +204,7 @@ class SQLiteReader:
         self._wrapper, self._file = wrapper, file
 
     def _file_now(self) -> tuple[int, int] | None:
-        """What tells the file from another of its name. 2 µs."""
+        """The identity of the file (device and inode), which differs for another file of this name. 2 µs."""
         try:
             found = os.stat(connections.settings[self.alias]["NAME"])  # noqa: PTH116 - the name may be Path or str
         except OSError:
@@ -235,12 +235,12 @@ async def reader(alias: str) -> Reader:
 
 
 def api_aliases() -> list[str]:
-    """The aliases that answer /v1 and /job: the primary's and, where there is one, the replica's."""
+    """The aliases of the databases that the API reads: the primary and, if there is one, the replica."""
     return [alias for alias in (settings.API_DATABASE, settings.API_REPLICA) if alias]
 
 
 async def open_readers() -> None:
-    """Connects to what the API reads from, before the first request; a server that is down is tried again later."""
+    """Connects to the API's databases before the first request. A server that is down is tried again later."""
     for alias in api_aliases():
         try:
             await reader(alias)
@@ -255,7 +255,7 @@ async def close_readers() -> None:
 
 
 async def ping(alias: str) -> bool:
-    """True where the database answers, by one statement. Raises DatabaseError where it does not."""
+    """True if the database answers one statement. Raises DatabaseError otherwise."""
     select_1: Any = PING if settings.DATABASES[alias]["ENGINE"].endswith("postgresql") else SQLITE_PING
     await (await reader(alias)).read(select_1, {})
     return True

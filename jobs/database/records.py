@@ -1,4 +1,4 @@
-"""The rows that statements read, by name: a named tuple declares the columns of each."""
+"""Columns by name: a named tuple declares the columns that a statement selects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which server answers a read where ``DATABASE_REPLICA_URL`` names a streaming replica beside the primary.
+"""Chooses the server of a read if ``DATABASE_REPLICA_URL`` names a streaming replica.
 
 The API's reads go to the replica, and to the primary where the replica is down, too far behind, or lacks the answer.
 Credentials go to the primary, so that a revocation is seen at once, and to the replica while the primary is down.
@@ -23,11 +23,11 @@ logger = logging.getLogger("jobs.replica")
 Value = TypeVar("Value")
 Read = Callable[[str], Awaitable[Value]]
 
-# How long a server may take to answer before the other one is asked; a caller waits less than two seconds in all.
+# How long a server may take before the other one is read. A client waits less than two seconds in all.
 ATTEMPT_SECONDS = 0.7
 # How often each worker checks both servers.
 CHECK_SECONDS = 1.0
-# Bytes of write-ahead log: what a primary has made durable, what a replica has replayed.
+# Positions in the write-ahead log, in bytes: flushed by a primary, replayed by a replica.
 WAL_POSITION = Statement(
     "SELECT ((CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END)"
     " - '0/0')::text",
@@ -37,19 +37,18 @@ WAL_POSITION = Statement(
 
 
 async def replica_first(read: Read[Value], is_enough: Callable[[Value], bool] | None = None) -> Value:
-    """What ``read`` returns for the alias of the first server that can answer.
+    """Reads from the replica, or from the primary if that fails or ``is_enough`` rejects the replica's result.
 
-    The replica's answer is taken where ``is_enough`` accepts it, for the primary has the same or more. Raises what the
-    primary raises, so that a caller never sees less than before.
+    ``read`` gets the alias of the server. Raises what the primary raises: the primary never has less than the replica.
     """
     order = [settings.API_REPLICA, settings.API_DATABASE]
     return await _first(order[::-1] if monitor.is_behind() else order, read, is_enough)
 
 
 async def primary_first(read: Read[Value | None]) -> Value | None:
-    """What ``read`` returns for the alias of the primary or, while that is down, of the replica.
+    """Reads from the primary or, while that is down, from the replica.
 
-    None is no answer of a replica: it may lack what was written a moment ago. Raises what the primary raises then.
+    None from the replica does not count, because it may lack the newest rows: then the error of the primary is raised.
     """
     if not settings.API_REPLICA:
         return await read(settings.API_DATABASE)
@@ -63,7 +62,7 @@ async def _first(aliases: list[str], read: Read[Value], is_enough: Callable[[Val
         try:
             value = await monitor.ask(alias, read, None if is_last else ATTEMPT_SECONDS)
         except (DatabaseError, InterfaceError) as error:
-            if _sqlstate(error) == "57014":  # the statement was too slow, and would be on the other server
+            if _sqlstate(error) == "57014":  # the statement was too slow, and would be so on the other server
                 raise
             errors[alias] = error
             continue
@@ -78,7 +77,8 @@ def _sqlstate(error: Exception) -> str | None:
 
 
 def _server_is_down(error: Exception) -> bool:
-    """Whether ``error`` is about the server, which is gone, shuts down or is full, and not about the statement."""
+    """Whether ``error`` is about the server (unreachable, shutting down, out of connections) and not about the
+    statement."""
     state = _sqlstate(error)
     return state is None or (state[:2] in ("08", "53", "57") and state != "57014")
 
@@ -88,14 +88,16 @@ async def _always(alias: str) -> bool:
 
 
 class ReplicaMonitor:
-    """What this worker knows of both servers. Requests notice that one is down; a task, that one is back or behind."""
+    """The state of both servers in this worker. Requests detect that a server is down; a task detects that it is up
+    again, or behind."""
 
     def __init__(self) -> None:
-        # Asked of a server that was down before it may answer again.
+        # The check that a server has to pass after it was down, before it is used again.
         self.is_ready: Callable[[str], Awaitable[bool]] = _always
         self._down: set[str] = set()
         self._behind = False
-        # Where the primary was, and when: the replica has been there since, or is behind by the time that has passed.
+        # A time, and the primary's position at that time. If the replica has not reached it, it is behind by at least
+        # the time since then.
         self._mark: tuple[float, int] | None = None
         self._task: asyncio.Task[None] | None = None
         self._check_now = asyncio.Event()
@@ -105,7 +107,7 @@ class ReplicaMonitor:
         return self._behind
 
     async def ask(self, alias: str, read: Read[Value], seconds: float | None) -> Value:
-        """``read(alias)``, within ``seconds`` if given; raises at once for a server that is known to be down."""
+        """``read(alias)``, within ``seconds`` if given. Raises immediately for a server that is marked as down."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._check_for_ever())
         if alias in self._down:
@@ -120,7 +122,7 @@ class ReplicaMonitor:
             raise
 
     def mark_down(self, alias: str, error: Exception) -> None:
-        """From now on the server is not asked, until it has answered the monitor."""
+        """The server is not used until it has answered the monitor."""
         if alias in self._down:
             return
         self._down.add(alias)
@@ -134,7 +136,7 @@ class ReplicaMonitor:
 
     async def _check_for_ever(self) -> None:
         while True:
-            # The primary first: what it has now, the replica cannot have replayed before.
+            # The primary first: the replica cannot have replayed this position earlier.
             primary, replica = await self._check(settings.API_DATABASE), await self._check(settings.API_REPLICA)
             if primary is not None and replica is not None:
                 self._compare(primary, replica)
@@ -146,7 +148,7 @@ class ReplicaMonitor:
             self._check_now.clear()
 
     async def _check(self, alias: str) -> int | None:
-        """How far the server is; None, and it is marked down, where it does not answer."""
+        """The server's position. If it does not answer, it is marked as down, and the result is None."""
         try:
             position = await _within(ATTEMPT_SECONDS, alias, _wal_position)
             is_back = alias in self._down and await _within(ATTEMPT_SECONDS, alias, self.is_ready)

@@ -1,4 +1,4 @@
-"""Whether PostgreSQL's row security binds the role that answers the API: the second line of defence."""
+"""Checks whether PostgreSQL's row security applies to the role of the API. It is the second line of defence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("jobs.row_security")
 
 
 def is_in_force(alias: str) -> bool:
-    """False on SQLite, which has none, and for a superuser or the owner of the tables, whom it does not bind."""
+    """False on SQLite, which has no row security, and for a superuser or the owner of the tables, who bypass it."""
     connection = connections[alias]
     if connection.vendor != "postgresql":
         return False
@@ -30,16 +30,16 @@ _IN_FORCE = Statement("SELECT row_security_active(%s)::text", [Job._meta.db_tabl
 
 
 async def is_in_force_on(alias: str) -> bool:
-    """As :func:`is_in_force`, asked by the API's own connections to PostgreSQL."""
+    """As :func:`is_in_force`, through the API's own connections."""
     [(answer,)] = await (await readers.reader(alias)).read(_IN_FORCE, {})
     return answer == "true"
 
 
 def check_before_serving() -> None:
-    """Warns where the scope of the code is the only line of defence on PostgreSQL.
+    """Warns if row security does not apply on PostgreSQL, so that the scope in the code is the only defence.
 
-    Raises ImproperlyConfigured instead where ``REQUIRE_ROW_SECURITY`` asks for it, or where that cannot be found out.
-    Of a primary and its replica one is enough to serve; the other does not answer before it has been found out.
+    With ``REQUIRE_ROW_SECURITY`` it raises ImproperlyConfigured instead, also if no server can be reached. One server
+    of two is enough to start; the other is checked before it is used.
     """
     required = settings.REQUIRE_ROW_SECURITY
     if not required and connections[settings.API_DATABASE].vendor != "postgresql":

@@ -1,1 +1,1 @@
-"""A studio to look at: the jobs, pictures and way in of a demo tenant, all made here."""
+"""The demo: a tenant with jobs, generated pictures, a token and a console login."""

@@ -91,7 +91,7 @@ WORKFLOWS: dict[JobType, Workflow] = {
         "model",
         "on_model_render",
         ("front", "back", "detail"),
-        "The garment could not be told from the background",
+        "The garment could not be separated from the background",
     ),
     JobType.BACKGROUND_SWAP_WITH_IMAGE: Workflow(
         # A request may contain a storage key. The API shows it as [redacted].
@@ -123,7 +123,7 @@ STATES = (JobStatus.NOT_STARTED, JobStatus.IN_PROGRESS, JobStatus.FAILURE, JobSt
 
 
 @dataclass
-class Story:
+class RecordBuilder:
     """Builds the record of a job. Its clock moves forward from event to event."""
 
     number: int
@@ -148,18 +148,18 @@ class Story:
         return {"storage_key": key, "kind": kind, "role": role, "label": label, "meta": meta}
 
 
-Plot = tuple[str, Callable[[Story], None]]
+Job = tuple[str, Callable[[RecordBuilder], None]]
 
 
-def stories(tenant: Tenant, now: datetime) -> Iterator[Story]:
+def demo_records(tenant: Tenant, now: datetime) -> Iterator[RecordBuilder]:
     """The demo's jobs, newest first. Their ids are always the same; their times are relative to ``now``."""
-    plots: list[Plot] = [
+    jobs: list[Job] = [
         (job_type, partial(_workflow, job_type, status)) for status, job_type in product(STATES, JobType)
     ]
     for place, (job_type, request, agents) in enumerate(OPERATIONS):
-        plots.insert(2 + 4 * place, (job_type, partial(_operation, request, agents)))
-    plots.append(("CATALOG_EXPORT", _untold))
-    for number, (job_type, tell) in enumerate(plots, start=1):
+        jobs.insert(2 + 4 * place, (job_type, partial(_operation, request, agents)))
+    jobs.append(("CATALOG_EXPORT", _without_events))
+    for number, (job_type, build) in enumerate(jobs, start=1):
         # Minutes ago at first, then hours, then days. The newest jobs are the ones that wait or run.
         created_at = now - timedelta(seconds=45 * number + 40 * 1.26**number)
         record = {
@@ -169,9 +169,9 @@ def stories(tenant: Tenant, now: datetime) -> Iterator[Story]:
             "created_at": _text(created_at),
             "events": [],
         }
-        story = Story(number, tenant.storage_prefix, record, created_at)
-        tell(story)
-        yield story
+        builder = RecordBuilder(number, tenant.storage_prefix, record, created_at)
+        build(builder)
+        yield builder
 
 
 def _id(number: int) -> ULID:
@@ -180,38 +180,38 @@ def _id(number: int) -> ULID:
     return ULID(milliseconds.to_bytes(6, "big") + hashlib.sha256(b"demo %d" % number).digest()[:10])
 
 
-def _workflow(job_type: JobType, status: JobStatus, story: Story) -> None:
+def _workflow(job_type: JobType, status: JobStatus, builder: RecordBuilder) -> None:
     workflow = WORKFLOWS[job_type]
-    story.record["request"] = workflow.request | {"seed": story.number}
-    story.wait(0.2)
-    story.event("queued", "Queued")
+    builder.record["request"] = workflow.request | {"seed": builder.number}
+    builder.wait(0.2)
+    builder.event("queued", "Queued")
     if status == JobStatus.NOT_STARTED:
         return
     steps = workflow.steps if status == JobStatus.SUCCESS else workflow.steps[:2]
     for place, step in enumerate(steps):
-        story.wait(1.5 + place)
-        artifacts = [story.picture(step.subject, step.kind, "intermediate", step.stage)] if step.subject else []
-        story.event(
+        builder.wait(1.5 + place)
+        artifacts = [builder.picture(step.subject, step.kind, "intermediate", step.stage)] if step.subject else []
+        builder.event(
             "stage", step.message, *artifacts, stage=step.stage, extra={"progress": round(place / len(steps), 2)}
         )
-        worker = f"Worker {story.number % 3 + 1} took the stage"
-        story.event("stage", worker, stage=step.stage, visibility="internal", extra={"queue_ms": 40 + story.number})
-    story.wait(6.25)
+        worker = f"Worker {builder.number % 3 + 1} took the step"
+        builder.event("stage", worker, stage=step.stage, visibility="internal", extra={"queue_ms": 40 + builder.number})
+    builder.wait(6.25)
     if status == JobStatus.SUCCESS:
         final = [
-            story.picture(workflow.subject, workflow.kind, "final", label, view)
+            builder.picture(workflow.subject, workflow.kind, "final", label, view)
             for view, label in enumerate(workflow.labels)
         ]
-        story.event("succeeded", "Done", *final, extra={"cost": round(0.02 * len(final), 2), "currency": "USD"})
+        builder.event("succeeded", "Done", *final, extra={"cost": round(0.02 * len(final), 2), "currency": "USD"})
     elif status == JobStatus.FAILURE:
         trace = f"{job_type.lower()}: rejected by the check before rendering"
-        story.event("stage", trace, visibility="internal", extra={"exit_code": 22})
-        story.event("failed", workflow.failure, extra={"retryable": False})
+        builder.event("stage", trace, visibility="internal", extra={"exit_code": 22})
+        builder.event("failed", workflow.failure, extra={"retryable": False})
 
 
-def _untold(story: Story) -> None:
+def _without_events(builder: RecordBuilder) -> None:
     """A job without events, of a type that ``/v1/jobs`` does not list."""
-    story.record["request"] = {"format": "csv", "columns": ["sku", "title", "image"]}
+    builder.record["request"] = {"format": "csv", "columns": ["sku", "title", "image"]}
 
 
 class Agent(NamedTuple):
@@ -288,18 +288,18 @@ AGENT_EVENTS = {
 }
 
 
-def _operation(request: Record, agents: tuple[Agent, ...], story: Story) -> None:
-    story.record["request"] = request
-    asked = story.clock
-    told = []
+def _operation(request: Record, agents: tuple[Agent, ...], builder: RecordBuilder) -> None:
+    builder.record["request"] = request
+    start = builder.clock
+    events = []
     for order, agent in enumerate(agents):
         for event_type in agent.events:
             seconds, message = AGENT_EVENTS[event_type]
             is_end = event_type in ("completed", "failed")
-            moment = asked + timedelta(seconds=agent.after + seconds + agent.seconds * is_end + 0.011 * order)
-            told.append((moment, event_type, message, agent.hostname, agent.extra if is_end else {}))
-    for story.clock, event_type, message, hostname, extra in sorted(told, key=itemgetter(0)):
-        story.event(event_type, message, hostname=hostname, extra=extra)
+            moment = start + timedelta(seconds=agent.after + seconds + agent.seconds * is_end + 0.011 * order)
+            events.append((moment, event_type, message, agent.hostname, agent.extra if is_end else {}))
+    for builder.clock, event_type, message, hostname, extra in sorted(events, key=itemgetter(0)):
+        builder.event(event_type, message, hostname=hostname, extra=extra)
 
 
 def _text(moment: datetime) -> str:

@@ -1,4 +1,4 @@
-"""Failures of files, of the artifact store and of the database, in words for the person who runs a command."""
+"""Failures of files, of the artifact store and of the database, as messages for the person who runs a command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FileError(CommandError):
 
 
 def reason(error: Exception) -> str:
-    """Why, in one line: the system's own words for an errno, else the first line of the message."""
+    """The reason in one line: the system's text of an errno, else the first line of the message."""
     if isinstance(error, EOFError):
         return "it was cut off, or is still being written"
     if isinstance(error, zlib.error | BadGzipFile):

@@ -1,7 +1,7 @@
-"""What ``/job`` reads, in the scope of one tenant: two prepared statements at the most, whatever the page holds.
+"""The statements of ``/job``, in the scope of one tenant: at most two for a page of any size.
 
-Of a job's events only those are read that its item shows: the end of its timeline, and of an operation the first and
-the latest event of each agent and type.
+They read only the events that an item shows: the end of the timeline and, for an operation, the first and the latest
+event of each agent and type.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
-from itertools import product
+from itertools import product, starmap
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -88,7 +88,7 @@ def _fold_event(*event: Any) -> FoldEvent:
 class FleetPage(NamedTuple):
     """How many jobs the tenant has in each status of this dialect, and one page of them, newest first.
 
-    The jobs can be iterated once: each is decoded when its turn comes.
+    ``jobs`` can be iterated once, and decodes each job on the way.
     """
 
     status_counts: dict[str, int]
@@ -96,55 +96,64 @@ class FleetPage(NamedTuple):
 
 
 async def job_page(tenant: int, params: FleetListParams) -> FleetPage:
-    """Jobs and counts of one moment: a single statement reads both.
+    """Reads jobs and counts in one statement, so that both are of the same moment.
 
-    A second one is made before it to find where a page with an offset begins, from the index alone, or instead of it
-    to count, where there is no such page.
+    With an offset, a statement before it finds where the page begins, from the index only. Without rows, a second one
+    reads the counts.
     """
     values: dict[str, Any] = {
         "tenant": tenant,
         "status": params.status and STORED_STATUS[params.status],
         "offset": params.offset,
     }
-    filtered = params.status is not None
-    is_long = params.limit * TIMELINE_EVENTS > MAX_PAGE_EVENTS
+    kind = ListKind(
+        status=params.status is not None,
+        offset=params.offset > 0,
+        is_long=params.limit * TIMELINE_EVENTS > MAX_PAGE_EVENTS,
+    )
     rows: list[tuple[Any, ...]] = []
-    if not params.offset:
-        rows = await LISTS[filtered, False, is_long].fetch(values, params.limit)
-    elif first := await FIRST[filtered].fetch(values):
+    if not kind.offset:
+        rows = await LISTS[kind].fetch(values, params.limit)
+    elif first := await FIRST[kind.status].fetch(values):
         time, public_id = map(str, first[0])
         values["first_time"] = datetime.fromisoformat(time).replace(tzinfo=UTC)
         values["first_id"] = UUID(public_id)
-        rows = await LISTS[filtered, True, is_long].fetch(values, params.limit)
+        rows = await LISTS[kind].fetch(values, params.limit)
     counts = orjson.loads(rows[0][0]) if rows else [orjson.loads(row) for (row,) in await COUNTS.fetch(values)]
     return FleetPage(_counts_by_status(counts), (JobRow.parse(document) for _, document in rows))
 
 
 def _counts_by_status(rows: list[Any]) -> dict[str, int]:
-    # A tenant whose first job is still to come has no row.
+    # A tenant without jobs has no row.
     return dict(zip(FLEET_STATUS.values(), rows[0] if rows else [0] * len(FLEET_STATUS), strict=True))
 
 
-def _jobs(status: bool) -> JobQuerySet:
+class ListKind(NamedTuple):
+    """Which statement reads a page."""
+
+    status: bool  # only jobs of the param ``status``
+    offset: bool  # from the job of the params ``first_time`` and ``first_id`` on
+    is_long: bool  # the timelines of the page may hold more than MAX_PAGE_EVENTS together
+
+
+def _jobs(*, status: bool) -> JobQuerySet:
     jobs: JobQuerySet = Job.objects.for_tenant(TENANT).newest_first()
     return jobs.filter(status=Param("status", TextField())) if status else jobs
 
 
-def _first(status: bool) -> QuerySet[Job, Any]:
-    """Where the page at ``offset`` begins. Only its key is read: an offset is paid for by the row."""
-    return _jobs(status).values_list("created_at", "public_id")[:1]
+def _first(*, status: bool) -> QuerySet[Job, Any]:
+    """Where the page at ``offset`` begins. It reads only the key, because the cost of an offset grows with the row."""
+    return _jobs(status=status).values_list("created_at", "public_id")[:1]
 
 
-def _list(status: bool, offset: bool, is_long: bool) -> QuerySet[Job, Any]:
-    """One page. ``status``: of the param ``status`` only; ``offset``: from ``first_time`` and ``first_id`` on;
-    ``is_long``: its timelines may hold more than MAX_PAGE_EVENTS together."""
-    jobs = _jobs(status)
-    if offset:
+def _list(kind: ListKind) -> QuerySet[Job, Any]:
+    jobs = _jobs(status=kind.status)
+    if kind.offset:
         first = (Param("first_time", DateTimeField()), Param("first_id", ULIDField()))
         jobs = jobs.filter(TupleLessThanOrEqual(Tuple("created_at", "public_id"), first))
     page = jobs[:ANY_LIMIT]
-    # The page is chosen by key first, for beside what is read of each job the planner would take the cost of one index
-    # for as good as that of another. The limit said again makes it sort keys, not what was read.
+    # A subquery chooses the page by key. Without it the planner may choose a worse index, because reading the rest of
+    # each job costs much more than the difference between two indexes. The second limit makes it sort keys only.
     chosen = Job.objects.for_tenant(TENANT).filter(pk__in=page.values("pk")).newest_first()[:ANY_LIMIT]
     item = columns(
         JobRow,
@@ -152,7 +161,7 @@ def _list(status: bool, offset: bool, is_long: bool) -> QuerySet[Job, Any]:
         created_at=RFC3339("created_at"),
         updated_at=RFC3339("updated_at"),
         events=_EVENTS,
-        timeline=_timeline(page) if is_long else _latest_events(TIMELINE_EVENTS),
+        timeline=_timeline(page) if kind.is_long else _latest_events(TIMELINE_EVENTS),
         result=Case(When(status=JobStatus.SUCCESS, is_operation=False, then=RESULT), output_field=JSONField()),
     )
     return chosen.values_list(AsText(json_rows(_counts(), *_COUNT_COLUMNS)), AsText(JSONRow(*item)))
@@ -164,8 +173,11 @@ def _counts() -> Any:
 
 _COUNT_COLUMNS = tuple(status.lower() for status in FLEET_STATUS)
 COUNTS = PreparedQuery(lambda: _counts().values_list(AsText(JSONRow(*_COUNT_COLUMNS))))
-FIRST = {status: PreparedQuery(partial(_first, status), offset=True) for status in (False, True)}
-LISTS = {key: PreparedQuery(partial(_list, *key)) for key in product((False, True), repeat=3)}
+FIRST = {status: PreparedQuery(partial(_first, status=status), offset=True) for status in (False, True)}
+LISTS = {
+    kind: PreparedQuery(partial(_list, kind))
+    for kind in starmap(ListKind, product((False, True), repeat=len(ListKind._fields)))
+}
 
 
 class _ErrorText(Func):
@@ -209,7 +221,7 @@ class _CountRows(Subquery):
 
 
 def _timeline(page: QuerySet[Job, Any]) -> Case:
-    """The timeline of a job of ``page``, shorter where all those of the page are too long together."""
+    """The timeline of a job of ``page``. It is shorter if the timelines of the page together are too long."""
     numbers = page.values(number=_CountRows(public_events().order_by("-seq").values("seq")[:TIMELINE_EVENTS]))
     return Case(
         When(GreaterThan(_Sum(numbers), MAX_PAGE_EVENTS), then=_latest_events(SHORT_TIMELINE_EVENTS)),
@@ -236,8 +248,8 @@ def _events_of_job() -> QuerySet[JobEvent]:
 
 
 _FOLD_COLUMNS = columns(FoldEvent, created_at=RFC3339("created_at"))
-# An agent's state is its latest event of the highest type, its duration begins with its first start, and it is named
-# where any of its events is public.
+# The fold needs three things of an agent: its latest event of the highest type, its first start, and whether any of its
+# events is public.
 _SAME = [F("hostname"), F("event_type"), F("visibility")]
 _OF_AGENTS = _FirstAndLatest(
     _events_of_job()
@@ -249,7 +261,7 @@ _OF_AGENTS = _FirstAndLatest(
         last_place=Window(Count("pk"), partition_by=_SAME),
     )
 )
-# A workflow job has one such event at the most, and mostly it is the last.
+# A workflow job has at most one such event. It is usually the last one.
 _FAILED = json_rows(_events_of_job().filter(event_type="failed").order_by("-seq")[:1], *_FOLD_COLUMNS)
 _EVENTS = Case(
     When(is_operation=True, then=_OF_AGENTS),

@@ -1,7 +1,7 @@
-"""The shapes of ``/job``.
+"""Serializers of ``/job``.
 
-The declared fields feed the OpenAPI document; ``to_representation`` builds the same dicts from the fold's outcome. A
-test holds the two together.
+The declared fields feed the OpenAPI document; ``to_representation`` builds the same dicts from the result of the fold.
+A test compares the two.
 """
 
 from __future__ import annotations
@@ -115,14 +115,14 @@ class FleetJobListResponseSerializer(serializers.Serializer[Any]):
     )
     items = FleetJobResponseSerializer(many=True, help_text="One page of jobs, newest first.")
 
-    def to_representation(self, listing: tuple[FleetPage, FleetListParams]) -> dict[str, Any]:
-        page, params = listing
+    def to_representation(self, page_and_params: tuple[FleetPage, FleetListParams]) -> dict[str, Any]:
+        page, params = page_and_params
         job = FleetJobResponseSerializer(context=self.context).to_representation
         counts = page.status_counts
         return {
             "total_items": counts[params.status] if params.status else sum(counts.values()),
             "status_counts": counts,
-            # Written one by one: a page of dicts would be gone through by the garbage collector again and again.
+            # Serialized one by one: the garbage collector would walk through a page of dicts several times.
             "items": [Fragment(to_json(job(row))) for row in page.jobs],
         }
 
@@ -154,7 +154,7 @@ def state(agent: Agent) -> dict[str, Any]:
 
 def timeline(out: TenantRenderer, rows: list[TimelineRow]) -> list[dict[str, Any]]:
     """The events by time, then ``seq``."""
-    # Without its Z a time with a fraction sorts after the same one without.
+    # Without the Z, text order is time order: a fraction sorts after the same time without one.
     rows = sorted(rows, key=lambda row: (row.created_at.removesuffix("Z"), row.seq))
     return [timeline_event(out, row) for row in rows]
 
@@ -170,5 +170,5 @@ def timeline_event(out: TenantRenderer, row: TimelineRow) -> dict[str, Any]:
 
 
 def given(name: str, text: str | None) -> dict[str, str]:
-    """An optional string, left out where it has nothing to say, as fleet clients expect."""
+    """An optional string. Fleet clients expect that an empty one is left out."""
     return {name: text} if text else {}

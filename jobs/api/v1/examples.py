@@ -1,4 +1,4 @@
-"""One job as each operation of ``/v1`` shows it; a test holds the examples to their schemas."""
+"""Examples for the OpenAPI document: one job in each operation of ``/v1``. A test validates them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Keyset paging: a ``cursor`` says where a page ended, bound to the tenant and the filters it was read with.
+"""Keyset paging: a ``cursor`` holds the last job of a page, and is valid for the same tenant and filters only.
 
-Its cost does not grow with depth, as an offset's does.
+Its cost does not grow with depth, unlike that of an offset.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def cursor_after(tenant_id: int, filters: Filters, created_at: str, public_id: s
 
 
 def position_of(cursor: str, tenant_id: int, filters: Filters | None) -> Position:
-    """Where the page of ``cursor`` begins; without ``filters``, whatever list of the tenant's the cursor is of.
+    """Where the page of ``cursor`` begins. Without ``filters`` the cursor may be of any list of the tenant.
 
     Raises BadCursor.
     """
@@ -45,7 +45,7 @@ def position_of(cursor: str, tenant_id: int, filters: Filters | None) -> Positio
 
 
 class PagedRow(Protocol):
-    """What a cursor is made of: a SummaryRow has it."""
+    """The columns that a cursor needs. SummaryRow has them."""
 
     @property
     def public_id(self) -> str: ...

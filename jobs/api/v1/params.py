@@ -70,7 +70,7 @@ def rfc3339(text: str) -> datetime:
 
 
 def each_once(job_types: list[JobType]) -> list[JobType]:
-    """The types in one order, and none where all eight are asked for: so that equal filters compare equal."""
+    """The types without duplicates, sorted. All eight become none, so that equal filters compare equal."""
     unique = sorted(set(job_types))
     return [] if len(unique) == len(JobType) else unique
 
@@ -79,7 +79,7 @@ Time = Annotated[datetime, BeforeValidator(rfc3339)]
 
 
 class JobFilters(Params):
-    """Which jobs are listed. A cursor is bound to these, beside the tenant."""
+    """The filters of the list. A cursor is valid for the same filters and tenant only."""
 
     repeatable: ClassVar[frozenset[str]] = frozenset({"job_type"})
 
@@ -114,7 +114,7 @@ _FILTER_NAMES = set(JobFilters.model_fields)
 
 
 class ListParams(JobFilters):
-    """Read for a tenant, whose id is the context."""
+    """The validation context is the id of the tenant."""
 
     limit: Annotated[int, Integer] = Field(50, ge=1, le=200, description="The most jobs in one page.")
     offset: Offset = 0
@@ -126,7 +126,7 @@ class ListParams(JobFilters):
     @field_validator("cursor", mode="plain")
     @classmethod
     def position(cls, cursor: str, info: ValidationInfo) -> Position:
-        """Where the page begins. Beside a bad filter it is not known which filters the cursor has to be of."""
+        """Where the page begins. If a filter is invalid, the filters of the cursor are not compared."""
         given = {name: info.data[name] for name in JobFilters.model_fields if name in info.data}
         complete = len(given) == len(JobFilters.model_fields)
         filters = JobFilters.model_construct(**given).query() if complete else None
@@ -134,7 +134,7 @@ class ListParams(JobFilters):
         try:
             return position_of(cursor, tenant_id, filters)
         except BadCursor as error:
-            message = "Input should be a cursor that this listing gave, sent with the same filters"
+            message = "Input should be a cursor of an earlier page, sent with the same filters"
             raise PydanticCustomError("value_error", message) from error
 
 

@@ -1,4 +1,4 @@
-"""What ``/v1`` reads: one prepared statement an endpoint, always in the scope of one tenant."""
+"""The statements of ``/v1``: one prepared statement for each endpoint, always in the scope of one tenant."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jobs.api.errors import JobNotFound
 from jobs.api.v1.params import ListParams
 from jobs.database.artifacts import RESULT, TENANT
 from jobs.database.events import (
-    EVENT_COLUMNS,
     EVENT_PAGE,
+    EVENT_ROW_COLUMNS,
     LAST_EXAMINED,
     SummaryRow,
     feed_page,
@@ -185,7 +185,7 @@ DETAIL = _one_job(
     created_at=_SUMMARY["created_at"],
     # Nothing of the result is read before there is one.
     result=Case(When(v1_status=JobStatus.SUCCESS, then=RESULT), output_field=JSONField()),
-    latest_event=json_rows(public_events().filter(seq=OuterRef("last_public_seq")), *EVENT_COLUMNS),
+    latest_event=json_rows(public_events().filter(seq=OuterRef("last_public_seq")), *EVENT_ROW_COLUMNS),
 )
 # Bound with ``since`` too.
 EVENTS = _one_job(EventsRow, **_HEADER, public_id=_SUMMARY["public_id"], events=EVENT_PAGE)

@@ -1,7 +1,7 @@
-"""The shapes of ``/v1``.
+"""Serializers of ``/v1``.
 
-The declared fields feed the OpenAPI document and the validators; each ``to_representation`` writes the same dict by
-hand from a row of ``jobs.api.v1.queries``, because walking the fields would take as long again as the whole request. A
+The declared fields are for the OpenAPI document and the ``ETag``. Each ``to_representation`` builds the same dict
+directly from a row of ``jobs.api.v1.queries``, because DRF's loop over the fields would double the time of a request. A
 test compares the two. Serializers are made with ``context={"renderer": …}``, the renderer of the request.
 """
 
@@ -34,7 +34,7 @@ class OneJobSerializer(serializers.Serializer[Any]):
 
 @extend_schema_serializer(description="A picture that a job made.")
 class ArtifactResponseSerializer(serializers.Serializer[Any]):
-    """Written by the renderer, which alone turns storage keys into links."""
+    """The renderer builds it: nothing else turns storage keys into URLs."""
 
     image_url = serializers.CharField(help_text="A presigned GET link to the picture, which expires.")
     kind = serializers.CharField(help_text="What it shows, such as on_model_render.")
@@ -93,7 +93,7 @@ class JobSummaryResponseSerializer(serializers.Serializer[Any]):
         }
 
 
-@lru_cache(maxsize=10_000)  # about 5 MB: a page of jobs that is requested again is mostly the same
+@lru_cache(maxsize=10_000)  # about 5 MB; most rows of a page that is requested again are unchanged
 def summary_json(row: SummaryRow) -> Fragment:
     """``JobSummaryResponse`` of one job, as JSON."""
     return Fragment(to_json(JobSummaryResponseSerializer().to_representation(row)))

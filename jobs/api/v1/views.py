@@ -78,7 +78,7 @@ class JobViewSet(FollowingViewSet):
         return None if first.is_last and source.since == since else (source, first)
 
     def is_enough(self, document: str | None) -> bool:
-        """Whether a replica's row will do: it is there, and no older than what the caller has seen."""
+        """Whether the replica's row can be used: it exists, and is not older than the version that the client has."""
         if document is None:
             return False
         return queries.version_of(document) >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))

@@ -1,4 +1,4 @@
-"""``grant_api_role NAME``: the role that answers the API, which owns nothing and reads what row security shows it."""
+"""``manage.py grant_api_role NAME``: grants the role of the API. It owns no table, and row security applies to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection, transaction
 from psycopg import sql
 
-# All that an answer is made of. Tenants and tokens, too: a credential is looked up before its tenant is known.
+# The tables that the API reads. Tenants and tokens too, because a credential is looked up before its tenant is known.
 READS = ("tenants_tenant", "tenants_apitoken", "jobs_job", "jobs_jobevent", "jobs_artifact", "jobs_jobcounts")
 
 

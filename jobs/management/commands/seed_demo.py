@@ -12,7 +12,7 @@ from ulid import ULID
 
 from jobs.demo.access import DEMO
 from jobs.demo.drawing import draw
-from jobs.demo.records import Picture, stories
+from jobs.demo.records import Picture, demo_records
 from jobs.ingest import bulk
 from jobs.management.progress import counted
 from jobs.models import Job
@@ -31,10 +31,12 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
         demo = Tenant.objects.filter(slug=DEMO).first() or Tenant(slug=DEMO, name="Demo Studio")
-        demo_jobs = {ULID.from_str(story.record["public_id"]): story for story in stories(demo, timezone.now())}
+        demo_jobs = {
+            ULID.from_str(builder.record["public_id"]): builder for builder in demo_records(demo, timezone.now())
+        }
         existing = set(Job.all_tenants.filter(pk__in=demo_jobs).values_list("pk", flat=True))
-        missing = [story for public_id, story in demo_jobs.items() if public_id not in existing]
-        pictures = [picture for story in missing for picture in story.pictures]
+        missing = [builder for public_id, builder in demo_jobs.items() if public_id not in existing]
+        pictures = [picture for builder in missing for picture in builder.pictures]
         summary = (
             f"{counted(len(missing), 'job')}, {counted(len(pictures), 'picture')}, "
             f"{counted(len(existing), 'job')} unchanged"
@@ -47,8 +49,8 @@ class Command(BaseCommand):
         # Images first, so that no job is shown without its images.
         for picture in pictures:
             self.store(picture)
-        for story in missing:
-            bulk.load_record(story.record)
+        for builder in missing:
+            bulk.load_record(builder.record)
         self.stdout.write(f"Tenant {DEMO}: {summary}.")
 
     def store(self, picture: Picture) -> None:

@@ -1,4 +1,4 @@
-"""From a checkout to a gateway that answers: migrates, collects static files, and becomes the production server."""
+"""``manage.py serve``: migrates, collects static files, and becomes the production server."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def server_command(host: str, port: int, workers: int, announce: str = "") -> li
 
 
 def free_address(host_setting: str, port_setting: str, command: str) -> str:
-    """The address, in numbers, of the host and port that the settings name.
-
-    Raises CommandError where it is taken or none of this machine's; ``command`` is what to try again.
+    """The numeric address of the host and port in the settings. Raises CommandError if the port is in use or the
+    address is not of this machine; the message names ``command``.
     """
     host, port = getattr(settings, host_setting), getattr(settings, port_setting)
     try:
@@ -60,7 +59,7 @@ def in_url(host: str) -> str:
 
 
 def base_url() -> str:
-    """Where the gateway is for somebody on this machine."""
+    """The URL of the gateway for a browser on this machine."""
     host = "127.0.0.1" if settings.WEB_HOST in ("0.0.0.0", "::") else settings.WEB_HOST  # noqa: S104 - not bound here
     return f"http://{in_url(host)}:{settings.PORT}"
 
@@ -95,7 +94,8 @@ class Command(BaseCommand):
             self.become_server(address)
 
     def collect_static(self) -> None:
-        """Collects when a source came, went or changed since the last time: looking costs a few milliseconds."""
+        """Collects if a source was added, removed or changed since the last time. The check takes a few
+        milliseconds."""
         seen = hashlib.sha256()
         for finder in get_finders():
             for name, storage in finder.list([]):
@@ -107,7 +107,7 @@ class Command(BaseCommand):
                 return
         chosen: Any = settings.STORAGES
         chosen["staticfiles"]["BACKEND"] = "whitenoise.storage.CompressedManifestStaticFilesStorage"
-        # What an earlier version is named stays: during a reload its pages are still answered.
+        # Files of earlier versions stay: during a reload their pages are still served.
         call_command("collectstatic", interactive=False, verbosity=0)
         stamp.write_text(seen.hexdigest())
 
@@ -137,6 +137,6 @@ class Command(BaseCommand):
         self.stdout.flush()
         announcement = f"Serving on {base_url()} (Ctrl-C stops it)."
         command = server_command(address, settings.PORT, settings.WEB_WORKERS, announcement)
-        for name in env.from_file:  # the server reads the file itself, at each reload, and its environment wins
+        for name in env.from_file:  # the server reads the file at each reload, and its environment takes precedence
             os.environ.pop(name, None)
         os.execv(sys.executable, command)  # noqa: S606 - no shell is meant

@@ -15,7 +15,7 @@ from tenants.models import Tenant
 
 
 def in_days(text: str) -> datetime:
-    """The instant that many whole days from now."""
+    """The time this many days from now."""
     try:
         days = int(text)
         expires_at = timezone.now() + timedelta(days=days)

@@ -26,7 +26,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, prefix: str, **options: Any) -> None:
-        # A whole token that is pasted in a hurry stands for its prefix, and should not see the secret again.
+        # A whole token is accepted too. The output never shows its secret.
         prefix = prefix.removeprefix("jgw_").partition("_")[0]
         try:
             revoked_now = tokens.revoke(prefix)
