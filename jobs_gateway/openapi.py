@@ -23,6 +23,8 @@ SHARED = {
     "parameters": {
         "public_id": "PublicId",
         "X-Shopify-Hmac-Sha256": "ShopifyHmac",
+        "Prefer": "Prefer",
+        "Last-Event-ID": "LastEventId",
         "If-None-Match": "IfNoneMatch",
     },
     "responses": {

@@ -20,7 +20,7 @@ from rest_framework import exceptions
 
 from tenants.callers import Caller
 from tenants.proxies import client_address
-from tenants.shared_cache import shared_cache
+from tenants.shared_cache import SharedCache, shared_cache
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +107,9 @@ async def _count(request: HttpRequest, policy: str, who: str, limit: int) -> Rat
 class _Counter:
     """Counts in the cache that ``CACHE_URL`` names, or in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: SharedCache = shared_cache) -> None:
         self._paused_until = 0.0
+        self._shared_cache = cache
 
     async def increment(self, key: str) -> int:
         """The count under ``key`` with this one. Raises LimitsUnavailable."""
@@ -116,8 +117,8 @@ class _Counter:
             raise LimitsUnavailable
         cache = caches["default"]
         try:
-            if shared_cache.is_shared():
-                return await self._increment_redis(shared_cache.key(key))
+            if self._shared_cache.is_shared():
+                return await self._increment_redis(self._shared_cache.key(key))
             cache.add(key, 0, timeout=2 * WINDOW_SECONDS)  # in memory: nothing to wait for
             return cache.incr(key)
         except Exception as error:  # every cache has exceptions of its own
@@ -126,7 +127,7 @@ class _Counter:
             raise LimitsUnavailable from error
 
     async def _increment_redis(self, key: str) -> int:
-        async with shared_cache.connection().pipeline(transaction=True) as pipeline:
+        async with self._shared_cache.connection().pipeline(transaction=True) as pipeline:
             # The key outlives its window, so that it cannot expire while it is counted in.
             pipeline.incr(key).expire(key, 2 * WINDOW_SECONDS)
             used, _ = await pipeline.execute()

@@ -35,7 +35,10 @@ GROUPS = {
     11: ("outages", "test_outage"),
     12: ("secrets in answers and logs", "test_secrets"),
     13: ("rate limits", "test_rate_limits"),
-    14: ("the feed, streams and waiting", "test_feed test_feed_under_writers test_streams test_following"),
+    14: (
+        "the feed, streams and waiting",
+        "test_feed test_feed_under_writers test_streams test_following test_positions",
+    ),
 }
 GROUP_OF = {file: number for number, (_, files) in GROUPS.items() for file in files.split()}
 

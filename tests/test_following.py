@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -31,7 +32,7 @@ def test_news_between_the_first_read_and_the_waiting_is_not_lost(acme, acme_toke
     monkeypatch.setattr(EVENTS, "fetch_document", read_before_the_news)
 
     async def follow() -> bytes:
-        gone, received = asyncio.Event(), asyncio.Queue()
+        gone, received = asyncio.Event(), asyncio.Queue[Any]()
 
         async def receive():
             await gone.wait()
@@ -51,7 +52,7 @@ def test_news_between_the_first_read_and_the_waiting_is_not_lost(acme, acme_toke
         # Another one waits, so that positions are polled already.
         with wake_ups.waiter(acme.pk):
             await asyncio.sleep(2 * POLL_SECONDS)
-            task = asyncio.create_task(with_middleware(None)(scope, receive, received.put))
+            task = asyncio.ensure_future(with_middleware(None)(scope, receive, received.put))
             body = b""
             async with asyncio.timeout(LONGEST_SECONDS):
                 while b"news" not in body:

@@ -18,6 +18,7 @@ from jobs_gateway.settings import cache as cache_settings
 from tenants import proxies, throttling, tokens
 from tenants.callers import Caller
 from tenants.models import Tenant
+from tenants.shared_cache import SharedCache
 from tests import servers
 from tests.client import Client
 from tests.gateway import database_of_this_test, serving
@@ -45,17 +46,18 @@ class CounterOfManyLoops(throttling._Counter):
     """The gateway's, for the test client, whose requests have an event loop each."""
 
     async def increment(self, key):
-        counter = throttling._Counter()
+        cache_of_this_loop = SharedCache()
+        counter = throttling._Counter(cache_of_this_loop)
         counter._paused_until = self._paused_until
         try:
             return await counter.increment(key)
         finally:
             self._paused_until = counter._paused_until
-            await close(counter)
+            await close(cache_of_this_loop)
 
 
-async def close(counter):
-    await counter.close()
+async def close(cache_of_this_loop):
+    await cache_of_this_loop.close()
     for _ in range(3):  # until the loop has closed the sockets
         await asyncio.sleep(0)
 
@@ -90,12 +92,13 @@ def test_of_200_parallel_requests_exactly_the_limit_passes(
     async def ask_together():
         asked = (throttling.count_request(HttpRequest(), acme) for _ in range(200))
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
-        await close(counter)
+        await close(cache_of_this_loop)
         return outcomes
 
     for _ in range(rounds):
         clock.now += 60
-        counter = throttling._Counter()
+        cache_of_this_loop = SharedCache()
+        counter = throttling._Counter(cache_of_this_loop)
         monkeypatch.setattr(throttling, "_counter", counter)
         outcomes = asyncio.run(ask_together())
         assert outcomes.count(None) == 50

@@ -64,7 +64,7 @@ def timed(frames: list[Frame]) -> list[str]:
 
 
 def test_a_job_is_followed_to_its_end(gateway, acme_token, job):
-    async def follow() -> Stream:
+    async def follow() -> tuple[Stream, list[Frame]]:
         async with stream(gateway.port, events_of(job), acme_token) as opened:
             assert opened.status == 200
             frames = opened.frames()
@@ -198,6 +198,8 @@ def test_the_feed_is_streamed_from_now_and_continues_after_a_drop(gateway, acme_
             assert one.json["type"] == "job.submitted"
             assert one.json["id"] == f"{other.pk}-1"
         await append(job, "stage", "three")
+        assert one.id
+        assert two.id
         for last_id, expected in ((one.id, ["two", "three"]), (two.id, ["three"])):
             async with stream(gateway.port, "/v1/events", acme_token, Last_Event_ID=last_id) as opened:
                 frames = await first(opened, len(expected))

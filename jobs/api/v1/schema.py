@@ -131,9 +131,7 @@ def v1_responses(
     if streamed:
         del responses[200]
         responses[200, "application/json"] = OpenApiResponse(shape, of_success, [example])
-        responses[200, "text/event-stream"] = OpenApiResponse(
-            {"type": "string"}, "Each event as `id` and one line of `data`, the object of the JSON answer"
-        )
+        responses[200, "text/event-stream"] = OpenApiResponse({"type": "string"}, of_success)
         responses[429] = error(
             "Too many requests, or too many streams of this tenant",
             RateLimited("More than 600 requests of this tenant in a minute.", 21),
@@ -196,12 +194,21 @@ list_job_events = extend_schema(
         *POLLING,
     ],
     responses={
-        **v1_responses(JobEventsResponseSerializer, "Events after the cursor", examples.EVENTS, streamed=True),
-        204: OpenApiResponse(None, "As a stream: the job is over, and nothing follows"),
+        **v1_responses(
+            JobEventsResponseSerializer,
+            "Events after the cursor, as a page or as a stream",
+            examples.EVENTS,
+            streamed=True,
+        ),
+        204: OpenApiResponse(None, "As a stream; the job is over and nothing follows"),
     },
 )
 _FEED_RESPONSES = v1_responses(
-    FeedResponseSerializer, "Events after the cursor", examples.FEED, of_one_job=False, streamed=True
+    FeedResponseSerializer,
+    "Events after the cursor, as a page or as a stream",
+    examples.FEED,
+    of_one_job=False,
+    streamed=True,
 )
 del _FEED_RESPONSES[304]
 list_events = extend_schema(

@@ -173,14 +173,16 @@ class JobEventsResponseSerializer(OneJobSerializer):
         }
 
 
-@extend_schema_serializer(description="One event of the feed.")
+@extend_schema_serializer(
+    description="One event of the feed, which never changes, and its job as it is at the time of the answer."
+)
 class FeedEventSerializer(serializers.Serializer[Any]):
     id = serializers.CharField(
         help_text="`<public_id>-<seq>`: the same wherever the event is shown, for telling doubles apart."
     )
     type = serializers.CharField(help_text="`job.<event_type>`, such as job.succeeded.")
-    job = JobSummaryResponseSerializer(help_text="The job's header at the time of the answer.")
-    event = JobEventResponseSerializer(help_text="The event, which never changes.")
+    job = JobSummaryResponseSerializer()
+    event = JobEventResponseSerializer()
 
     def to_representation(self, row: FeedRow) -> dict[str, Any]:
         job = SummaryRow._make(row.job)

@@ -141,13 +141,13 @@ class EventViewSet(FollowingViewSet):
             if last_event_id := request.META.get("HTTP_LAST_EVENT_ID"):
                 place = place_of_header(last_event_id, tenant_id, feed.filters)
             return await self.open_stream(None, partial(self.start_feed, feed, place))
-        place = await feed.end() if params.after == "latest" else params.after or START
+        begin = await feed.end() if params.after == "latest" else params.after or START
 
         async def attempt(latest: bool) -> Attempt:
-            nonlocal place
-            page = await feed.page(place, params.limit, latest=latest)
+            nonlocal begin
+            page = await feed.page(begin, params.limit, latest=latest)
             if not page.rows:
-                place = page.place
+                begin = page.place
             response = self.respond(feed.body(page, self.fresh_renderer()))
             return Attempt(response, is_due=bool(page.rows), goes_on=page.has_more)
 
