@@ -7,5 +7,5 @@ urlpatterns = [
     path("jobs", JobViewSet.as_view({"get": "list"}), name="job-list"),
     path("jobs/<str:public_id>", JobViewSet.as_view({"get": "retrieve"}), name="job-detail"),
     path("jobs/<str:public_id>/events", JobViewSet.as_view({"get": "events"}), name="job-events"),
-    path("events", EventViewSet.as_view({"get": "list"}), name="events"),
+    path("events", EventViewSet.as_view({"get": "page"}), name="events"),
 ]

@@ -129,10 +129,10 @@ class EventViewSet(FollowingViewSet):
     """The feed."""
 
     queryset = Job.all_tenants.none()
-    streamed = frozenset({"list"})
+    streamed = frozenset({"page"})
 
     @schema.list_events
-    async def list(self, request: GatewayRequest) -> Response:
+    async def page(self, request: GatewayRequest) -> Response:
         tenant_id = self.caller.tenant_id
         params = FeedParams.read(request.GET, tenant_id)
         feed = Feed(tenant_id, params.filters())
