@@ -11,9 +11,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from threading import Event
 from typing import Any
 
@@ -25,13 +24,10 @@ from ulid import ULID
 from jobs.ingest import bulk, ledger
 from jobs.models import JobEvent
 from tenants import tokens
+from tests.feed_readers import PageReader, Reader, Saved, StreamReader, WaitingReader
 from tests.gateway import Gateway, database_of_this_test, serving
-from tests.streams import get, stream
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-Saved = list[str]  # the ids of the events that a reader has had
-GAVE_UP = (ConnectionError, asyncio.IncompleteReadError, IndexError, ValueError)  # of a connection that was cut off
 
 
 class RolledBack(Exception):
@@ -92,72 +88,6 @@ def load(tenants: list[Any], number: int, jobs: int) -> None:
         for _ in bulk.load(lines[start : start + 10]):
             pass
     connection.close()
-
-
-# --- Readers ---
-
-
-class Reader:
-    """Follows a tenant's feed, and forgets what it had not saved when it is killed."""
-
-    def __init__(self, gateway: Gateway, token: str, number: int) -> None:
-        self.gateway = gateway
-        self.token = token
-        self.chance = random.Random(number)
-        self.saved: Saved = []
-        self.cursor = ""
-        self.kills = 0
-
-    async def follow(self) -> None:
-        """Until it is cancelled."""
-        while True:
-            with suppress(*GAVE_UP):
-                async for ids, cursor in self.read():
-                    if self.chance.random() < 0.03:
-                        self.kills += 1
-                        break  # killed before it saved them
-                    self.saved += ids
-                    self.cursor = cursor
-            await asyncio.sleep(0.02)
-
-    def read(self) -> AsyncIterator[tuple[list[str], str]]:
-        """What arrived, and the cursor after it."""
-        raise NotImplementedError
-
-
-class PageReader(Reader):
-    prefer: dict[str, str] = {}
-
-    async def read(self) -> AsyncIterator[tuple[list[str], str]]:
-        path = f"/v1/events?limit={self.chance.choice([1, 3, 20, 500])}"
-        if self.cursor:
-            path += f"&after={self.cursor}"
-        async with get(self.gateway.port, path, self.token, **self.prefer) as answer:
-            body = await answer.body()
-            assert answer.status in (200, 503), body
-            if answer.status == 200:
-                page = orjson.loads(body)
-                yield [each["id"] for each in page["events"]], page["cursor"]
-
-
-class WaitingReader(PageReader):
-    prefer = {"Prefer": "wait=2"}
-
-
-class StreamReader(Reader):
-    async def read(self) -> AsyncIterator[tuple[list[str], str]]:
-        if not self.cursor:  # a stream without a cursor begins now
-            async with get(self.gateway.port, "/v1/events?limit=1", self.token) as answer:
-                page = orjson.loads(await answer.body())
-                if answer.status != 200 or not page["events"]:
-                    return
-                yield [each["id"] for each in page["events"]], page["cursor"]
-            return
-        async with stream(self.gateway.port, "/v1/events", self.token, Last_Event_ID=self.cursor) as opened:
-            assert opened.status in (200, 503), await opened.body()
-            async for frame in opened.frames():
-                assert frame.id is not None
-                yield [frame.json["id"]], frame.id
 
 
 # --- Faults ---

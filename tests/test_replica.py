@@ -13,7 +13,9 @@ from itertools import count
 import pytest
 from ulid import ULID
 
+from jobs.ulid import ulid_text
 from tests import servers
+from tests.feed_readers import Crowd, PageReader, StreamReader, WaitingReader
 from tests.gateway import serving
 from tests.stores import Store
 
@@ -130,8 +132,8 @@ def of(job):
     return f"job_id = '{ULID.from_str(job).to_uuid()}'"
 
 
-def wait_until_true(is_so):
-    deadline = time.monotonic() + SETTLE_SECONDS
+def wait_until_true(is_so, seconds=SETTLE_SECONDS):
+    deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not settle"
         time.sleep(0.02)
@@ -433,8 +435,12 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
         load(job, 1, wait_for=replica)
     writer = store.start("shell", "--command", WRITER.format(jobs=jobs))
     crowd = [Reader(gateway, token, jobs[number % 2], conditional=number % 4 < 2) for number in range(readers)]
+    of_feed = Crowd(
+        [kind(gateway, token, number) for number, kind in enumerate((PageReader, StreamReader, WaitingReader))]
+    )
     statuses_by_request = {}
     try:
+        of_feed.start()
         for reader in crowd:
             reader.start()
         for number, (which, how, pause) in zip(count(), outages(rounds, seconds)):
@@ -445,7 +451,7 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
                 statuses_by_request[number, which] = {
                     status for reader, start in zip(crowd, before, strict=True) for status in reader.statuses[start:]
                 }
-        time.sleep(seconds / 2)
+        wait_until_true(lambda: all(len(events(primary, job)) > 50 for job in jobs), 60)
         assert writer.poll() is None, writer.communicate()
     finally:
         writer.kill()
@@ -453,6 +459,13 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
     truth = {job: events(primary, job) for job in jobs}
     with suppress(AssertionError):
         wait_until_true(lambda: all(len(reader.seen) >= len(truth[reader.job]) for reader in crowd))
+    feed = feed_of(primary, "acme")
+    with suppress(AssertionError):
+        wait_until_true(lambda: all(len(reader.saved) >= len(feed) for reader in of_feed.readers))
+    of_feed.stop()
+    assert of_feed.failures == []
+    for reader in of_feed.readers:
+        assert reader.saved == feed, type(reader)
     for reader in crowd:
         reader.stopping.set()
     for reader in crowd:
@@ -460,9 +473,18 @@ def test_readers_lose_nothing_while_both_servers_go_away_in_turn(
         assert reader.seen == truth[reader.job]
         assert reader.wrong == []
         assert reader.slowest < FAILOVER_SECONDS
-    assert all(len(each) > 50 for each in truth.values()), "there was something to lose"
     for (_, which), statuses in statuses_by_request.items():
         assert statuses <= ({200, 304} if which == "replica" else {200, 304, 503}), (which, statuses)
+
+
+def feed_of(server, slug):
+    """The ids of a tenant's public events, by position."""
+    rows = server.psql(
+        "SELECT job_id, seq FROM jobs_jobevent WHERE position IS NOT NULL "
+        f"AND tenant_id = (SELECT id FROM tenants_tenant WHERE slug = '{slug}') ORDER BY position",
+        database="gateway",
+    )
+    return [f"{ulid_text(job)}-{seq}" for job, _, seq in (row.partition("|") for row in rows.splitlines())]
 
 
 def events(server, job):

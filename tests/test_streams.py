@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -345,6 +346,76 @@ def test_a_quiet_stream_is_kept_open_by_comments(gateway, acme_token, job):
                 await asyncio.sleep(0.2)
             task.cancel()
             assert opened.comments
+
+    asyncio.run(follow())
+
+
+@pytest.mark.parametrize("readers", [10, pytest.param(100, marks=pytest.mark.full)])
+def test_readers_that_are_killed_and_resumed_see_the_whole_timeline(transactional_db, acme_token, job, readers):
+    last = 60
+
+    async def write() -> None:
+        chance = random.Random(1)
+        for n in range(last):
+            await append(job, "stage", f"event {n}", visibility=chance.choice(["public", "public", "internal"]))
+        await finish(job, "Done")
+
+    async def read(port: int, number: int) -> list[str]:
+        chance, received, last_id = random.Random(number), [], ""
+        while True:
+            async with stream(port, events_of(job), acme_token, Last_Event_ID=last_id) as opened:
+                assert opened.status == 200
+                async for frame in opened.frames():
+                    if frame.event == "end":
+                        return received
+                    if chance.random() < 0.1:
+                        break  # killed before it saved what arrived
+                    received.append(frame.data.decode())
+                    last_id = frame.id or last_id
+
+    async def follow() -> list[list[str]]:
+        reading = [asyncio.create_task(read(gateway.port, number)) for number in range(readers)]
+        await write()
+        async with asyncio.timeout(3 * LONGEST_SECONDS):
+            return await asyncio.gather(*reading)
+
+    with serving(database_of_this_test(), STREAMS_PER_TENANT="200") as gateway:
+        timelines = asyncio.run(follow())
+        page = gateway.get(events_of(job), acme_token).body.decode()
+    for received in timelines:
+        assert "[" + ",".join(received) + "]" in page
+
+
+def test_a_stream_ends_properly_after_its_time(transactional_db, acme_token, job):
+    async def follow(port: int) -> None:
+        async with stream(port, events_of(job), acme_token) as opened:
+            began = time.monotonic()
+            assert await end_of(opened) == []
+            assert opened.is_complete
+            assert 0.9 < time.monotonic() - began < 5
+
+    with serving(database_of_this_test(), STREAM_SECONDS="1") as gateway:
+        asyncio.run(follow(gateway.port))
+
+
+@pytest.mark.full
+def test_a_reader_that_takes_nothing_is_cut_off(gateway, acme_token, job):
+    """Its stream ends half a minute after the buffers between are full, and gives its place back."""
+    ledger.append(job, "queued", "one")
+
+    async def follow() -> None:
+        slow = [stream(gateway.port, events_of(job), acme_token) for _ in range(5)]
+        for each in slow:
+            await each.__aenter__()  # and nothing is read
+        for n in range(300):
+            await append(job, "stage", "x" * 9_000, extra={"text": "x" * 60_000, "n": n})
+        assert not await opens(gateway, events_of(job), acme_token)
+        deadline = time.monotonic() + 60
+        while not await opens(gateway, events_of(job), acme_token):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(1)
+        for each in slow:
+            await each.__aexit__(None, None, None)
 
     asyncio.run(follow())
 
