@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from tests import servers
 from tests.gateway import serving
 from tests.shared_servers import is_of_this_run
 from tests.stores import Store
+from tests.streams import first, stream
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -122,7 +124,18 @@ def test_what_was_loaded_through_it_is_exported_through_it(pooled):
 
 
 # The API's own test files, run through the pooler.
-ESSENTIALS = ("list_jobs", "get_job", "job_events", "fleet", "conditional", "authentication", "row_security", "ledger")
+ESSENTIALS = (
+    "list_jobs",
+    "get_job",
+    "job_events",
+    "feed",
+    "feed_under_writers",
+    "fleet",
+    "conditional",
+    "authentication",
+    "row_security",
+    "ledger",
+)
 
 
 @pytest.mark.full
@@ -137,3 +150,29 @@ def test_the_essentials_of_the_api_hold_through_it():
         check=False,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+OPEN_AND_APPEND = """
+import django
+django.setup()
+from jobs.ingest import ledger
+from tenants.models import Tenant
+for slug in ("globex", "acme"):
+    ledger.append(ledger.open_job(Tenant.objects.get(slug=slug), "MODEL_GENERATOR"), "queued", "news of " + slug)
+"""
+
+
+def test_the_apis_role_wakes_streams_behind_the_pooler(pooled):
+    gateways, tokens, *_, commands = pooled
+    settings_module = {"DJANGO_SETTINGS_MODULE": "jobs_gateway.settings"}
+    writer = Store(commands.url, commands.folder, {**commands.environment, **settings_module})
+
+    async def follow() -> list[str]:
+        async with stream(gateways[0].port, "/v1/events", tokens["acme"]) as opened:
+            assert opened.status == 200
+            writing = asyncio.create_task(asyncio.to_thread(writer.python, "-c", OPEN_AND_APPEND))
+            frames = await first(opened, 1)
+            await writing
+            return [frame.json["event"]["message"] for frame in frames]
+
+    assert asyncio.run(follow()) == ["news of acme"]
