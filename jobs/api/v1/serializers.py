@@ -7,14 +7,11 @@ compares the two. It needs no instance, which DRF makes with a deep copy of ever
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_serializer
-from orjson import Fragment
 from rest_framework import serializers
 
-from jobs.api.rendering import to_json
 from jobs.api.tenant_renderer import TenantRenderer
 from jobs.api.v1.params import ListParams, V1Status
 from jobs.api.v1.queries import DetailRow, EventsRow
@@ -100,12 +97,6 @@ class JobSummaryResponseSerializer(serializers.Serializer[Any]):
         }
 
 
-@lru_cache(maxsize=10_000)  # about 5 MB: a page of jobs that is requested again is mostly the same
-def summary_json(row: SummaryRow) -> Fragment:
-    """``JobSummaryResponse`` of one job, as JSON."""
-    return Fragment(to_json(JobSummaryResponseSerializer.represent(row)))
-
-
 @extend_schema_serializer(description="One page of a tenant's jobs.", many=False)
 class JobListResponseSerializer(serializers.Serializer[Any]):
     jobs = JobSummaryResponseSerializer(many=True, help_text="One page of jobs, newest first.")
@@ -116,7 +107,7 @@ class JobListResponseSerializer(serializers.Serializer[Any]):
     @staticmethod
     def represent(rows: list[SummaryRow], params: ListParams) -> dict[str, Any]:
         return {
-            "jobs": [summary_json(row) for row in rows],
+            "jobs": [JobSummaryResponseSerializer.represent(row) for row in rows],
             "limit": params.limit,
             "offset": params.offset,
             "count": len(rows),
@@ -197,7 +188,7 @@ class FeedEventSerializer(serializers.Serializer[Any]):
         return {
             "id": f"{ulid_text(job.public_id)}-{event.seq}",
             "type": f"job.{event.event_type}",
-            "job": summary_json(job),
+            "job": JobSummaryResponseSerializer.represent(job),
             "event": JobEventResponseSerializer.represent(event, renderer),
         }
 
