@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from functools import lru_cache
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -13,6 +14,7 @@ from ulid import ULID
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
 
 
+@lru_cache(maxsize=4096)  # clients poll the same jobs
 def parse_ulid(text: str) -> ULID:
     """The ULID that ``text`` spells, in either case.
 

@@ -14,7 +14,7 @@ from rest_framework.exceptions import MethodNotAllowed
 
 from jobs.api.etags import etag, holds
 from jobs.api.rendering import require_json, to_json
-from jobs.api.request import GatewayRequest
+from jobs.api.request import ApiRequest
 from jobs.api.response import ApiResponse
 from jobs.models import JobType
 
@@ -95,7 +95,7 @@ def document() -> tuple[bytes, str]:
 _lock = asyncio.Lock()  # drf-spectacular loads its extensions at its first use, which fails for two threads
 
 
-async def openapi_document(request: GatewayRequest) -> ApiResponse:
+async def openapi_document(request: ApiRequest) -> ApiResponse:
     """For anyone, so that tools can read it before they have a token."""
     require_json(request)
     if request.method not in ("GET", "HEAD", "OPTIONS"):
@@ -105,7 +105,7 @@ async def openapi_document(request: GatewayRequest) -> ApiResponse:
     headers = {"ETag": validator, "Cache-Control": "public, max-age=300", "Vary": "Accept"}
     if request.method == "OPTIONS":
         return ApiResponse(b"{}", headers | {"Allow": "GET, HEAD, OPTIONS"})
-    if holds(request.META.get("HTTP_IF_NONE_MATCH", ""), validator):
+    if holds(request.header(b"if-none-match") or "", validator):
         return ApiResponse(b"", headers, 304)
     return ApiResponse(body, headers)
 

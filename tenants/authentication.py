@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.http import HttpRequest
 from rest_framework import exceptions
@@ -53,23 +53,22 @@ class CredentialStore(NamedTuple):
 class BearerAuthentication(BaseAuthentication):
     """DRF's interface, but ``authenticate`` is a coroutine. ``request.user`` becomes the :class:`Caller`."""
 
-    async def authenticate(self, request: HttpRequest, store: CredentialStore, read_body: ReadBody) -> Caller:  # type: ignore[override]
-        """The caller of the request, by its gateway token or Shopify session token.
+    async def authenticate(self, request: Any, store: CredentialStore, read_body: ReadBody) -> Caller:  # type: ignore[override]
+        """Whose gateway token or Shopify session token the request bears. Raises Unauthenticated or InvalidHmac.
 
-        Raises Unauthenticated or InvalidHmac.
-
-        A credential that was verified in the last ``TOKEN_CACHE_SECONDS`` costs a hash, any other one costs one
-        statement. If there are rate limits, the request is counted, and their exceptions are raised. ``read_body``
-        returns the raw body, or None if it is larger than the gateway reads. It is awaited only if the HMAC header was
-        sent. ``request.rejection`` becomes the reason, for the access log.
+        A credential that was verified in the last ``TOKEN_CACHE_SECONDS`` costs a hash, any other one statement. Counts
+        against the rate limits, where there are any, and raises what they raise. ``read_body`` returns the raw body, or
+        None for one that is larger than the gateway reads; it is awaited only where the HMAC header was sent.
+        ``request`` is an HttpRequest whose ``header(name)`` returns a header or None; ``request.rejection`` becomes the
+        reason for the access log.
         """
         try:
-            caller = await verify_credential(request.META.get("HTTP_AUTHORIZATION", ""), store)
+            caller = await verify_credential(request.header(b"authorization") or "", store)
         except CredentialRejected as rejection:
             await _count(request, rejection.reason)
             raise Unauthenticated from None
         await count_request(request, caller)
-        hmac_header = request.META.get("HTTP_X_SHOPIFY_HMAC_SHA256")
+        hmac_header = request.header(b"x-shopify-hmac-sha256")
         if hmac_header is not None:
             body = await read_body()
             if body is None or not shopify.hmac_verifies(hmac_header, body):

@@ -36,10 +36,10 @@ class WatchedReader(PostgreSQLReader):
         self.seen = Counter()
 
     async def _connection(self):
-        connection = await super()._connection()
-        cursor = await connection.execute(SETTINGS)
-        self.seen[await cursor.fetchone()] += 1
-        return connection
+        watched = await super()._connection()
+        result = watched.connection.pgconn.exec_(SETTINGS.encode())
+        self.seen[tuple(result.get_value(0, column).decode() for column in (0, 1))] += 1
+        return watched
 
     async def read(self, statement, values):
         match random.randrange(80):

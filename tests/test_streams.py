@@ -362,7 +362,8 @@ def test_readers_that_are_killed_and_resumed_see_the_whole_timeline(transactiona
         await finish(job, "Done")
 
     async def read(port: int, number: int) -> list[str]:
-        chance, received, last_id = random.Random(number), [], ""
+        chance, last_id = random.Random(number), ""
+        received: list[str] = []
         while True:
             async with stream(port, events_of(job), acme_token, Last_Event_ID=last_id) as opened:
                 assert opened.status == 200
@@ -374,15 +375,15 @@ def test_readers_that_are_killed_and_resumed_see_the_whole_timeline(transactiona
                     received.append(frame.data.decode())
                     last_id = frame.id or last_id
 
-    async def follow() -> list[list[str]]:
-        reading = [asyncio.create_task(read(gateway.port, number)) for number in range(readers)]
+    async def follow(port: int) -> list[list[str]]:
+        reading = [asyncio.create_task(read(port, number)) for number in range(readers)]
         await write()
         async with asyncio.timeout(3 * LONGEST_SECONDS):
             return await asyncio.gather(*reading)
 
-    with serving(database_of_this_test(), STREAMS_PER_TENANT="200") as gateway:
-        timelines = asyncio.run(follow())
-        page = gateway.get(events_of(job), acme_token).body.decode()
+    with serving(database_of_this_test(), STREAMS_PER_TENANT="200") as served:
+        timelines = asyncio.run(follow(served.port))
+        page = served.get(events_of(job), acme_token).body.decode()
     for received in timelines:
         assert "[" + ",".join(received) + "]" in page
 
@@ -395,8 +396,8 @@ def test_a_stream_ends_properly_after_its_time(transactional_db, acme_token, job
             assert opened.is_complete
             assert 0.9 < time.monotonic() - began < 5
 
-    with serving(database_of_this_test(), STREAM_SECONDS="1") as gateway:
-        asyncio.run(follow(gateway.port))
+    with serving(database_of_this_test(), STREAM_SECONDS="1") as served:
+        asyncio.run(follow(served.port))
 
 
 @pytest.mark.full

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from jobs.admin.json_html import render_json
-from jobs.api.request import GatewayRequest
+from jobs.api.request import ApiRequest
 from jobs.api.response import ApiResponse
 from jobs.api.views import serve_api_request
 from tenants.callers import Caller
@@ -46,7 +46,7 @@ def get_as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> TenantResp
         "headers": [(b"host", request.get_host().encode("latin-1"))],
         "gateway": {"request_id": getattr(request, "scope", {}).get("gateway", {}).get("request_id")},
     }
-    inner = GatewayRequest(scope)
+    inner = ApiRequest(scope)
     inner.user = caller_for(tenant)  # type: ignore[assignment]
     response = cast(ApiResponse, async_to_sync(serve_api_request)(inner))  # which asked for no stream
     body = json.loads(response.body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, ClassVar, Self
 
 from django.http import QueryDict
@@ -11,7 +11,9 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticKnownError
 
 from jobs.api.errors import Invalid
+from jobs.api.request import ApiRequest
 
+MAX_CACHED_QUERY = 64  # characters
 MAX_OFFSET = 2_147_483_647
 
 _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
@@ -41,10 +43,23 @@ class Params(BaseModel):
     repeatable: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
+    def of(cls, request: ApiRequest, context: Any = None) -> Self:
+        """As :meth:`read`, of the request's query. Do not change what it returns: requests may share it."""
+        query_string = request.query_string
+        if not query_string:  # most requests
+            return cls._defaults()
+        if context is None and len(query_string) <= MAX_CACHED_QUERY:
+            return cls._cached(query_string)
+        return cls.read(request.GET, context)
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def _cached(cls, query_string: str) -> Self:
+        return cls.read(QueryDict(query_string))
+
+    @classmethod
     def read(cls, query: QueryDict, context: Any = None) -> Self:
         """Raises Invalid (422, on ``/job`` 400) that names every bad parameter."""
-        if not query:  # the fast path of most requests
-            return cls._defaults()
         sent: dict[str, Any] = {name: query[name] for name in cls.model_fields if name in query}
         for name in cls.repeatable:
             if values := [*query.getlist(name), *query.getlist(f"{name}[]")]:

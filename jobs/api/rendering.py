@@ -9,7 +9,9 @@ from django.http import HttpRequest
 from rest_framework.exceptions import NotAcceptable
 from rest_framework.renderers import BaseRenderer
 
-# What nearly every client sends. Django's parser reads all other values.
+from jobs.api.request import ApiRequest
+
+# What nearly every client sends; anything else is read with Django's own parser.
 _PLAIN_ACCEPTS = frozenset({"", "*/*", "application/json"})
 
 
@@ -25,15 +27,15 @@ class JSONRenderer(BaseRenderer):
     format = "json"
 
 
-def require_json(request: HttpRequest) -> None:
+def require_json(request: ApiRequest) -> None:
     """Raises NotAcceptable unless the caller takes JSON."""
-    if request.META.get("HTTP_ACCEPT", "") not in _PLAIN_ACCEPTS and not _weight_of_json(request):
+    if (request.header(b"accept") or "") not in _PLAIN_ACCEPTS and not _weight_of_json(request):
         raise NotAcceptable
 
 
-def prefers_stream(request: HttpRequest) -> bool:
+def prefers_stream(request: ApiRequest) -> bool:
     """Whether ``Accept`` names ``text/event-stream`` with a higher weight than JSON."""
-    accept = request.META.get("HTTP_ACCEPT", "")
+    accept = request.header(b"accept") or ""
     if "text/event-stream" not in accept.lower():
         return False
     weights = [

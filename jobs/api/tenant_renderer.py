@@ -6,7 +6,9 @@ Nothing else signs a URL or redacts a string of an API response.
 from __future__ import annotations
 
 import logging
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
 from operator import itemgetter
 from typing import Any
 
@@ -14,7 +16,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from prometheus_client import Counter
 
-from jobs.artifacts.redaction import redactor
+from jobs.artifacts.redaction import Redactor, redactor
 from jobs.artifacts.signing import artifact_store, links
 from jobs.artifacts.storage_keys import check_storage_key
 from jobs.database.artifacts import ArtifactRow
@@ -38,6 +40,19 @@ def _omitted() -> Counter:
     )
 
 
+@dataclass(slots=True)
+class Tally:
+    """Artifacts that a renderer, and those it made for documents, have rendered or left out."""
+
+    presigned: int = 0
+    omitted: int = 0
+
+
+def count_presigned(number: int) -> None:
+    """So many presigned URLs are in a response."""
+    _presigned().inc(number)
+
+
 class TenantRenderer:
     """Renders the response to one request of one tenant.
 
@@ -50,12 +65,10 @@ class TenantRenderer:
         self.base_url = settings.PUBLIC_BASE_URL or asked_at
         self.links = links(self.base_url)
         self._caller = caller
-        self._redactor = redactor(caller.storage_prefix, asked_at)
-        self.redact_text = self._redactor.redact_text
-        self.redact_value = self._redactor.redact_value
         # By storage key, None for those left out: the final artifacts of a job are often those of its last event too.
         self._urls: dict[str, str | None] = {}
         self._logged: set[str] = set()
+        self.tally = Tally()
 
     @property
     def fingerprint(self) -> tuple[object, ...]:
@@ -66,6 +79,19 @@ class TenantRenderer:
         """
         prefix = self._caller.storage_prefix
         return (self.asked_at, self.base_url, self.links.window, prefix, artifact_store().base_urls)
+
+    # Made at its first use: an answer without a body redacts nothing.
+    @cached_property
+    def _redactor(self) -> Redactor:
+        return redactor(self._caller.storage_prefix, self.asked_at)
+
+    @cached_property
+    def redact_text(self) -> Callable[[str], str]:
+        return self._redactor.redact_text
+
+    @cached_property
+    def redact_value(self) -> Callable[[Any], Any]:
+        return self._redactor.redact_value
 
     def for_document(self, document: str, artifacts: list[list[Any]]) -> TenantRenderer:
         """A renderer of the strings of ``document``, a JSON text that has ``artifacts``, each an ArtifactRow.
@@ -102,9 +128,11 @@ class TenantRenderer:
             for artifact in map(ArtifactRow._make, rows)
             if (image_url := url(artifact.storage_key)) is not None
         ]
-        _presigned().inc(len(responses))
+        count_presigned(len(responses))
+        self.tally.presigned += len(responses)
         if len(responses) < len(rows):
             _omitted().inc(len(rows) - len(responses))
+            self.tally.omitted += len(rows) - len(responses)
         return responses
 
     def presigned_url(self, storage_key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from typing import Any, cast
 
@@ -17,11 +17,12 @@ from rest_framework.request import Request
 from rest_framework.viewsets import ViewSet
 
 from jobs.api import errors
+from jobs.api.body_cache import Rendered, bodies
 from jobs.api.etags import etag, holds
 from jobs.api.rendering import require_json, to_json
-from jobs.api.request import GatewayRequest, Receive, Scope, Send
+from jobs.api.request import ApiRequest, Receive, Scope, Send
 from jobs.api.response import ApiResponse, Response
-from jobs.api.tenant_renderer import TenantRenderer
+from jobs.api.tenant_renderer import TenantRenderer, count_presigned
 from jobs.database.credentials import CREDENTIALS
 from tenants.authentication import BearerAuthentication
 from tenants.callers import Caller
@@ -33,14 +34,14 @@ _authentication = BearerAuthentication()
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:
     """The ASGI application of ``/v1`` and ``/job``. Every error is JSON in the dialect of the address."""
-    request = GatewayRequest(scope, receive=receive)
+    request = ApiRequest(scope, receive=receive)
     response = await serve_api_request(request)
     if request.rate:  # on every response that was counted
         response.headers.update(request.rate.headers)
     await response.send(send, request.method or "")
 
 
-async def serve_api_request(request: GatewayRequest) -> Response:
+async def serve_api_request(request: ApiRequest) -> Response:
     """The response, errors too; those nobody foresaw have their trace in the log.
 
     If ``request.user`` is a :class:`Caller` already, the credential is not checked.
@@ -66,10 +67,10 @@ class TenantViewSet(ViewSet):
     # For the OpenAPI document. Dispatch calls the authentication itself and rejects everyone else.
     authentication_classes = [BearerAuthentication]
     permission_classes = [IsAuthenticated]
-    request: GatewayRequest  # type: ignore[assignment]
+    request: ApiRequest  # type: ignore[assignment]
     caller: Caller
 
-    async def dispatch(self, request: GatewayRequest, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
+    async def dispatch(self, request: ApiRequest, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
         """Negotiation, authentication, action: DRF's order, without its request, whose way here is all synchronous.
 
         DRF's permission and throttle classes are not called: ``jobs.api.checks`` rejects settings that name some.
@@ -87,7 +88,7 @@ class TenantViewSet(ViewSet):
         about = self.metadata_class().determine_metadata(cast(Request, request), self)  # type: ignore[misc, operator]
         return self.respond(about, {"Allow": ", ".join(self.allowed_methods)})
 
-    def negotiate(self, request: GatewayRequest) -> None:
+    def negotiate(self, request: ApiRequest) -> None:
         """Raises NotAcceptable."""
         require_json(request)
 
@@ -99,13 +100,31 @@ class TenantViewSet(ViewSet):
         """The ``ETag`` of a response that depends on ``parts``, on the tenant, and on how it is rendered."""
         return etag(self.caller.tenant_id, (renderer or self.renderer).fingerprint, *parts, version=version)
 
+    def rendered(
+        self, renderer: TenantRenderer, render: Callable[[], Rendered], source_bytes: int, *source: Hashable
+    ) -> Rendered:
+        """What ``render`` returns or returned for the same ``source`` and an equal renderer.
+
+        ``source`` is all that the response depends on beside the renderer, and has ``source_bytes`` of text.
+        """
+        key = (self.caller.tenant_id, renderer.fingerprint, *source)
+        found = bodies.get(key)
+        if found is not None:
+            count_presigned(found.presigned)
+            return found.rendered
+        rendered = render()
+        if not renderer.tally.omitted:  # what is left out is logged and counted at each request
+            bodies.put(key, rendered, renderer.tally.presigned, source_bytes)
+        return rendered
+
     @property
     def is_poll(self) -> bool:
-        return "HTTP_IF_NONE_MATCH" in self.request.META
+        return self.request.header(b"if-none-match") is not None
 
     def not_modified(self, validator: str, headers: Mapping[str, str] | None = None) -> ApiResponse | None:
         """``304`` if ``If-None-Match`` matches, else None."""
-        if not self.is_poll or not holds(self.request.META["HTTP_IF_NONE_MATCH"], validator):
+        if_none_match = self.request.header(b"if-none-match")
+        if if_none_match is None or not holds(if_none_match, validator):
             return None
         return ApiResponse(b"", {"ETag": validator, **(headers or {})}, status=304)
 

@@ -279,7 +279,11 @@ def _bare_address(base: str) -> str:
     return _address(base) if path or "." in host or ":" in host else _address(base, ":[0-9]{1,5}")
 
 
-_cached = lru_cache(maxsize=4096)(Redactor)
+@lru_cache(maxsize=4096)
+def _cached(storage_prefix: str, store_urls: tuple[str, ...], *origins: str) -> Redactor:
+    return Redactor(
+        storage_prefix, (*store_urls, *(f"{origin.rstrip('/')}/artifacts/" for origin in origins if origin))
+    )
 
 
 def redactor(storage_prefix: str, base_url: str) -> Redactor:
@@ -287,5 +291,4 @@ def redactor(storage_prefix: str, base_url: str) -> Redactor:
 
     Links to local files are references under the gateway's own addresses. Cached: 1 ms the first time, then 2 µs.
     """
-    own = (f"{base.rstrip('/')}/artifacts/" for base in (settings.PUBLIC_BASE_URL, base_url) if base)
-    return _cached(storage_prefix, (*artifact_store().base_urls, *own))
+    return _cached(storage_prefix, artifact_store().base_urls, settings.PUBLIC_BASE_URL, base_url)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Generator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +24,12 @@ AnyConnection = AsyncConnection[Any] | Connection[Any]
 
 # The statements that each connection has prepared.
 _prepared: WeakKeyDictionary[AnyConnection, set[bytes]] = WeakKeyDictionary()
+
+
+# As plain numbers: libpq's are, and an enumeration's member is compared by a call.
+_FATAL_ERROR = int(pq.ExecStatus.FATAL_ERROR)
+_PIPELINE_SYNC = int(pq.ExecStatus.PIPELINE_SYNC)
+_IDLE = int(pq.TransactionStatus.IDLE)
 
 
 def numbered(sql: str) -> bytes:
@@ -66,6 +73,11 @@ SCOPE = Statement(
 )
 
 
+@lru_cache(maxsize=1024)
+def _scope(tenant: object, timeout_ms: int) -> list[bytes | None]:
+    return [encoded(tenant), encoded(timeout_ms)]
+
+
 def read(
     connection: AnyConnection, statement: Statement, params: list[bytes | None], tenant: int | None
 ) -> PQGen[list[Row]]:
@@ -75,8 +87,7 @@ def read(
     use on a connection, unless the connection is not to prepare. Raises psycopg's errors. A connection whose read
     failed or was cancelled half way is closed, because the next read would get its result.
     """
-    scope = ["" if tenant is None else tenant, settings.STATEMENT_TIMEOUT_MS]
-    pipeline = ((SCOPE, [encoded(each) for each in scope]), (statement, params))
+    pipeline = ((SCOPE, _scope("" if tenant is None else tenant, settings.STATEMENT_TIMEOUT_MS)), (statement, params))
     try:
         return (yield from _read(connection, pipeline))
     except errors.InvalidSqlStatementName:
@@ -87,11 +98,12 @@ def read(
 
 def _read(connection: AnyConnection, pipeline: tuple[tuple[Statement, list[bytes | None]], ...]) -> PQGen[list[Row]]:
     pgconn = connection.pgconn
-    known = _prepared.get(connection)
-    if known is None:
+    try:
+        known = _prepared[connection]
+    except KeyError:
         known = _prepared[connection] = set()
     # Not inside a caller's transaction: a missing prepared statement would abort it.
-    prepares = connection.prepare_threshold is not None and pgconn.transaction_status == pq.TransactionStatus.IDLE
+    prepares = connection.prepare_threshold is not None and pgconn.transaction_status == _IDLE
     sent: list[bytes | None] = []  # for each message that is answered, the name that it prepares
     pgconn.enter_pipeline_mode()
     try:
@@ -112,7 +124,7 @@ def _read(connection: AnyConnection, pipeline: tuple[tuple[Statement, list[bytes
         pgconn.finish()
         raise
     for name, result in zip(sent, results, strict=False):
-        if result.status == pq.ExecStatus.FATAL_ERROR:
+        if result.status == _FATAL_ERROR:
             raise errors.error_from_result(result)
         if name:
             known.add(name)
@@ -131,12 +143,15 @@ def _results(pgconn: Any) -> Generator[Any, Any, list[Any]]:
         result = pgconn.get_result()
         if result is None:  # between two statements
             continue
-        if result.status == pq.ExecStatus.PIPELINE_SYNC:
+        if result.status == _PIPELINE_SYNC:
             return results
         results.append(result)
 
 
 def _rows(result: Any) -> list[Row]:
+    if result.ntuples == result.nfields == 1:  # a document
+        value = result.get_value(0, 0)
+        return [(None if value is None else value.decode(),)]
     rows = Transformer()  # psycopg's; the compiled one reads 50 rows in 10 µs
     rows.set_pgresult(result)
     return rows.load_rows(0, result.ntuples, tuple)

@@ -86,13 +86,15 @@ def _fold_event(*event: Any) -> FoldEvent:
 
 
 class FleetPage(NamedTuple):
-    """How many jobs the tenant has in each status of this dialect, and one page of them, newest first.
-
-    ``jobs`` can be iterated once, and decodes each job on the way.
-    """
+    """How many jobs the tenant has in each status of this dialect, and one page of them, newest first."""
 
     status_counts: dict[str, int]
-    jobs: Iterator[JobRow]
+    documents: tuple[str, ...]  # each a JobRow
+
+    @property
+    def jobs(self) -> Iterator[JobRow]:
+        """Each is decoded when its turn comes."""
+        return map(JobRow.parse, self.documents)
 
 
 async def job_page(tenant: int, params: FleetListParams) -> FleetPage:
@@ -120,7 +122,7 @@ async def job_page(tenant: int, params: FleetListParams) -> FleetPage:
         values["first_id"] = UUID(public_id)
         rows = await LISTS[kind].fetch(values, params.limit)
     counts = orjson.loads(rows[0][0]) if rows else [orjson.loads(row) for (row,) in await COUNTS.fetch(values)]
-    return FleetPage(_counts_by_status(counts), (JobRow.parse(document) for _, document in rows))
+    return FleetPage(_counts_by_status(counts), tuple(document for _, document in rows))
 
 
 def _counts_by_status(rows: list[Any]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from jobs.api.following.prefer import preferred_wait
 from jobs.api.following.streams import EventStream, Piece, Source
 from jobs.api.following.wakeups import Waiter, wake_ups
 from jobs.api.rendering import prefers_stream
-from jobs.api.request import GatewayRequest
+from jobs.api.request import ApiRequest
 from jobs.api.response import ApiResponse, Response
 from jobs.api.tenant_renderer import TenantRenderer
 from jobs.api.views import TenantViewSet
@@ -42,7 +42,7 @@ class FollowingViewSet(TenantViewSet):
     streamed: ClassVar[frozenset[str]] = frozenset()
     wants_stream = False
 
-    def negotiate(self, request: GatewayRequest) -> None:
+    def negotiate(self, request: ApiRequest) -> None:
         if self.action_map["get"] in self.streamed and prefers_stream(request):
             self.wants_stream = True
         else:
@@ -56,7 +56,7 @@ class FollowingViewSet(TenantViewSet):
         """Raises Unauthenticated where the caller's credential is no longer valid, and what the database raises."""
         try:
             self.caller = await verify_credential(
-                self.request.META.get("HTTP_AUTHORIZATION", ""), CREDENTIALS, CREDENTIAL_AGE_SECONDS
+                self.request.header(b"authorization") or "", CREDENTIALS, CREDENTIAL_AGE_SECONDS
             )
         except CredentialRejected as rejection:
             self.request.rejection = rejection.reason
@@ -86,7 +86,7 @@ class FollowingViewSet(TenantViewSet):
         ``attempt`` gets whether it has to read what the primary has, unless that is down. ``job`` is what the caller
         waits for news of; None for all of the tenant's.
         """
-        seconds = preferred_wait(self.request.META.get("HTTP_PREFER", "")) if self.request.method == "GET" else None
+        seconds = preferred_wait(self.request.header(b"prefer") or "") if self.request.method == "GET" else None
         if seconds is not None:
             try:
                 with (

@@ -94,8 +94,7 @@ class Feed(NamedTuple):
     def _events(self, page: FeedPage, renderer: TenantRenderer) -> list[dict[str, Any]]:
         if page.document is not None:
             renderer = renderer.for_document(page.document, FeedResponseSerializer.artifact_rows(page.rows))
-        represent = FeedEventSerializer(context={"renderer": renderer}).to_representation
-        return [represent(row) for row in page.rows]
+        return [FeedEventSerializer.represent(row, renderer) for row in page.rows]
 
 
 class FeedSource:

@@ -28,9 +28,8 @@ class TimelineSource:
         async def read() -> tuple[int, Piece]:
             document = found(await EVENTS.fetch_document({**self.key, "since": self.since}, has_events))
             row = EventsRow.parse(document)
-            body = JobEventsResponseSerializer(
-                context={"renderer": renderer.for_document(document, JobEventsResponseSerializer.artifact_rows(row))}
-            ).to_representation(row)
+            artifacts = JobEventsResponseSerializer.artifact_rows(row)
+            body = JobEventsResponseSerializer.represent(row, renderer.for_document(document, artifacts))
             events = body["events"]
             data = b"".join(event_frame(str(event["seq"]), to_json(event)) for event in events)
             since = events[-1]["seq"] if events else self.since

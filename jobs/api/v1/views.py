@@ -8,12 +8,14 @@ from functools import partial
 from time import time
 from typing import Any, Literal
 
+from jobs.api.body_cache import Rendered
 from jobs.api.errors import JobNotFound
 from jobs.api.etags import newest_version, shape_of
 from jobs.api.following.streams import Piece, Source, unix_time
 from jobs.api.following.views import Attempt, FollowingViewSet
 from jobs.api.following.wakeups import Waiter
-from jobs.api.request import GatewayRequest
+from jobs.api.rendering import to_json
+from jobs.api.request import ApiRequest
 from jobs.api.response import ApiResponse, Response
 from jobs.api.v1 import paging, queries, schema, serializers
 from jobs.api.v1.feed import Feed, FeedSource
@@ -31,30 +33,36 @@ class JobViewSet(FollowingViewSet):
     streamed = frozenset({"events"})
 
     @schema.list_jobs
-    async def list(self, request: GatewayRequest) -> ApiResponse:
+    async def list(self, request: ApiRequest) -> ApiResponse:
         tenant_id = self.caller.tenant_id
-        params = ListParams.read(request.GET, tenant_id)
+        params = ListParams.of(request, tenant_id)
         rows = await queries.job_page(tenant_id, params)
-        shape = serializers.JobListResponseSerializer(context={"renderer": self.renderer})
-        validator = self.validator(shape_of(type(shape)), rows, vars(params))
+        serializer = serializers.JobListResponseSerializer
+        validator = self.validator(shape_of(serializer), rows, vars(params))
         if not_modified := self.not_modified(validator):
             return not_modified
-        url = self.renderer.base_url + request.path
-        link = paging.next_link(url, tenant_id, params.query(), params.limit, rows)
-        return self.respond(shape.to_representation((rows, params)), {"ETag": validator, **link})
+
+        def render() -> Rendered:
+            url = self.renderer.base_url + request.path
+            link = paging.next_link(url, tenant_id, params.query(), params.limit, rows)
+            return Rendered(to_json(serializer.represent(rows, params)), link)
+
+        # The validator stands for the rows: it is made of all that is in them.
+        rendered = self.rendered(self.renderer, render, 0, request.path, validator)
+        return ApiResponse(rendered.body, {"ETag": validator, **rendered.facts})
 
     @schema.get_job
-    async def retrieve(self, request: GatewayRequest, public_id: str) -> ApiResponse:
+    async def retrieve(self, request: ApiRequest, public_id: str) -> ApiResponse:
         key = self.key_of(public_id)
         attempt = partial(self.one_job, queries.DETAIL, serializers.JobDetailResponseSerializer, self.is_enough, key)
         return await self.answer_when_due(key["public_id"], "Authorization, Prefer", attempt)
 
     @schema.list_job_events
-    async def events(self, request: GatewayRequest, public_id: str) -> Response:
+    async def events(self, request: ApiRequest, public_id: str) -> Response:
         # The parameters come before the id, so that a bad one is reported for every id alike.
-        since = EventsParams.read(request.GET).since
+        since = EventsParams.of(request).since
         if self.wants_stream:
-            if last_event_id := request.META.get("HTTP_LAST_EVENT_ID"):
+            if last_event_id := request.header(b"last-event-id"):
                 since = seq_of_header(last_event_id)
             key = self.key_of(public_id)
             return await self.open_stream(key["public_id"], partial(self.start_timeline, key, since))
@@ -81,7 +89,7 @@ class JobViewSet(FollowingViewSet):
         """Whether the replica's row can be used: it exists, and is not older than the version that the client has."""
         if document is None:
             return False
-        return queries.version_of(document) >= newest_version(self.request.META.get("HTTP_IF_NONE_MATCH", ""))
+        return queries.version_of(document) >= newest_version(self.request.header(b"if-none-match") or "")
 
     def is_page(self, document: str | None) -> bool:
         """Whether it has events for the caller, too."""
@@ -109,20 +117,26 @@ class JobViewSet(FollowingViewSet):
             return found(await query.fetch_document(values, is_enough))
 
         renderer = self.fresh_renderer() if latest else self.renderer
-        asked = (shape_of(serializer), str(key["public_id"]), more)
+        asked = (shape_of(serializer), key["public_id"].hex, more)
         if self.is_poll:
             header = queries.Header.parse(await read(queries.VERSION, self.is_enough))
             validator = self.validator(*asked, version=header.version, renderer=renderer)
             if not_modified := self.not_modified(validator, about(header.status, header.updated_at)):
                 return Attempt(not_modified, header.status in OVER)
         document = await read(query, is_enough)
-        row = serializer.row.parse(document)
-        body = serializer(
-            context={"renderer": renderer.for_document(document, serializer.artifact_rows(row))}
-        ).to_representation(row)
-        validator = self.validator(*asked, version=row.version, renderer=renderer)
-        response = self.respond(body, {"ETag": validator, **about(row.status, row.updated_at)})
-        return Attempt(response, row.status in OVER or self.is_poll or bool(body.get("events")))
+
+        def render() -> Rendered:
+            row = serializer.row.parse(document)
+            artifacts = serializer.artifact_rows(row)
+            body = serializer.represent(row, renderer.for_document(document, artifacts))
+            header = queries.Header(row.version, row.status, row.updated_at)
+            return Rendered(to_json(body), (header, bool(body.get("events"))))
+
+        rendered = self.rendered(renderer, render, len(document), serializer, document)
+        header, has_events = rendered.facts
+        validator = self.validator(*asked, version=header.version, renderer=renderer)
+        response = ApiResponse(rendered.body, {"ETag": validator, **about(header.status, header.updated_at)})
+        return Attempt(response, header.status in OVER or self.is_poll or has_events)
 
 
 class EventViewSet(FollowingViewSet):
@@ -132,13 +146,13 @@ class EventViewSet(FollowingViewSet):
     streamed = frozenset({"page"})
 
     @schema.list_events
-    async def page(self, request: GatewayRequest) -> Response:
+    async def page(self, request: ApiRequest) -> Response:
         tenant_id = self.caller.tenant_id
-        params = FeedParams.read(request.GET, tenant_id)
+        params = FeedParams.of(request, tenant_id)
         feed = Feed(tenant_id, params.filters())
         if self.wants_stream:
             place: FeedPlace | Literal["latest"] = params.after or "latest"
-            if last_event_id := request.META.get("HTTP_LAST_EVENT_ID"):
+            if last_event_id := request.header(b"last-event-id"):
                 place = place_of_header(last_event_id, tenant_id, feed.filters)
             return await self.open_stream(None, partial(self.start_feed, feed, place))
         begin = await feed.end() if params.after == "latest" else params.after or START
