@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
+from django.http import QueryDict
 from django.http.request import HttpRequest, split_domain_port, validate_host
 from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
@@ -53,8 +54,17 @@ async def has_no_body() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-class GatewayRequest(ASGIRequest):
-    """Django's ASGIRequest, hardened against invalid query strings, charsets and proxy headers.
+class AnyCharsetRequest(ASGIRequest):
+    """Django's ASGIRequest, which reads a query string in UTF-8 whatever charset the content type names."""
+
+    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
+        # The charset is ignored: Django would decode the query string with it, and some codecs are not for text
+        # ("hex").
+        self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
+
+
+class GatewayRequest(AnyCharsetRequest):
+    """Hardened against invalid query strings and proxy headers too.
 
     ``scope["gateway.request"]`` becomes the request, for the access log.
     """
@@ -68,11 +78,6 @@ class GatewayRequest(ASGIRequest):
         super().__init__(with_ascii_query(scope), body_file or io.BytesIO())
         self.receive = receive
         scope["gateway"]["request"] = self
-
-    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
-        # The charset is ignored: Django would decode the query string with it, and some codecs are not for text
-        # ("hex").
-        self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
 
     async def read_body(self) -> bytes | None:
         """The raw body, as :func:`read_body`. The time it takes does not count against the deadline of the database."""
@@ -127,7 +132,11 @@ class ApiRequest(GatewayRequest):
 
     @cached_property
     def META(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: N802 - Django's name
-        return ASGIRequest(self.scope, io.BytesIO()).META
+        return AnyCharsetRequest(self.scope, io.BytesIO()).META
+
+    @cached_property
+    def GET(self) -> QueryDict:  # type: ignore[override]  # noqa: N802 - Django's name
+        return QueryDict(self.query_string)
 
     @cached_property
     def _checked_host(self) -> str:
