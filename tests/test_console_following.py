@@ -200,6 +200,9 @@ def test_fifty_waiting_pages_hold_no_threads_and_delay_nobody(gateway_of_its_own
     cookie = f"{settings.SESSION_COOKIE_NAME}={session}"
     page = f"/admin/jobs/job/{job.public_id}/change/"
     assert gateway.get(page, Cookie=cookie).status == 200
+    began = time.monotonic()
+    assert gateway.get(page, Cookie=cookie).status == 200
+    alone = time.monotonic() - began
     before = threads_of(gateway)
 
     async def wait_beside_others():
@@ -211,7 +214,7 @@ def test_fifty_waiting_pages_hold_no_threads_and_delay_nobody(gateway_of_its_own
             waiting = [task for task in tasks if not task.done()]
             refused = [task.result()[0] for task in tasks if task.done()]
             slowest, threads = 0.0, []
-            for _ in range(20):
+            for _ in range(10):
                 for asked_path, credential in ((page, {"Cookie": cookie}), ("/v1/jobs", {"token": acme_token})):
                     began = time.monotonic()
                     answer = await asyncio.to_thread(gateway.get, asked_path, **credential)
@@ -225,7 +228,7 @@ def test_fifty_waiting_pages_hold_no_threads_and_delay_nobody(gateway_of_its_own
     assert waiting == MAX_WAITS
     assert len(refused) == 50 - MAX_WAITS
     assert {(each.status, each.headers.get("preference-applied")) for each in refused} == {(204, None)}
-    assert slowest < 2.0
+    assert slowest < max(2.0, 10 * alone)
     assert threads <= before + 8, "of pages that run at that moment, not of those that wait"
 
     async def after_they_hung_up():
