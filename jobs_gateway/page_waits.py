@@ -18,8 +18,8 @@ from jobs.api.following.prefer import preferred_wait
 from jobs.api.following.wakeups import wake_ups
 from jobs.api.request import Message, Receive, Scope, Send
 
-# Requests that wait at a time in one worker: each runs its view every two seconds. Further ones are answered at once, and
-# their pages poll.
+# Requests that wait at a time in one worker: each runs its view every two seconds. Further ones are answered at once,
+# and their pages poll.
 MAX_WAITS = 16
 # The longest time between two runs of a view. It finds what wakes nobody: internal notes, a user who is deactivated.
 RECHECK_SECONDS = 2.0
