@@ -22,8 +22,8 @@ class AccessLogMiddleware:
     """One line in the log and one observation in the metrics for each request; the outermost, so it times everything.
 
     ``scope["gateway"]`` becomes what is known of the request: ``request_id``, ``request`` if there is one, ``status``,
-    and ``followed_by``: whether it is a "stream" or a "wait". The line is written after the response: 3 µs off the
-    answer's path.
+    ``followed_by``: whether it is a "stream" or a "wait", and, of a page, ``waits_for``: the news that it waits for.
+    The line is written after the response: 3 µs off the answer's path.
     """
 
     def __init__(self, app: ASGIApp) -> None:

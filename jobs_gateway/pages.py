@@ -2,7 +2,7 @@
 
 Pages run in threads. Before a thread is taken the body of the request is read, with a bound and a deadline; then so
 many pages run at a time and the others wait. A page whose thread takes too long is answered with 503; its thread keeps
-its place until it ends.
+its place until it ends. A page that waits for news takes none meanwhile (``jobs_gateway.page_waits``).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -25,11 +26,14 @@ from jobs.api.errors import RETRY_AFTER_SECONDS, Unavailable, problem_of
 from jobs.api.request import GatewayRequest, Message, Receive, Scope, Send, has_body, read_body
 from jobs.database.readers import ping
 from jobs_gateway.middleware import ASGIApp
+from jobs_gateway.page_waits import PageWaits
 
 # Pages that run at a time in one worker.
 MAX_PAGES = 4
 # Password checks that run at a time in one worker: each takes half a second of a core.
 MAX_SIGN_INS = 1
+# Pages that waited and run again, to see whether there is news: a few milliseconds each.
+MAX_RECHECKS = 1
 # Pages or sign-ins that wait for their turn, and how long.
 MAX_WAITING = 64
 MAX_WAIT_SECONDS = 10.0
@@ -91,26 +95,34 @@ class Pages:
         self.handler = handler
         self.pages = Limiter(MAX_PAGES)
         self.sign_ins = Limiter(MAX_SIGN_INS)
+        self.waits = PageWaits(partial(self._page, Limiter(MAX_RECHECKS)))
         self.body_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if has_body(scope):
                 receive = replay(await self._body(receive), receive)
-            if scope["path"].startswith("/admin/"):
-                await require_database()
-            limiter = self.sign_ins if scope["path"] == LOGIN_PATH and scope["method"] == "POST" else self.pages
-            await limiter.acquire()
+            is_sign_in = scope["path"] == LOGIN_PATH and scope["method"] == "POST"
+            page = partial(self._page, self.sign_ins if is_sign_in else self.pages)
+            if seconds := self.waits.granted_seconds(scope):
+                await self.waits.answer(page, scope, receive, send, seconds)
+            else:
+                await page(scope, receive, send)
         except (APIException, RequestDataTooBig) as error:
             await send_refusal(error, send)
-            return
+
+    async def _page(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs a page in its turn. Raises Busy, and Unavailable without a database or after ``PAGE_SECONDS``."""
+        if scope["path"].startswith("/admin/"):
+            await require_database()
+        await limiter.acquire()
         page = asyncio.create_task(self._run(scope, receive, send, limiter.release))
         # Not cancelled when it is late: a thread cannot be stopped, and keeps its connection and its place.
         done, _ = await asyncio.wait({page}, timeout=PAGE_SECONDS)
         if done:
             page.result()
         elif not scope["gateway"]["status"]:
-            await send_refusal(Unavailable(), send)
+            raise Unavailable
 
     async def _body(self, receive: Receive) -> bytes:
         """Raises BodyTimeout, IncompleteBody, RequestDataTooBig, TooManyBodies."""

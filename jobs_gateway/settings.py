@@ -308,7 +308,7 @@ WHITENOISE_USE_FINDERS = not COLLECTED
 
 # Seconds without an event after which the console calls a job in progress stuck.
 CONSOLE_STUCK_AFTER_SECONDS = env.int("CONSOLE_STUCK_AFTER_SECONDS", default=3600)
-# Seconds between two looks of an open job page at a job in progress.
+# Seconds between two requests for news of an open page that cannot wait for them.
 CONSOLE_REFRESH_SECONDS = env.float("CONSOLE_REFRESH_SECONDS", default=3.0)
 
 # The Shopify app: session tokens name its key; several secrets, comma separated, while one is rotated out.

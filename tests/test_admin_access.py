@@ -30,6 +30,8 @@ PERMISSIONS = [
     ("POST", "/admin/jobs/job/{job}/change/", 302, 302, 405, 405, 405),
     ("GET", "/admin/jobs/job/{job}/timeline/", 302, 302, 403, 200, 200),
     ("POST", "/admin/jobs/job/{job}/timeline/", 302, 302, 405, 405, 405),
+    ("GET", "/admin/jobs/job/failures/", 302, 302, 403, 200, 200),
+    ("POST", "/admin/jobs/job/failures/", 302, 302, 405, 405, 405),
     ("GET", "/admin/jobs/job/{job}/delete/", 302, 302, 403, 403, 403),
     ("POST", "/admin/jobs/job/{job}/delete/", 302, 302, 403, 403, 403),
     ("GET", "/admin/jobs/job/{job}/history/", 302, 302, 403, 200, 200),

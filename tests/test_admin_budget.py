@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from jobs.models import Job
 from tenants.models import Tenant
@@ -87,6 +88,20 @@ def test_the_page_of_a_job_runs_as_many_statements_for_fifty_events_as_for_one(s
 
     statements(1)
     assert statements(50) == statements(1)
+
+
+@pytest.mark.parametrize("page", ["/admin/", f"{LIST}failures/"])
+def test_home_and_its_failures_run_as_many_statements_for_fifty_failures_as_for_one(support_client, acme, job_of, page):
+    def fail():
+        job_of(acme, events=[{"seq": 1, "event_type": "failed", "created_at": timezone.now().isoformat()}])
+
+    fail()
+    measure(support_client, page)
+    for_one, _ = measure(support_client, page)
+    for _ in range(49):
+        fail()
+    for_fifty, _ = measure(support_client, page)
+    assert len(for_fifty) == len(for_one) <= MAX_STATEMENTS
 
 
 # --- 2,000,000 jobs -----------------------------------------------------------------------------------------------
@@ -171,7 +186,7 @@ def test_no_page_counts_or_scans_two_million_jobs(support_client, two_million_jo
     lately = datetime.now(UTC) - timedelta(hours=12)
     at = {"year": lately.year, "month": lately.month, "day": lately.day}
     lists = [address.format(**at) for address in PAGES]
-    others = ["/admin/", f"{LIST}{job.public_id}/change/", f"{LIST}{job.public_id}/timeline/"]
+    others = ["/admin/", f"{LIST}failures/", f"{LIST}{job.public_id}/change/", f"{LIST}{job.public_id}/timeline/"]
     others += [f"/admin/tenants/tenant/{big.pk}/change/", "/admin/tenants/tenant/", "/admin/jobs/auditentry/"]
     measure(support_client, LIST)
     too_much, report = {}, []

@@ -37,6 +37,7 @@ QUERIES = [
     "/admin/jobs/job/{job}/change/?after_seq={value}",
     "/admin/jobs/job/{job}/timeline/?after_seq={value}",
     "/admin/jobs/job/{job}/timeline/?version={value}",
+    "/admin/jobs/job/failures/?version={value}",
     "/admin/jobs/job/{job}/change/?_changelist_filters={value}",
     "/admin/tenants/tenant/{tenant}/change/?_changelist_filters={value}",
     "/admin/tenants/tenant/{tenant}/change/?_to_field={value}",

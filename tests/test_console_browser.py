@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.core.management import call_command
 from django.db import connections
 from PIL import Image
@@ -24,6 +26,7 @@ from tenants import tokens
 from tenants.models import ApiToken, Tenant
 from tests.browser import CHROMIUM, needs_chromium
 from tests.client import Client
+from tests.gateway import Gateway, database_of_this_test, serving
 from tests.test_seed_demo import draw_once
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,6 +209,62 @@ def test_an_open_page_is_updated_without_a_reload(page, demo, settings, browser_
     expect(page.locator("[data-live]")).to_have_count(0)
     assert page.evaluate("window.isTheSamePage")
     assert browser_errors == []
+
+
+@pytest.fixture
+def gateway(transactional_db) -> Iterator[Gateway]:
+    """The gateway as it is run, whose pages wait. Nothing that is seen is found by polling, which is once a minute."""
+    with serving(database_of_this_test(), CONSOLE_REFRESH_SECONDS="60") as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def waiting_page(browser: Browser, gateway, support_client, browser_errors: list[str]) -> Iterator[Page]:
+    """A page of Sam at ``gateway``, by a session that exists: the tests' passwords are hashed in a way of their own."""
+    context = browser.new_context(base_url=f"http://localhost:{gateway.port}")
+    context.set_default_timeout(TIMEOUT_MS)
+    context.on("console", lambda said: browser_errors.append(said.text) if said.type in ("error", "warning") else None)
+    cookie = settings.SESSION_COOKIE_NAME
+    context.add_cookies(
+        [{"name": cookie, "value": support_client.cookies[cookie].value, "domain": "localhost", "path": "/"}]
+    )
+    yield context.new_page()
+    context.close()
+
+
+def test_open_pages_follow_a_job_and_new_failures(waiting_page, gateway, acme, browser_errors):
+    page, job = waiting_page, ledger.open_job(acme, "MODEL_GENERATOR")
+    home, said = page.context.new_page(), page.locator("#live-status")
+    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    ledger.append(job, "stage", "Rendering the picture", stage="render")
+    expect(page.get_by_text("Rendering the picture").first).to_be_visible(timeout=10_000)
+    expect(said).to_contain_text("#1 stage public render")
+    ledger.note(job, "The GPU is slow")
+    expect(page.get_by_text("The GPU is slow").first).to_be_visible(timeout=10_000)
+    gateway.reload()
+    ledger.append(job, "stage", "After the reload")
+    expect(page.get_by_text("After the reload").first).to_be_visible(timeout=10_000)
+
+    home.goto("/admin/")
+    expect(home.get_by_text("No job failed.")).to_be_visible()
+    ledger.fail(job, "There is no GPU")
+    expect(home.locator("tr.is-new").get_by_role("link", name="1 failed job of acme, MODEL_GENERATOR")).to_be_visible(
+        timeout=10_000
+    )
+    expect(home.locator("#live-status")).to_have_text("1 failed job of acme, MODEL_GENERATOR")
+    expect(page.locator(".facts .badge")).to_have_text("Failure")
+    expect(said).to_contain_text("Why it failed There is no GPU")
+    expect(page.locator("[data-live]")).to_have_count(0)
+    assert browser_errors == []
+
+
+def test_an_open_page_says_that_it_is_no_longer_updated(waiting_page, acme):
+    page, job = waiting_page, ledger.open_job(acme, "MODEL_GENERATOR")
+    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    expect(page.locator(".live-dot")).to_be_visible()
+    Session.objects.all().delete()
+    expect(page.get_by_text("This page is no longer updated: you are logged out.")).to_be_visible(timeout=15_000)
+    expect(page.locator(".live-dot")).to_have_count(0)
 
 
 def test_ids_and_the_curl_command_can_be_copied(page, demo):

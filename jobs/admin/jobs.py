@@ -30,6 +30,7 @@ from django.views.decorators.http import require_safe
 from jobs.admin import dashboard
 from jobs.admin.audit import has_viewed, record_audit_entry
 from jobs.admin.changelist import ChoiceFilter, ConsoleChangeList, ReadOnlyAdmin
+from jobs.admin.following import WaitsFor, unchanged
 from jobs.admin.formatting import format_duration, format_time_ago, status_badge, word_breaks
 from jobs.admin.job_detail import JobDetail
 from jobs.admin.lookup import find_tenant_ids, parse_job_id
@@ -229,7 +230,8 @@ class JobAdmin(ReadOnlyAdmin):
         timeline = path(
             "<path:object_id>/timeline/", self.admin_site.admin_view(self.timeline_view), name="jobs_job_timeline"
         )
-        return [timeline, *super().get_urls()]
+        failures = path("failures/", self.admin_site.admin_view(self.failures_view), name="console_failures")
+        return [failures, timeline, *super().get_urls()]
 
     @method_decorator(never_cache)
     @method_decorator(require_safe)
@@ -255,7 +257,6 @@ class JobAdmin(ReadOnlyAdmin):
             "newer": newer,
             "address": request.build_absolute_uri(address),
             "curl": curl_command(live["detail"].renderer.base_url, f"/v1/jobs/{job.public_id}"),
-            "refresh_seconds": settings.CONSOLE_REFRESH_SECONDS,
         }
         return TemplateResponse(request, "admin/jobs/job/change_form.html", context)
 
@@ -264,14 +265,25 @@ class JobAdmin(ReadOnlyAdmin):
     def timeline_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """The part of a job's page that changes while the job runs; 204 if it is still at ``version``.
 
-        It writes no audit entry, so it is 404 for users who have not opened the page in the last 24 hours.
+        With ``Prefer: wait`` a 204 waits for a new version. The view writes no audit entry, so it is 404 for users who
+        have not opened the page in the last 24 hours.
         """
         job = self._job(request, object_id)
         if job is None or not has_viewed(request, job):
             return HttpResponse(status=404)
         if request.GET.get("version") == JobDetail(job, request).version:
-            return HttpResponse(status=204)
+            return unchanged(request, WaitsFor(job.tenant_id, job.public_id))
         return TemplateResponse(request, "admin/jobs/job/live.html", self._live_context(request, job))
+
+    @method_decorator(never_cache)
+    @method_decorator(require_safe)
+    def failures_view(self, request: HttpRequest) -> HttpResponse:
+        """The failures on the home page; 204 if they are still at ``version``. ``Prefer: wait`` as for a timeline."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        if request.GET.get("version") == dashboard.failures_version():
+            return unchanged(request, WaitsFor())
+        return TemplateResponse(request, "admin/jobs/job/failures.html")
 
     def _job(self, request: HttpRequest, object_id: str) -> Job | None:
         if not self.has_view_permission(request):
@@ -289,6 +301,7 @@ class JobAdmin(ReadOnlyAdmin):
             "job": job,
             "detail": detail,
             "elapsed": elapsed(job),
+            "refresh_seconds": settings.CONSOLE_REFRESH_SECONDS,
             "tenant_responses": [get_as_tenant(job.tenant, each, request) for each in paths],
         }
 

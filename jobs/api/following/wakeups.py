@@ -65,6 +65,7 @@ class WakeUps:
     def __init__(self) -> None:
         self.is_stopping = False
         self._tenants: dict[int, _Tenant] = {}
+        self._idle: set[Waiter] = set()
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick = 0
@@ -93,9 +94,22 @@ class WakeUps:
             if not tenant.waiters:
                 self._tenants.pop(tenant_id, None)
 
+    @contextmanager
+    def idle_waiter(self) -> Iterator[Waiter]:
+        """Registers a waiter that only the end of the worker wakes."""
+        waiter = Waiter(0, None)
+        self._idle.add(waiter)
+        if self.is_stopping:
+            waiter.wake.set()
+        try:
+            yield waiter
+        finally:
+            self._idle.discard(waiter)
+
     def stop(self) -> None:
         """Wakes everybody: the worker ends."""
         self.is_stopping = True
+        self._wake(self._idle)
         for tenant in self._tenants.values():
             self._wake(tenant.waiters)
 

@@ -67,24 +67,56 @@ function suggest(input) {
   });
 }
 
-function pollTimeline(live) {
-  const seconds = Number(live.dataset.seconds);
-  const state = () => live.firstElementChild;
+// The server holds a request back until there is news, for so many seconds.
+const WAIT_SECONDS = 30;
+// Between two requests, however much news there is.
+const SHORTEST_PAUSE_SECONDS = 0.5;
 
-  async function poll() {
-    if (!document.hidden) {
-      const address = new URL(live.dataset.timeline, location.href);
-      address.search = location.search;
-      address.searchParams.set("version", state().dataset.version);
-      try {
-        const response = await fetch(address);
-        if (response.status === 200 && !response.redirected) show(await response.text());
-        else if (response.status !== 204) return; // logged out, or the job was deleted
-      } catch {
-        // A network error can be temporary: try again at the next poll.
-      }
+function follow(live) {
+  const state = () => live.firstElementChild;
+  const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
+  const visible = () =>
+    document.hidden
+      ? new Promise((done) => document.addEventListener("visibilitychange", done, { once: true }))
+      : undefined;
+
+  async function run() {
+    while ("live" in state().dataset) {
+      await visible();
+      await pause(await ask());
     }
-    if ("live" in state().dataset) setTimeout(poll, seconds * 1000);
+  }
+
+  // Asks for what follows the version that is shown. Returns the seconds until the next request.
+  async function ask() {
+    const address = new URL(live.dataset.follow, location.href);
+    address.search = location.search;
+    address.searchParams.set("version", state().dataset.version);
+    // A browser has few connections to a server: a hidden page keeps none.
+    const hidden = new AbortController();
+    const abort = () => hidden.abort();
+    document.addEventListener("visibilitychange", abort);
+    try {
+      const response = await fetch(address, { headers: { Prefer: `wait=${WAIT_SECONDS}` }, signal: hidden.signal });
+      if (response.redirected) stop("you are logged out.");
+      else if (response.status === 403) stop("you may not see it any more.");
+      else if (response.status === 404) stop("the job was deleted, or it is long since you opened the page.");
+      else if (response.status === 200) show(await response.text());
+      // Where too many others wait, the server answers at once: then this polls.
+      if (response.ok && response.headers.has("Preference-Applied")) return SHORTEST_PAUSE_SECONDS;
+    } catch {
+      // A network error can be temporary, as can the 503 of a server that is busy: try again.
+    } finally {
+      document.removeEventListener("visibilitychange", abort);
+    }
+    return Number(state().dataset.seconds);
+  }
+
+  function stop(reason) {
+    delete state().dataset.live;
+    live.querySelector(".live-dot")?.remove();
+    status().textContent = `This page is no longer updated: ${reason}`;
+    status().classList.replace("visually-hidden", "calm");
   }
 
   function show(html) {
@@ -94,16 +126,26 @@ function pollTimeline(live) {
     for (const each of fresh.content.querySelectorAll("details[id]")) {
       if (open.has(each.id)) each.open = open.get(each.id);
     }
-    const known = new Set([...live.querySelectorAll(".timeline > li")].map((each) => each.id));
-    for (const each of fresh.content.querySelectorAll(".timeline > li")) {
-      if (!known.has(each.id)) each.classList.add("is-new");
+    const counts = new Map(
+      [...live.querySelectorAll("[data-item]")].map(({ dataset }) => [dataset.item, Number(dataset.count ?? 0)]),
+    );
+    for (const each of fresh.content.querySelectorAll("[data-item]")) {
+      const { item, count } = each.dataset;
+      if (!counts.has(item) || Number(count ?? 0) > counts.get(item)) each.classList.add("is-new");
     }
+    const hadFailed = Boolean(live.querySelector(".failure"));
     live.replaceChildren(fresh.content.firstElementChild);
-    const newest = live.querySelector(".timeline > li.is-new:last-child .event-line");
-    if (newest) status().textContent = newest.textContent.replace(/\s+/g, " ").trim();
+    const newest = [...live.querySelectorAll(".is-new")].pop()?.querySelector(".event-line, a[aria-label]");
+    const failure = hadFailed ? null : live.querySelector(".failure");
+    if (failure) announce(failure.textContent);
+    else if (newest) announce(newest.getAttribute("aria-label") ?? newest.textContent);
   }
 
-  if ("live" in state().dataset) setTimeout(poll, seconds * 1000);
+  function announce(text) {
+    status().textContent = text.replace(/\s+/g, " ").trim();
+  }
+
+  run();
 }
 
 // On a narrow screen the filters are above the list. Close those that are not in use.
@@ -114,4 +156,4 @@ if (matchMedia("(max-width: 1024px)").matches) {
 }
 
 document.querySelectorAll("[data-suggest]").forEach(suggest);
-document.querySelectorAll("[data-timeline]").forEach(pollTimeline);
+document.querySelectorAll("[data-follow]").forEach(follow);
