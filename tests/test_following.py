@@ -17,6 +17,8 @@ from tests.client import run
 from tests.streams import LONGEST_SECONDS
 
 
+# Two reads at a time: on PostgreSQL a connection, which is what these tests have, runs one.
+@pytest.mark.sqlite
 @pytest.mark.django_db
 def test_news_between_the_first_read_and_the_waiting_is_not_lost(acme, acme_token, monkeypatch):
     job = ledger.open_job(acme, "MODEL_GENERATOR")

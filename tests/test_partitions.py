@@ -103,7 +103,7 @@ def statements() -> dict[str, PreparedQuery]:
             f"{module.__name__}.{name}": each for name, each in vars(module).items() if isinstance(each, PreparedQuery)
         }
         for name, several in vars(module).items():
-            if name in ("LISTS", "FIRST"):
+            if name in ("LISTS", "FIRST", "FEEDS"):
                 found |= {f"{module.__name__}.{name}[{key}]": each for key, each in several.items()}
     return found
 
@@ -117,7 +117,7 @@ def test_all_statements_are_among_those_that_are_looked_at():
             or (isinstance(each, dict) and any(isinstance(value, PreparedQuery) for value in each.values()))
         }
 
-    assert made(v1_queries) == {"VERSION", "DETAIL", "EVENTS", "LISTS"}
+    assert made(v1_queries) == {"VERSION", "DETAIL", "EVENTS", "LISTS", "FEEDS", "FEED_END"}
     assert made(fleet_queries) == {"COUNTS", "FIRST", "LISTS"}
 
 
@@ -136,6 +136,7 @@ def test_a_statement_looks_at_one_partition_of_each_table(db, database, mode):
     values |= dict.fromkeys(("created_after", "updated_after", "cursor_time", "first_time"), at)
     values |= dict.fromkeys(("public_id", "cursor_id", "first_id"), job)
     values |= dict.fromkeys(("job_type_0", "job_type_1", "job_type_2"), "MODEL_GENERATOR")
+    values |= {"after": 0, "job_types": '["MODEL_GENERATOR"]', "event_types": '["stage"]'}
     database.execute(f"SET plan_cache_mode = {mode}")
     looked_at = {}
     for number, (name, prepared) in enumerate(statements().items()):

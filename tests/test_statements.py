@@ -160,7 +160,7 @@ SELECT ids[n %% 1000 + 1], %(tenant)s, 10000 + n / 1000, CASE WHEN n %% 1000 = 5
        'public', 'step', '{}', to_timestamp(1776254400), n
 FROM generate_series(1, %(events)s) n,
      (SELECT array_agg(public_id) AS ids FROM (SELECT public_id FROM jobs_job WHERE tenant_id = %(tenant)s
-      ORDER BY created_at DESC LIMIT 1000) AS newest) AS jobs;
+      ORDER BY created_at LIMIT 1000 OFFSET 1000) AS old) AS jobs;
 INSERT INTO jobs_jobcounts (tenant_id, not_started, in_progress, success, failure, partial_failure, last_position)
 VALUES (%(tenant)s, 0, 0, 0, 0, 0, %(events)s) ON CONFLICT (tenant_id) DO UPDATE SET last_position = %(events)s
 """

@@ -121,8 +121,11 @@ class WatchedConnection:
         self._loop.remove_reader(self._socket)
 
     def _is_ready(self, ready: Ready) -> None:
-        if self._ready is None:  # it is idle: the server closed it, and it stays readable
-            self.end_watch()
+        if self._ready is None:
+            # It is idle. Mostly this is a late call for what a read has taken already, a moment before; else the server
+            # has closed it, and it stays readable.
+            if self.server_has_closed():
+                self.end_watch()
         elif not self._ready.done():
             self._ready.set_result(ready)
 
