@@ -72,7 +72,9 @@ def failures_now(gateway: Gateway, session: str) -> str:
 
 
 @asynccontextmanager
-async def asked(gateway: Gateway, path: str, session: str, wait: int = 20) -> AsyncIterator[asyncio.Task[Stream]]:
+async def asked(
+    gateway: Gateway, path: str, session: str, wait: int = 20
+) -> AsyncIterator[asyncio.Task[tuple[Stream, bytes]]]:
     """The response to a waiting request, which was sent a moment ago."""
 
     async def ask() -> tuple[Stream, bytes]:
