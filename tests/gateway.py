@@ -43,8 +43,8 @@ class Gateway:
     def workers(self) -> set[str]:
         """The ids of the server's worker processes, whichever of its threads has started them."""
         tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
-        children = [child for task in tasks for child in task.read_text().split()]
-        return {child for child in children if "tracker" not in Path(f"/proc/{child}/cmdline").read_text()}
+        commands = {child: read_proc(f"/proc/{child}/cmdline") for task in tasks for child in read_proc(task).split()}
+        return {child for child, command in commands.items() if command and "tracker" not in command}
 
     def reload(self) -> None:
         """As systemd does it; returns when each worker is a new one."""
@@ -84,6 +84,14 @@ class Gateway:
         lines = [b"%b %b HTTP/1.1" % (method.encode(), raw(path))]
         lines += [b"%b: %b" % (name.encode(), raw(value)) for name, value in given.items()]
         return self.send(b"\r\n".join([*lines, b"", b""]))
+
+
+def read_proc(path: str | Path) -> str:
+    """A file of ``/proc``; empty for a process that has just ended."""
+    try:
+        return Path(path).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def raw(text: str | bytes) -> bytes:
