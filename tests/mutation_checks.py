@@ -111,8 +111,12 @@ FAULTS = (
         "jobs/artifacts/redaction.py",
         [
             (
-                "_cached = lru_cache(maxsize=4096)(Redactor)",
-                "_of = {}\n\n\ndef _cached(prefix, bases):\n    return _of.setdefault(bases, Redactor(prefix, bases))",
+                "@lru_cache(maxsize=4096)\ndef _cached(storage_prefix: str, store_urls: tuple[str, ...], *origins: str)",
+                (
+                    "_of = {}\n\n\ndef _cached(prefix, urls, *origins):\n"
+                    "    return _of.setdefault(urls, _new(prefix, urls, *origins))\n\n\n"
+                    "def _new(storage_prefix: str, store_urls: tuple[str, ...], *origins: str)"
+                ),
             )
         ],
         "tests/test_tenant_renderer.py",
