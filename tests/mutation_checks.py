@@ -111,11 +111,11 @@ FAULTS = (
         "jobs/artifacts/redaction.py",
         [
             (
-                "@lru_cache(maxsize=4096)\ndef _cached(storage_prefix: str, store_urls: tuple[str, ...], *origins: str)",
+                "@lru_cache(maxsize=4096)\ndef _cached(storage_prefix: str",
                 (
                     "_of = {}\n\n\ndef _cached(prefix, urls, *origins):\n"
                     "    return _of.setdefault(urls, _new(prefix, urls, *origins))\n\n\n"
-                    "def _new(storage_prefix: str, store_urls: tuple[str, ...], *origins: str)"
+                    "def _new(storage_prefix: str"
                 ),
             )
         ],
