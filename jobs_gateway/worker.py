@@ -29,7 +29,7 @@ STOP_SECONDS = 8.0
 
 
 def end_on_signals() -> None:
-    """Until it serves, a worker ends at once when it is told to: it has accepted nothing.
+    """Until it serves, a worker ends at once when it is signalled: it has accepted nothing.
 
     The main process blocks these signals, and its workers inherit that together with its handlers.
     """
@@ -67,8 +67,8 @@ class Worker:
             self._stop = asyncio.get_running_loop().create_task(self._stop_after_successor())
 
     async def _stop_after_successor(self) -> None:
-        told_at = time.time()
-        while time.time() - told_at < SUCCESSOR_SECONDS and not self._has_successor(told_at):
+        signalled_at = time.time()
+        while time.time() - signalled_at < SUCCESSOR_SECONDS and not self._has_successor(signalled_at):
             await asyncio.sleep(0.05)
         await asyncio.sleep(DRAIN_SECONDS)
         # The server waits for open requests without end.
@@ -78,7 +78,7 @@ class Worker:
         self._on_stop()
         os.kill(os.getpid(), signal.SIGINT)
 
-    def _has_successor(self, told_at: float) -> bool:
+    def _has_successor(self, signalled_at: float) -> bool:
         """Whether a worker became ready that was started to replace this one, or none will.
 
         Workers are replaced one after another, each after the one before has ended: so every ready file of an earlier
@@ -87,7 +87,7 @@ class Worker:
         if (self.folder / STOPPING).exists():
             return True
         ready_at = [path.stat().st_mtime for path in self.folder.glob("[0-9]*") if path.name != str(os.getpid())]
-        return any(moment > told_at - DRAIN_SECONDS / 2 for moment in ready_at)
+        return any(moment > signalled_at - DRAIN_SECONDS / 2 for moment in ready_at)
 
 
 async def announce(text: str, host: str, port: int) -> None:
