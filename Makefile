@@ -38,7 +38,7 @@ lint: $(VENV)/.installed-dev ## Lint, format, types, and whether a migration is 
 	$(BARE) $(BIN)/mypy
 	$(BARE) $(BIN)/python manage.py makemigrations --check --dry-run
 
-prove: $(VENV)/.installed-dev ## Plant one fault after another, and check that a test fails each time: about five minutes.
+prove: $(VENV)/.installed-dev ## Plant one fault after another, and check that a test fails each time: about ten minutes.
 	$(BIN)/python -m tests.mutation_checks
 
 openapi: $(VENV)/.installed ## Write tests/golden/openapi.json anew, after a change of the API's description that is meant.
