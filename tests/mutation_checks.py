@@ -148,7 +148,7 @@ FAULTS = (
         10,
         "jobs/ingest/bulk_writer.py",
         [("return len(self.events) + len(self.artifacts)", "return len(self.events)")],
-        "tests/test_backfill_jobs.py",
+        "tests/test_conditional.py -k loaded",
     ),
     Fault(
         "query compiled when it is first used",

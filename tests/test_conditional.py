@@ -18,7 +18,7 @@ from jobs.api import etags as etag_format
 from jobs.api.cursors import BadCursor, decrypt_cursor, encrypt_cursor
 from jobs.api.etags import shape_of
 from jobs.api.v1.serializers import ArtifactResponseSerializer, JobEventResponseSerializer
-from jobs.ingest import ledger
+from jobs.ingest import bulk, ledger
 from jobs.models import Job, JobType
 from tenants import tokens
 from tests.conftest import client_with
@@ -556,3 +556,21 @@ def test_a_walk_of_jobs_at_the_ends_of_the_calendar(acme_client, acme, job_of):
     for instant in (*instants, instants[0] + timedelta(microseconds=1)):
         job_of(acme, public_id=str(ULID()), created_at=instant.isoformat())
     assert [len(page) for page in walk(acme_client, "/v1/jobs?limit=1")] == [1, 1, 1, 0]
+
+
+def test_an_artifact_that_is_loaded_without_an_event_ends_the_validator(acme, acme_client):
+    record = {
+        "public_id": str(ULID()),
+        "tenant": acme.slug,
+        "job_type": "MODEL_GENERATOR",
+        "created_at": "2026-04-15T12:00:00Z",
+        "events": [{"seq": 1, "event_type": "succeeded", "created_at": "2026-04-15T12:00:00Z"}],
+    }
+    bulk.load_record(record)
+    path = f"/v1/jobs/{record['public_id']}"
+    validator = acme_client.get(path).headers["ETag"]
+    assert poll(acme_client, path, validator).status_code == 304
+    picture = {"storage_key": f"{acme.storage_prefix}late.png", "kind": "render", "role": "final"}
+    bulk.load_record(record | {"artifacts": [picture]})
+    response = poll(acme_client, path, validator)
+    assert (response.status_code, len(response.json()["result"])) == (200, 1)
