@@ -278,13 +278,38 @@ def test_a_tenant_at_its_bound_is_refused_and_others_are_not(gateway, acme_token
     asyncio.run(follow())
 
 
+def test_with_a_shared_cache_the_bound_is_that_of_all_workers(acme_token, job, valkey_server):
+    environment = {"STREAMS_PER_TENANT": "3", "CACHE_URL": valkey_server.url}
+
+    async def follow(one: Gateway, other: Gateway) -> None:
+        async with (
+            stream(one.port, events_of(job), acme_token),
+            stream(one.port, events_of(job), acme_token),
+            stream(other.port, events_of(job), acme_token) as third,  # with which the other begins to count
+        ):
+            assert third.status == 200
+            for gateway in (one, other):
+
+                async def is_full(gateway: Gateway = gateway) -> bool:
+                    return not await opens(gateway, events_of(job), acme_token)
+
+                await until(is_full, seconds=15)
+        await until(lambda: opens(other, events_of(job), acme_token), seconds=15)
+
+    with (
+        serving(database_of_this_test(), **environment) as one,
+        serving(database_of_this_test(), **environment) as other,
+    ):
+        asyncio.run(follow(one, other))
+
+
 async def opens(gateway: Gateway, path: str, token: str) -> bool:
     async with stream(gateway.port, path, token) as opened:
         return opened.status == 200
 
 
-async def until(is_so) -> None:
-    deadline = time.monotonic() + 5
+async def until(is_so, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
     while not await is_so():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)

@@ -100,14 +100,14 @@ class Places:
 
     async def _share_while_taken(self) -> None:
         name = f"following:{os.getpid()}:{os.urandom(4).hex()}"
-        while self._total:
+        # As long as others hold places too: without a place of its own a worker still has to know theirs.
+        while self._total or self._of_other_workers:
             try:
                 await self._exchange(name)
             except Exception as error:  # noqa: BLE001 - of every cache others; each worker's own bound still holds
                 logger.warning("The streams of other workers are not counted: the cache did not answer: %s", error)
                 self._of_other_workers.clear()
             await asyncio.sleep(SHARE_SECONDS)
-        self._of_other_workers.clear()
 
     async def _exchange(self, name: str) -> None:
         """Writes this worker's numbers, and reads those of the others that are not older than ``EXPIRY_SECONDS``."""
