@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -28,6 +29,22 @@ def export(path, **options):
     return records, said.partition(" --since ")[2]
 
 
+def wait_for_running_transactions():
+    """Returns when every transaction that runs now has ended, also those of other tests on the same server.
+
+    An export includes again what is not older than all of them.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id()::text::bigint")
+        (now,) = cursor.fetchone()
+        for _ in range(6_000):
+            cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+            if cursor.fetchone()[0] > now:
+                return
+            time.sleep(0.01)
+    raise AssertionError("A transaction has run for a minute.")
+
+
 # --- What changed -------------------------------------------------------------------------------------------------
 
 
@@ -40,11 +57,13 @@ class TestSince:
 
     def test_only_what_changed_comes_again_and_comes_whole(self, acme, job_of, path):
         jobs = [job_of(acme) for _ in range(3)]
+        wait_for_running_transactions()
         whole, cursor = export(path)
         assert whole.keys() == {str(job.pk) for job in jobs}
         assert export(path, since=cursor)[0] == {}
         ledger.append(jobs[1], "queued")
         new = ledger.open_job(acme, "MODEL_GENERATOR")
+        wait_for_running_transactions()
         changed, cursor = export(path, since=cursor)
         assert changed.keys() == {str(jobs[1].pk), str(new.pk)}
         assert b"".join((whole | changed)[each] for each in sorted(whole | changed)) == exported()
@@ -141,6 +160,7 @@ class TestSince:
 
     def test_numbers_that_have_come_round_are_compared_as_such(self, acme, job_of):
         job_of(acme)
+        wait_for_running_transactions()
         now = ChangeCursor.now("")
         job = job_of(acme)
         for rounds in range(3):
