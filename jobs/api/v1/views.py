@@ -36,18 +36,19 @@ class JobViewSet(FollowingViewSet):
     async def list(self, request: ApiRequest) -> ApiResponse:
         tenant_id = self.caller.tenant_id
         params = ListParams.of(request, tenant_id)
-        rows = await queries.job_page(tenant_id, params)
+        document = await queries.job_page(tenant_id, params)
         serializer = serializers.JobListResponseSerializer
-        validator = self.validator(shape_of(serializer), rows, vars(params))
+        validator = self.validator(shape_of(serializer), document, vars(params))
         if not_modified := self.not_modified(validator):
             return not_modified
 
         def render() -> Rendered:
+            rows = queries.summaries(document)
             url = self.renderer.base_url + request.path
             link = paging.next_link(url, tenant_id, params.query(), params.limit, rows)
             return Rendered(to_json(serializer.represent(rows, params)), link)
 
-        # The validator stands for the rows: it is made of all that is in them.
+        # The validator stands for the document: it is made of it.
         rendered = self.rendered(self.renderer, render, 0, request.path, validator)
         return ApiResponse(rendered.body, {"ETag": validator, **rendered.facts})
 
