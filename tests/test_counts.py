@@ -175,7 +175,7 @@ GROWING = [("queued",), ("queued", "stage"), ("queued", "stage", "succeeded")]
 
 
 def load(records_of_jobs):
-    bulk.load_batch([bulk.Line(1, b"", interchange.record(each)) for each in records_of_jobs])
+    bulk.load_batch([bulk.line_of(interchange.record(each)) for each in records_of_jobs])
 
 
 @pytest.mark.postgresql

@@ -38,7 +38,7 @@ def last_position(tenant):
 
 def load(*records):
     """Loads the records in one batch."""
-    result = bulk.load_batch([bulk.Line(1, b"", interchange.record(each)) for each in records])
+    result = bulk.load_batch([bulk.line_of(interchange.record(each)) for each in records])
     assert result.rejections == []
     return result
 
@@ -597,7 +597,7 @@ def test_an_export_that_is_loaded_again_differs_in_positions_alone(acme, job):
     ledger.finish(job)
     before = exported()
     remove(Job.all_tenants.order_by("pk"))
-    bulk.load_batch([bulk.Line(1, line, interchange.parse(line)) for line in before.splitlines()])
+    bulk.load_batch([bulk.line_of(interchange.parse(line)) for line in before.splitlines()])
     assert exported() == before
     assert positions(job) == [4, 5]
 

@@ -30,11 +30,15 @@ ATTEMPTS = 5  # at a batch, when another writer adds the same jobs at the same t
 
 
 class Line(NamedTuple):
-    """One line of a file: its number from 1, its bytes, and its record or why it was rejected."""
+    """One line of a file: its number from 1, its bytes, and its record or why it was rejected.
+
+    ``new_job`` is the job that the record makes where none is stored.
+    """
 
     number: int
     raw: bytes
     content: Record | Rejected
+    new_job: Record | Rejected
 
 
 class Rejection(NamedTuple):
@@ -67,7 +71,7 @@ class BatchResult:
 
 def load_record(record: dict[str, Any]) -> None:
     """Loads one record, given as a dict of the interchange's members; raises Rejected, having written nothing."""
-    line = Line(1, b"", interchange.record(record))
+    line = line_of(interchange.record(record))
     for rejection in load_batch([line]).rejections:
         raise rejection.error
 
@@ -116,7 +120,7 @@ def _batches(lines: Iterable[bytes], size: int, after_line: int, tenant: str | N
         number += bool(raw)
         weight += len(raw)
         if raw and not raw.isspace():
-            line = Line(number, raw, _content(raw))
+            line = line_of(_content(raw), number, raw)
             if tenant is None or not isinstance(line.content, Record) or line.content.tenant == tenant:
                 batch.append(line)
             else:
@@ -136,6 +140,16 @@ def _without_byte_order_mark(lines: Iterable[bytes]) -> Iterator[bytes]:
             break
         yield first
     yield from iterator
+
+
+def line_of(content: Record | Rejected, number: int = 1, raw: bytes = b"") -> Line:
+    """Most records are of new jobs. What these need is computed here, while the database writes the batch before."""
+    if isinstance(content, Rejected):
+        return Line(number, raw, content, content)
+    try:
+        return Line(number, raw, content, merge(None, content))
+    except Rejected as error:
+        return Line(number, raw, content, error.without_traceback())
 
 
 def _content(raw: bytes) -> Record | Rejected:
@@ -191,7 +205,7 @@ def _load(batch: Sequence[Line]) -> BatchResult:
         record = line.content
         stored = now.get(record.public_id)
         try:
-            after = _after(stored, record, tenants.get(record.tenant))
+            after = _after(stored, line, record, tenants.get(record.tenant))
         except Rejected as error:
             loaded.rejections.append(Rejection(line, error.without_traceback()))
             continue
@@ -210,8 +224,12 @@ def _load(batch: Sequence[Line]) -> BatchResult:
     return loaded
 
 
-def _after(stored: Record | None, record: Record, tenant: Tenant | None) -> Record:
+def _after(stored: Record | None, line: Line, record: Record, tenant: Tenant | None) -> Record:
     if tenant is None:
         raise Rejected(Reason.TENANT, f"tenant: no tenant has the slug “{record.tenant}”")
     check_keys(record.all_artifacts(), tenant.storage_prefix)
-    return merge(stored, record)
+    if stored is not None:
+        return merge(stored, record)
+    if isinstance(line.new_job, Rejected):
+        raise line.new_job
+    return line.new_job
