@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from django.conf import settings as django_settings
 
@@ -91,6 +92,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("short", max_examples=100)
+    hypothesis.settings.register_profile("full", max_examples=1_000)
+    hypothesis.settings.load_profile("full" if config.getoption("--full") else "short")
     config.pluginmanager.register(leak_checks.SecurityTestTable())
 
 

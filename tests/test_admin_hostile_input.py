@@ -19,6 +19,11 @@ VALUES = {
     "superscript digit": quote("²"),
     "long text": "x" * 5000,
 }
+# Each of the others has its like among these.
+SHORT = {"2**63", "NUL", "invalid UTF-8", "superscript digit"}
+HOSTILE = [
+    pytest.param(value, id=name, marks=() if name in SHORT else pytest.mark.full) for name, value in VALUES.items()
+]
 LISTS = {
     "/admin/jobs/job/": ["tenant", "attention", "status", "job_type", "created_at__year", "created_at__month"],
     "/admin/jobs/auditentry/": ["action", "at__year", "at__month"],
@@ -110,14 +115,14 @@ def hostile_client(admin_client):
     return admin_client
 
 
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("urls", [QUERIES, PATHS], ids=["query", "path"])
 def test_no_parameter_of_a_url_causes_a_server_error(hostile_client, ids, urls, value):
     statuses = {url: hostile_client.get(url.format(value=value, **ids)).status_code for url in urls}
     assert {url: status for url, status in statuses.items() if status >= 500} == {}
 
 
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("value", HOSTILE)
 def test_no_field_of_a_form_causes_a_server_error(hostile_client, admin_user, ids, value):
     statuses = {}
     for url, fields in FORMS.items():

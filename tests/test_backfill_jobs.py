@@ -549,9 +549,9 @@ def test_memory_does_not_grow_with_the_file(new_store, tmp_path):
         file.write_bytes(b"".join(records(number, ("acme",))))
         code = (
             "import resource, sys; from django.core.management import call_command; import django; django.setup();"
-            "call_command('backfill_jobs', sys.argv[1], batch=50, verbosity=0);"
+            "call_command('backfill_jobs', sys.argv[1], batch=25, verbosity=0);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         return int(store.python("-c", code, file).stdout.splitlines()[-1])
 
-    assert peak(4_000) < peak(1_000) * 1.1
+    assert peak(2_000) < peak(500) * 1.1

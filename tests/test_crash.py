@@ -20,7 +20,7 @@ from tests.stores import PostgreSQLStores, SQLiteStores, Store
 TENANTS = ("acme", "globex")
 # Lines, lines in a batch, crashes of a load that goes on from its checkpoint, and of one that begins at the first line.
 SIZES = [
-    pytest.param((1_500, 50, 4, 1), id="short"),
+    pytest.param((1_000, 50, 2, 1), id="short"),
     pytest.param((100_000, 500, 40, 20), id="60", marks=pytest.mark.full),
 ]
 

@@ -24,6 +24,8 @@ from tests.servers import answers, free_ports, wait_until
 from tests.test_checks import ROOT, manage
 from tests.test_serve import serve
 
+pytestmark = pytest.mark.sqlite  # no database is used: once is enough
+
 SECRET = "hunter2-hunter2"
 ESCAPES = "In a user name or password, write % as %25, @ as %40, / as %2F, ? as %3F and # as %23."
 POSTGRESQL = "Write DATABASE_API_URL=postgres://user:password@host/name."

@@ -136,7 +136,7 @@ def as_canonical(record: dict[str, Any]) -> bytes:
 
 
 @given(records=st.lists(any_record(), max_size=3, unique_by=lambda each: each["public_id"]), spaced=st.booleans())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_record_leaves_the_store_as_it_came(acme, records, spaced):
     lines = [json.dumps(record, ensure_ascii=spaced, indent=None).encode() for record in records]
     with transaction.atomic():
@@ -152,8 +152,9 @@ def by_id(line: bytes) -> str:
     return str(json.loads(line)["public_id"])
 
 
+@pytest.mark.sqlite  # no database is used: once is enough
 @given(value=objects)
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 def test_canonical_text_is_the_same_value_whatever_its_spelling(value):
     text = interchange.canonical(value)
     assert json.loads(text) == value

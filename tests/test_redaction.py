@@ -411,7 +411,7 @@ def shape(value):
 
 
 @pytest.mark.sqlite  # no database is used: once is enough
-@settings(max_examples=1000, deadline=None)
+@settings(deadline=None)
 @given(values)
 @example({"s3://0secret0": {"[redacted]": ["'tenants/acme/0secret0'"]}})
 def test_references_are_redacted_and_nothing_else_changes(value):
@@ -421,7 +421,8 @@ def test_references_are_redacted_and_nothing_else_changes(value):
     assert acmes.redact_value(clean) is clean
 
 
-@settings(max_examples=1000, deadline=None)
+@pytest.mark.sqlite  # no database is used: once is enough
+@settings(deadline=None)
 @given(values, st.lists(file_names.map(lambda name: PREFIX + name), max_size=3), st.booleans())
 @example(["s\\u0033://0secret0"], [], False)
 @example(["acme"], [f"{PREFIX}acme/acme.png"], False)
@@ -447,7 +448,8 @@ def test_a_document_with_a_reference_beside_its_storage_keys_is_not_clean(writte
     assert acmes.redact_value(json.loads(document)[1]) != json.loads(document)[1]
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.sqlite  # no database is used: once is enough
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_redacted_text_is_not_changed_again(before, after):
     for text in (before, f"{before}s3://{after}", f'"{before}"tenants/acme/{after}"'):

@@ -104,12 +104,8 @@ def test_a_fresh_machine_gets_requests_that_work_as_they_are_printed(folder):
 def test_the_second_start_has_the_same_token(folder):
     with serving(folder, "--demo") as (first, _, _):
         pass
-    starts = []
-    for _ in range(3):  # the quickest of three counts: other work on the machine is not the gateway's
-        with serving(folder, "--demo") as (again, _, seconds):
-            starts.append(seconds)
+    with serving(folder, "--demo") as (again, _, _):
         assert re.findall("jgw_[^']+", again) == re.findall("jgw_[^']+", first)
-    assert min(starts) < 15  # a start that hangs; how long it takes is measured by the benchmark
 
 
 @pytest.mark.sqlite
