@@ -25,13 +25,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def serve(folder, *arguments, **environment):
-    """``manage.py serve`` as on a fresh machine: an empty ``DATA_DIR``, no other setting."""
+    """``manage.py serve`` as on a fresh machine: an empty ``DATA_DIR``, no other setting but ``SIMULATE=0``."""
     wanted = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
     return subprocess.Popen(
         [sys.executable, "manage.py", "serve", *arguments],
         cwd=ROOT,
         env={name: os.environ[name] for name in wanted if name in os.environ}
-        | {"DATA_DIR": str(folder), "ENV_FILE": os.devnull}
+        | {"DATA_DIR": str(folder), "ENV_FILE": os.devnull, "SIMULATE": "0"}
         | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
