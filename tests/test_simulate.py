@@ -218,8 +218,10 @@ def test_a_step_that_is_repeated_records_nothing_twice(demo, monkeypatch, commit
         breaks = False
         simulator.step()
     for job in own_jobs(demo):
-        events = list(job.events.order_by("seq").values_list("seq", "event_type", "message", "hostname"))
-        assert len({event[1:] for event in events}) == len(events)
+        events = list(job.events.values_list("event_type", "message", "stage", "hostname"))
+        assert job.last_seq == len(events)
+        if not job.is_operation:  # whose agents may start twice
+            assert len(set(events)) == len(events)
     assert own_jobs(demo).count() == simulator.totals.opened
 
 

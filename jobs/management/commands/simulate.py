@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from typing import Any
 
@@ -68,8 +67,12 @@ class Command(StoppableCommand):
             help="How many simulated jobs are kept. Older ones are removed when they are over. Default: %(default)s.",
         )
         parser.add_argument("--yes", action="store_true", help=f"Allow a tenant other than {DEMO}.")
-        # `manage.py serve --demo` starts this command and gives its own process id.
-        parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+        parser.add_argument(
+            "--parent",
+            metavar="PID",
+            type=at_least(1),
+            help="Stop when the process with this id has ended, which started this one. For serve --demo.",
+        )
 
     def handle(
         self,

@@ -316,6 +316,9 @@ function showLine({ job, part }, className, text, at) {
 // The agents of an operation by their latest event, and below them the errors.
 function showAgents(shown, timeline) {
   const { part } = shown;
+  const known = JSON.stringify(timeline);
+  if (shown.timeline === known) return;
+  shown.timeline = known;
   const agents = new Map();
   part.events.replaceChildren();
   for (const { event, hostname, error, message, timestamp } of timeline) {
