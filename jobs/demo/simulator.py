@@ -24,6 +24,8 @@ from tenants.models import Tenant
 
 # Jobs in progress at a time. Until one ends no further job is opened.
 MAX_IN_PROGRESS = 50
+# The first jobs of a run follow each other faster, so that there is something to see: how many, and how much faster.
+FIRST_JOBS, FIRST_JOBS_SPEED = 4, 5
 # Jobs that are removed in one transaction.
 MAX_REMOVED = 100
 # The time that a job takes, as a multiple of what its record says: at random between these two.
@@ -73,8 +75,9 @@ class SimulatedJob:
 class Simulator:
     """Simulates the jobs of a tenant. Call :meth:`step` at :meth:`next_step_at`, again and again.
 
-    A job is opened every ``every`` seconds. ``speed`` divides the time that a job takes. ``fail_share`` of the jobs
-    fail (0 to 1). Of the jobs that were ever simulated, the oldest beyond ``keep`` are removed with their pictures.
+    A job is opened every ``every`` seconds, the first few of a run faster. ``speed`` divides the time that a job takes.
+    ``fail_share`` of the jobs fail (0 to 1). Of the jobs that were ever simulated, the oldest beyond ``keep`` are
+    removed with their pictures. ``chance`` decides what is random.
 
     Any method raises the errors of the database and the artifact store, and LedgerBusy. The same call can be repeated
     then: it continues where it was, and records nothing twice.
@@ -142,7 +145,8 @@ class Simulator:
         self._own[job.public_id] = None
         self.totals.opened += 1
         heapq.heappush(self._in_progress, job)
-        self._opens_at = max(self._opens_at + self.every, time.monotonic())  # after an outage nothing is made up for
+        every = self.every / FIRST_JOBS_SPEED if self.totals.opened <= FIRST_JOBS else self.every
+        self._opens_at = max(self._opens_at + every, time.monotonic())  # after an outage nothing is made up for
 
     def _new_job(self) -> SimulatedJob:
         now, opened_at = timezone.now(), time.monotonic()
