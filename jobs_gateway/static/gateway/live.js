@@ -329,7 +329,7 @@ function showAgents(shown, timeline) {
   const states = [...agents.values()];
   const over = states.filter((state) => OVER.includes(state)).length;
   if (over || !part.events.childElementCount) {
-    const text = `${over} of ${states.length} ${states.length === 1 ? "agent has" : "agents have"} ended`;
+    const text = `Ended: ${over} of ${states.length} ${states.length === 1 ? "agent" : "agents"}`;
     showLine(shown, "count", text, timeline.at(-1).timestamp);
   }
   const box = element("ul", { className: "agents" });
