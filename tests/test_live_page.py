@@ -82,6 +82,8 @@ def test_it_shows_the_newest_jobs_with_their_stages_pictures_and_agents(page, tr
     expect(page.locator("#totals")).to_contain_text("succeeded", timeout=TIMEOUT_MS)
     expect(page.locator(".agents li").first).to_be_visible(timeout=TIMEOUT_MS)
     assert len(set(ids(page))) == 12
+    operations = page.locator("#jobs > li", has=page.locator(".agents"))
+    assert all("Ended: " in text for text in operations.locator(".events").all_inner_texts())
     names = page.locator("#jobs h3").all_inner_texts()
     assert "Model generator" in names
     assert (

@@ -405,7 +405,7 @@ def test_it_waits_for_the_artifact_store(demo, tmp_path):
 def test_it_ends_when_its_tenant_is_removed(demo):
     simulator = simulator_of(demo)
     with transaction.atomic():
-        erasure.erase_tenant(demo)
+        erasure.erase_tenant(Tenant.objects.get(slug="demo"))
     with pytest.raises(CommandError, match="Tenant “demo” was removed"):
         Command(stderr=io.StringIO()).repeat(simulator.step, Stop(), "demo")
 

@@ -265,7 +265,9 @@ function show(job, events) {
     if (event.seq <= shown.lastSeq) continue;
     shown.lastSeq = event.seq;
     shown.progress = Math.max(shown.progress, Number(event.extra.progress) || 0);
-    if (event.event_type in STAGES) showLine(shown, event.event_type, event.message, event.created_at);
+    // Both kinds of jobs have “failed”; an operation begins with another event of an agent.
+    shown.isOperation ||= event.event_type !== "failed" && event.event_type in AGENT_STATES;
+    if (!shown.isOperation && event.event_type in STAGES) showLine(shown, event.event_type, event.message, event.created_at);
     for (const artifact of event.artifacts) showPicture(shown, artifact);
   }
   showStatus(shown);
