@@ -125,6 +125,21 @@ def wait_until(is_so):
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The folder of a trial before its first start; drawing its pictures takes seconds."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    printed, _ = serve(folder, "--demo", "--prepare-only").communicate(timeout=300)
+    assert "Tenant demo: 41 jobs" in printed
+    return folder
+
+
+@pytest.fixture
+def data(prepared, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(prepared, tmp_path / "data"))
+
+
 @contextlib.contextmanager
 def trial(folder, **environment):
     """The process of ``serve --demo`` once it serves, its address, and what it printed."""
@@ -157,9 +172,9 @@ def jobs_in(base_url, folder):
 
 @pytest.mark.sqlite
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_demo_is_alive_until_the_server_ends_however_that_ends(tmp_path, number):
-    with trial(tmp_path, SIMULATE="1") as (process, base_url, _):
-        wait_until(lambda: jobs_in(base_url, tmp_path) > 41)
+def test_the_demo_is_alive_until_the_server_ends_however_that_ends(data, number):
+    with trial(data, SIMULATE="1") as (process, base_url, _):
+        wait_until(lambda: jobs_in(base_url, data) > 41)
         assert "data-token" in httpx.get(base_url, timeout=60).text
         [simulation] = [pid for pid, command in children_of(process.pid).items() if "simulate" in command]
         workers = [pid for pid, command in children_of(process.pid).items() if "simulate" not in command]
@@ -172,11 +187,11 @@ def test_the_demo_is_alive_until_the_server_ends_however_that_ends(tmp_path, num
 
 
 @pytest.mark.sqlite
-def test_without_the_simulation_nothing_is_added_and_the_page_is_there(tmp_path):
-    with trial(tmp_path) as (process, base_url, _):
+def test_without_the_simulation_nothing_is_added_and_the_page_is_there(data):
+    with trial(data) as (process, base_url, _):
         assert not any("simulate" in command for command in children_of(process.pid).values())
         assert "data-token" in httpx.get(base_url, timeout=60).text
-        assert jobs_in(base_url, tmp_path) == 41
+        assert jobs_in(base_url, data) == 41
         process.send_signal(signal.SIGINT)
         process.wait(60)
 
@@ -186,8 +201,8 @@ def test_without_the_simulation_nothing_is_added_and_the_page_is_there(tmp_path)
     "production",
     [{"DJANGO_ALLOWED_HOSTS": "127.0.0.1"}, {"WEB_HOST": "0.0.0.0"}, {"PUBLIC_BASE_URL": "http://127.0.0.1:1"}],
 )
-def test_where_others_may_reach_it_the_page_holds_no_token(tmp_path, production):
-    with trial(tmp_path, DJANGO_SECRET_KEY="s" * 50, **production) as (process, base_url, _):
+def test_where_others_may_reach_it_the_page_holds_no_token(data, production):
+    with trial(data, DJANGO_SECRET_KEY="s" * 50, **production) as (process, base_url, _):
         page = httpx.get(base_url, timeout=60)
         assert (page.status_code, "data-token" in page.text) == (200, False)
         assert "jgw_" not in page.text
@@ -196,16 +211,11 @@ def test_where_others_may_reach_it_the_page_holds_no_token(tmp_path, production)
 
 
 @pytest.mark.sqlite
-def test_a_store_with_other_tenants_gets_no_simulated_jobs(tmp_path):
-    settings = {"DATA_DIR": str(tmp_path), "ENV_FILE": os.devnull}
-    for command in (["migrate", "-v0"], ["seed_demo"], ["create_tenant", "acme"]):
-        subprocess.run(
-            [sys.executable, ROOT / "manage.py", *command],
-            env=os.environ | settings | {"DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.sqlite3'}"},
-            check=True,
-            capture_output=True,
-        )
-    with trial(tmp_path, SIMULATE="1") as (process, _, printed):
+def test_a_store_with_other_tenants_gets_no_simulated_jobs(data):
+    settings = {"DATABASE_URL": f"sqlite:///{data / 'gateway.sqlite3'}", "DATA_DIR": str(data)}
+    command = [sys.executable, str(ROOT / "manage.py"), "create_tenant", "acme"]
+    subprocess.run(command, env=os.environ | settings, check=True, capture_output=True)
+    with trial(data, SIMULATE="1") as (process, _, printed):
         assert "The store has other tenants too, so no jobs are simulated. To do it: manage.py simulate\n" in printed
         assert not any("simulate" in command for command in children_of(process.pid).values())
         process.send_signal(signal.SIGINT)

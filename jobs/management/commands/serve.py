@@ -158,7 +158,7 @@ class Command(BaseCommand):
             return
         if Tenant.objects.exclude(slug=DEMO).exists():
             self.stdout.write(
-                "The store has other tenants too, so no jobs are simulated: manage.py simulate does it.\n\n"
+                "The store has other tenants too, so no jobs are simulated. To do it: manage.py simulate\n\n"
             )
             return
         subprocess.Popen(
