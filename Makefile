@@ -44,8 +44,8 @@ prove: $(VENV)/.installed-dev ## Plant one fault after another, and check that a
 openapi: $(VENV)/.installed ## Write tests/golden/openapi.json anew, after a change of the API's description that is meant.
 	$(BARE) $(BIN)/python manage.py spectacular --format openapi-json --validate --fail-on-warn --file tests/golden/openapi.json
 
-screenshots: $(VENV)/.installed-dev ## Take the console's screenshots in docs/screenshots again; needs Chromium.
-	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/test_console_browser.py -k screenshots
+screenshots: $(VENV)/.installed-dev ## Take the screenshots in docs/screenshots again; needs Chromium.
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/test_console_browser.py tests/test_live_page.py -k screenshots
 
 bench: $(VENV)/.installed-bench ## Measure the gateway beside FastAPI, DRF and the limit, then its growth to 1,000,000 jobs: half an hour, 4 GB of disk.
 	$(BIN)/python -m benchmarks

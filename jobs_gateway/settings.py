@@ -244,6 +244,8 @@ PORT = env.int("PORT", default=8000)
 WEB_WORKERS = env.int(
     "WEB_WORKERS", default=1 if DATABASES["default"]["ENGINE"].endswith("sqlite3") else os.cpu_count() or 1
 )
+# Whether `make run` simulates jobs of the demo tenant.
+SIMULATE = env.bool("SIMULATE", default=True)
 # Seconds a link to a picture lives; at least two thirds of it are left when it is handed out.
 PRESIGN_TTL_SECONDS = env.int("PRESIGN_TTL_SECONDS", default=900)
 

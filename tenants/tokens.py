@@ -73,11 +73,12 @@ def revoke(prefix: str) -> bool:
     return True
 
 
-def is_valid(token: str) -> bool:
-    """Whether ``token`` is valid now; by an ORM query, for commands."""
+def is_valid(token: str, tenant: Tenant) -> bool:
+    """Whether ``token`` is a valid token of ``tenant`` now; by an ORM query, for commands and pages."""
     token_hash = hashlib.sha256(token.encode()).hexdigest()
     in_force = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
-    return ApiToken.objects.filter(in_force, token_hash=token_hash, revoked_at=None, tenant__is_active=True).exists()
+    valid = ApiToken.objects.filter(in_force, tenant=tenant, token_hash=token_hash, revoked_at=None)
+    return valid.filter(tenant__is_active=True).exists()
 
 
 async def verify(token: str, digest: bytes, find_token: FindToken) -> VerifiedCredential:

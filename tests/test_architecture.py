@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # the package with the longest name that its own begins with.
 LAYERS = [
     {"jobs.management", "tenants.management", "manage", "benchmarks"},
-    {"jobs_gateway", "jobs.demo", "jobs.apps"},
+    {"jobs_gateway", "jobs.apps"},
+    {"jobs.demo"},
     {"jobs.admin"},
     {"jobs.api.v1", "jobs.api.fleet"},
     {"jobs.api"},

@@ -18,7 +18,7 @@ from tenants.models import Tenant
 @pytest.fixture(autouse=True)
 def drawn_once(monkeypatch):
     """The same seed gives the same picture, which takes a tenth of a second: once is enough."""
-    monkeypatch.setattr("jobs.management.commands.seed_demo.draw", draw_once)
+    monkeypatch.setattr("jobs.demo.pictures.draw", draw_once)
 
 
 draw_once = cache(draw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -25,13 +26,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def serve(folder, *arguments, **environment):
-    """``manage.py serve`` as on a fresh machine: an empty ``DATA_DIR``, no other setting."""
+    """``manage.py serve`` as on a fresh machine: an empty ``DATA_DIR``, no other setting but ``SIMULATE=0``."""
     wanted = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
     return subprocess.Popen(
         [sys.executable, "manage.py", "serve", *arguments],
         cwd=ROOT,
         env={name: os.environ[name] for name in wanted if name in os.environ}
-        | {"DATA_DIR": str(folder), "ENV_FILE": os.devnull}
+        | {"DATA_DIR": str(folder), "ENV_FILE": os.devnull, "SIMULATE": "0"}
         | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -98,6 +99,127 @@ def test_a_fresh_machine_gets_requests_that_work_as_they_are_printed(folder):
         stylesheet = re.search(r'href="(/static/gateway/landing\.[0-9a-f]+\.css)"', page.text)
         assert stylesheet is not None, "static files were not collected"
         assert "immutable" in httpx.get(base_url + stylesheet[1]).headers["cache-control"]
+
+
+def children_of(pid):
+    """The command lines of the processes that ``pid`` has started, by process id."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            with contextlib.suppress(OSError):
+                found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+    return found
+
+
+def is_simulating(pid):
+    try:
+        return b"simulate" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def wait_until(is_so):
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The folder of a trial before its first start; drawing its pictures takes seconds."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    printed, _ = serve(folder, "--demo", "--prepare-only").communicate(timeout=300)
+    assert "Tenant demo: 41 jobs" in printed
+    return folder
+
+
+@pytest.fixture
+def data(prepared, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(prepared, tmp_path / "data"))
+
+
+@contextlib.contextmanager
+def trial(folder, **environment):
+    """The process of ``serve --demo`` once it serves, its address, and what it printed."""
+    (port,) = servers.free_ports(1)
+    process = serve(folder, "--demo", PORT=str(port), ACCESS_LOG="0", **environment)
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if line.startswith("Serving on"):
+            break
+    rest = threading.Thread(target=process.stdout.read)  # so that no writer waits for a reader
+    rest.start()
+    try:
+        yield process, f"http://127.0.0.1:{port}", "".join(printed)
+    finally:
+        left = [process.pid, *children_of(process.pid)] if process.poll() is None else []
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        rest.join(60)
+        process.stdout.close()
+
+
+def jobs_in(base_url, folder):
+    token = json.loads((folder / "demo.json").read_text())["token"]
+    answer = httpx.get(f"{base_url}/job?limit=1", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+    return answer.json()["total_items"]
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_demo_is_alive_until_the_server_ends_however_that_ends(data, number):
+    with trial(data, SIMULATE="1") as (process, base_url, _):
+        wait_until(lambda: jobs_in(base_url, data) > 41)
+        assert "data-token" in httpx.get(base_url, timeout=60).text
+        [simulation] = [pid for pid, command in children_of(process.pid).items() if "simulate" in command]
+        workers = [pid for pid, command in children_of(process.pid).items() if "simulate" not in command]
+        process.send_signal(number)
+        process.wait(60)
+        wait_until(lambda: not is_simulating(simulation))
+        for worker in workers:  # the server's own are on their own after SIGKILL
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.sqlite
+def test_without_the_simulation_nothing_is_added_and_the_page_is_there(data):
+    with trial(data) as (process, base_url, _):
+        assert not any("simulate" in command for command in children_of(process.pid).values())
+        assert "data-token" in httpx.get(base_url, timeout=60).text
+        assert jobs_in(base_url, data) == 41
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    "production",
+    [{"DJANGO_ALLOWED_HOSTS": "127.0.0.1"}, {"WEB_HOST": "0.0.0.0"}, {"PUBLIC_BASE_URL": "http://127.0.0.1:1"}],
+)
+def test_where_others_may_reach_it_the_page_holds_no_token(data, production):
+    with trial(data, DJANGO_SECRET_KEY="s" * 50, **production) as (process, base_url, _):
+        page = httpx.get(base_url, timeout=60)
+        assert (page.status_code, "data-token" in page.text) == (200, False)
+        assert "jgw_" not in page.text
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+@pytest.mark.sqlite
+def test_a_store_with_other_tenants_gets_no_simulated_jobs(data):
+    settings = {"DATABASE_URL": f"sqlite:///{data / 'gateway.sqlite3'}", "DATA_DIR": str(data)}
+    command = [sys.executable, str(ROOT / "manage.py"), "create_tenant", "acme"]
+    subprocess.run(command, env=os.environ | settings, check=True, capture_output=True)
+    with trial(data, SIMULATE="1") as (process, _, printed):
+        assert "The store has other tenants too, so no jobs are simulated. To do it: manage.py simulate\n" in printed
+        assert not any("simulate" in command for command in children_of(process.pid).values())
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
 
 
 @pytest.mark.sqlite

@@ -14,6 +14,8 @@ from django.contrib.auth import get_user_model
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
 
+# The environment variable that lets the workers of a server show the live page; see :func:`page_token`.
+PAGE_VARIABLE = "JOBS_GATEWAY_LIVE_PAGE"
 DEMO = "demo"  # the slug of the demo's tenant, the label of its token and the name of its user
 
 
@@ -31,13 +33,9 @@ def demo_access() -> Access | None:
     tenant = Tenant.objects.filter(slug=DEMO, is_active=True).first()
     if tenant is None:
         return None
-    path = settings.DATA_DIR / "demo.json"
-    try:
-        access = Access(**json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        access = Access("", "")
+    path, access = _path(), _saved()
     users = get_user_model().objects
-    if not tokens.is_valid(access.token):
+    if not tokens.is_valid(access.token, tenant):
         for prefix in ApiToken.objects.filter(tenant=tenant, label=DEMO, revoked_at=None).values_list(
             "prefix", flat=True
         ):
@@ -51,6 +49,31 @@ def demo_access() -> Access | None:
         user.save()
         _keep(path, access)
     return access
+
+
+def page_token() -> str | None:
+    """The token that the page at ``/`` reads the demo tenant's jobs with. None where the page shows no jobs.
+
+    `manage.py serve --demo` writes its process id to ``PAGE_VARIABLE`` and becomes the server: the variable counts in
+    the workers of that server, and in no process that merely has it in its environment. The token is that of
+    :func:`demo_access` and never another tenant's. Nothing is issued or written here.
+    """
+    if os.environ.get(PAGE_VARIABLE) != str(os.getppid()):
+        return None
+    tenant, token = Tenant.objects.filter(slug=DEMO).first(), _saved().token
+    return token if tenant and tokens.is_valid(token, tenant) else None
+
+
+def _path() -> Path:
+    path: Path = settings.DATA_DIR / "demo.json"
+    return path
+
+
+def _saved() -> Access:
+    try:
+        return Access(**json.loads(_path().read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return Access("", "")
 
 
 def _keep(path: Path, access: Access) -> None:

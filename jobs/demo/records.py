@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,14 @@ class Step(NamedTuple):
     message: str
     subject: Subject | None = None
     kind: str = ""
+
+
+class Failure(NamedTuple):
+    """Why a workflow fails: its public message, the trace in an internal event, and whether a retry may succeed."""
+
+    message: str
+    trace: str
+    is_retryable: bool
 
 
 class Workflow(NamedTuple):
@@ -119,6 +128,21 @@ WORKFLOWS: dict[JobType, Workflow] = {
         "The model's face is turned away in the picture that was given",
     ),
 }
+# Reasons that have nothing to do with the request.
+MACHINE_FAILURES = (
+    Failure(
+        "The GPU ran out of memory before the picture was finished",
+        "CUDA out of memory: tried to allocate 2.31 GiB, 1.87 GiB of 23.65 GiB free",
+        is_retryable=True,
+    ),
+    Failure(
+        "The renderer did not answer within 120 seconds",
+        "POST gpu-03:9000/render: deadline exceeded",
+        is_retryable=True,
+    ),
+    Failure("The source picture cannot be read: 404 Not Found", "GET source: 404 Not Found", is_retryable=False),
+)
+SOURCE_PREFIX = "tenants/demo/"  # of the storage keys in the requests above
 STATES = (JobStatus.NOT_STARTED, JobStatus.IN_PROGRESS, JobStatus.FAILURE, JobStatus.SUCCESS)
 
 
@@ -180,9 +204,34 @@ def _id(number: int) -> ULID:
     return ULID(milliseconds.to_bytes(6, "big") + hashlib.sha256(b"demo %d" % number).digest()[:10])
 
 
-def _workflow(job_type: JobType, status: JobStatus, builder: RecordBuilder) -> None:
+def simulated_record(
+    tenant: Tenant, public_id: ULID, now: datetime, chance: random.Random, fails: bool
+) -> RecordBuilder:
+    """A job that is opened ``now`` and ends, with its events until then. Its other properties are random.
+
+    One job in five is an operation. If it is to fail, some or all of its agents do.
+    """
+    record = {"public_id": str(public_id), "tenant": tenant.slug, "created_at": _text(now), "events": []}
+    builder = RecordBuilder(chance.randrange(10**6), tenant.storage_prefix, record, now)
+    if chance.random() < OPERATION_SHARE:
+        record["job_type"], request, agents = chance.choice([each for each in ENDING if _fails(each[2]) == fails])
+        _operation(request, agents, builder)
+    else:
+        job_type = chance.choice(list(WORKFLOWS))
+        record["job_type"] = str(job_type)
+        failure = chance.choice([None, *MACHINE_FAILURES])
+        _workflow(job_type, JobStatus.FAILURE if fails else JobStatus.SUCCESS, builder, failure)
+    record["request"] = builder.record["request"] | {SIMULATED: True}
+    return builder
+
+
+def _workflow(job_type: JobType, status: JobStatus, builder: RecordBuilder, failure: Failure | None = None) -> None:
+    """If it fails, by ``failure`` or the reason that is typical of the workflow."""
     workflow = WORKFLOWS[job_type]
-    builder.record["request"] = workflow.request | {"seed": builder.number}
+    builder.record["request"] = {
+        name: value.replace(SOURCE_PREFIX, builder.prefix) if isinstance(value, str) else value
+        for name, value in workflow.request.items()
+    } | {"seed": builder.number}
     builder.wait(0.2)
     builder.event("queued", "Queued")
     if status == JobStatus.NOT_STARTED:
@@ -204,9 +253,11 @@ def _workflow(job_type: JobType, status: JobStatus, builder: RecordBuilder) -> N
         ]
         builder.event("succeeded", "Done", *final, extra={"cost": round(0.02 * len(final), 2), "currency": "USD"})
     elif status == JobStatus.FAILURE:
-        trace = f"{job_type.lower()}: rejected by the check before rendering"
-        builder.event("stage", trace, visibility="internal", extra={"exit_code": 22})
-        builder.event("failed", workflow.failure, extra={"retryable": False})
+        failure = failure or Failure(
+            workflow.failure, f"{job_type.lower()}: rejected by the check before rendering", is_retryable=False
+        )
+        builder.event("stage", failure.trace, visibility="internal", extra={"exit_code": 22})
+        builder.event("failed", failure.message, extra={"retryable": failure.is_retryable})
 
 
 def _without_events(builder: RecordBuilder) -> None:
@@ -277,6 +328,21 @@ OPERATIONS: list[tuple[str, Record, tuple[Agent, ...]]] = [
         ),
     ),
 ]
+
+
+def _last_events(agents: tuple[Agent, ...]) -> set[str]:
+    """The last event of each agent's part."""
+    return set({agent.hostname: agent.events[-1] for agent in agents if agent.hostname != GATEWAY}.values())
+
+
+def _fails(agents: tuple[Agent, ...]) -> bool:
+    return "failed" in _last_events(agents)
+
+
+ENDING = [each for each in OPERATIONS if _last_events(each[2]) <= {"completed", "failed"}]
+OPERATION_SHARE = 0.2  # of the simulated jobs
+SIMULATED = "simulated"  # the member of the request of a simulated job that marks it
+
 # For each event of an agent: the seconds after its submission or its start, and the message.
 AGENT_EVENTS = {
     "submitted": (0.01, "Handed to the agent"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import time
@@ -13,20 +14,33 @@ POLL_SECONDS = 0.2  # how late a stop is noticed while the command waits
 
 
 class Stop:
-    """Whether a signal requested a stop. A second signal has its usual effect."""
+    """Whether a signal requested a stop. A second signal has its usual effect.
+
+    With ``parent``, the id of the process that started this one, a stop is requested when that has ended, however it
+    did. It is noticed by :meth:`pause`.
+    """
 
     requested = False
+
+    def __init__(self, parent: int | None = None) -> None:
+        self.parent = parent
 
     def pause(self, seconds: float) -> None:
         """Waits. Returns early if a stop is requested."""
         until = time.monotonic() + seconds
+        self._check_parent()
         while not self.requested and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, POLL_SECONDS))
+            self._check_parent()
+
+    def _check_parent(self) -> None:
+        if self.parent is not None and os.getppid() != self.parent:
+            self.requested = True
 
 
 @contextmanager
-def stoppable() -> Iterator[Stop]:
-    stop = Stop()
+def stoppable(parent: int | None = None) -> Iterator[Stop]:
+    stop = Stop(parent)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def request(number: int, _: FrameType | None) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.files.base import ContentFile
-from django.core.files.storage import storages
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 from ulid import ULID
 
 from jobs.demo.access import DEMO
-from jobs.demo.drawing import draw
-from jobs.demo.records import Picture, demo_records
+from jobs.demo.pictures import store_picture
+from jobs.demo.records import demo_records
 from jobs.ingest import bulk
 from jobs.management.progress import counted
 from jobs.models import Job
@@ -48,12 +46,7 @@ class Command(BaseCommand):
         demo.save()
         # Images first, so that no job is shown without its images.
         for picture in pictures:
-            self.store(picture)
+            store_picture(picture)
         for builder in missing:
             bulk.load_record(builder.record)
         self.stdout.write(f"Tenant {DEMO}: {summary}.")
-
-    def store(self, picture: Picture) -> None:
-        store = storages["artifacts"]
-        if not store.exists(picture.storage_key):
-            store.save(picture.storage_key, ContentFile(draw(picture.subject, picture.look_seed, picture.view)))

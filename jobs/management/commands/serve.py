@@ -7,7 +7,9 @@ import errno
 import hashlib
 import os
 import socket
+import subprocess
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
-from jobs.demo.access import demo_access
+from jobs.demo.access import DEMO, PAGE_VARIABLE, demo_access
+from jobs.demo.records import SIMULATED
 from jobs.models import Job, JobType
-from jobs_gateway.settings import env
+from jobs_gateway.settings import env, production_settings_given
+from tenants.models import Tenant
 
 
 def server_command(host: str, port: int, workers: int, announce: str = "") -> list[str]:
@@ -86,11 +90,15 @@ class Command(BaseCommand):
                     counters.unlink()  # of processes before this start; Prometheus expects a counter to begin at 0
         call_command("migrate", interactive=False, verbosity=0)
         self.collect_static()
+        has_demo = False
         if demo:
             if not Job.all_tenants.exists():
                 call_command("seed_demo", stdout=self.stdout)
-            self.print_requests()
+            has_demo = self.print_requests()
         if not prepare_only:
+            if has_demo:
+                self.show_jobs_on_page(address)
+                self.start_simulation()
             self.become_server(address)
 
     def collect_static(self) -> None:
@@ -111,7 +119,8 @@ class Command(BaseCommand):
         call_command("collectstatic", interactive=False, verbosity=0)
         stamp.write_text(seen.hexdigest())
 
-    def print_requests(self) -> None:
+    def print_requests(self) -> bool:
+        """False if there is no demo."""
         base = settings.PUBLIC_BASE_URL or base_url()
         access = demo_access()
         if access is None:
@@ -119,17 +128,49 @@ class Command(BaseCommand):
                 "\nThe store has jobs of its own, so no demo was made. A token for one of its tenants: "
                 "manage.py issue_token SLUG\n"
             )
-            return
+            return False
+        # Not a simulated one: it is removed after a while.
         job = Job.all_tenants.filter(
-            tenant__slug="demo", status="SUCCESS", job_type=JobType.PRODUCT_TO_MODEL_PHASED
-        ).newest_first().first()  # fmt: skip
+            tenant__slug=DEMO, status="SUCCESS", job_type=JobType.PRODUCT_TO_MODEL_PHASED
+        ).exclude(**{f"request__{SIMULATED}": True}).newest_first().first()  # fmt: skip
         header = f"-H 'Authorization: Bearer {access.token}'"
         self.stdout.write("\nAsk it something:\n\n")
         for path in ("v1/jobs?limit=5", f"v1/jobs/{job}", f"v1/jobs/{job}/events?since=0", "job?limit=5"):
             self.stdout.write(f"  curl {header} '{base}/{path}'\n")
         self.stdout.write(
-            f"\nOr look around:\n\n  {base}/  documentation: {base}/docs\n"
+            f"\nOr look around:\n\n  {base}/  the jobs of the demo\n  {base}/docs  the documentation\n"
             f"  {base}/admin/  sign in as demo, password {access.password}\n\n"
+        )
+        return True
+
+    def show_jobs_on_page(self, address: str) -> None:
+        """Lets the page at / show the demo's jobs, if this is a trial that only this machine can reach.
+
+        The page holds the demo's token, so everyone who can open it can read the demo's jobs.
+        """
+        is_local = ip_address(address.partition("%")[0]).is_loopback
+        if is_local and not settings.PUBLIC_BASE_URL and not production_settings_given():
+            os.environ[PAGE_VARIABLE] = str(os.getpid())  # this process becomes the server
+
+    def start_simulation(self) -> None:
+        """Starts `manage.py simulate` beside the server, at a low priority. It ends when this process has ended."""
+        if not settings.SIMULATE:
+            return
+        if Tenant.objects.exclude(slug=DEMO).exists():
+            self.stdout.write(
+                "The store has other tenants too, so no jobs are simulated. To do it: manage.py simulate\n\n"
+            )
+            return
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(settings.BASE_DIR / "manage.py"),
+                "simulate",
+                "--verbosity=0",
+                f"--parent={os.getpid()}",
+            ],
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: os.nice(10),  # noqa: PLW1509 - this process has one thread
         )
 
     def become_server(self, address: str) -> None:
