@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import pty
@@ -13,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Blocking:
     @staticmethod
     def items(url: str, token: str, call: Callable[..., Any], number: int | None = None, **options: Any) -> list[Any]:
         with sdk.Client(url, token, **options) as client, closing(call(client)) as found:
-            return list(islice(found, number))
+            return list(itertools.islice(found, number))
 
     @staticmethod
     def result(url: str, token: str, call: Callable[..., Any], **options: Any) -> Any:
@@ -55,12 +55,10 @@ class Blocking:
             return call(client)
 
     @staticmethod
-    def download(url: str, token: str, public_id: str, path: Path, of: str = "result", **options: Any) -> list[Path]:
+    def download(url: str, token: str, public_id: str, folder: Path, before: Any = None, **options: Any) -> list[Path]:
         with sdk.Client(url, token, **options) as client:
-            return [
-                picture.download(path / f"{n}.png")
-                for n, picture in enumerate(pictures(client.jobs.get(public_id), of))
-            ]
+            shown = pictures_of(client.jobs.get(public_id), before)
+            return [picture.download(folder / f"{n}.png") for n, picture in enumerate(shown)]
 
 
 class Asynchronous:
@@ -88,17 +86,18 @@ class Asynchronous:
         return asyncio.run(run())
 
     @staticmethod
-    def download(url: str, token: str, public_id: str, path: Path, of: str = "result", **options: Any) -> list[Path]:
+    def download(url: str, token: str, public_id: str, folder: Path, before: Any = None, **options: Any) -> list[Path]:
         async def run() -> list[Path]:
             async with sdk.AsyncClient(url, token, **options) as client:
-                job = await client.jobs.get(public_id)
-                return [await picture.download(path / f"{n}.png") for n, picture in enumerate(pictures(job, of))]
+                shown = pictures_of(await client.jobs.get(public_id), before)
+                return [await picture.download(folder / f"{n}.png") for n, picture in enumerate(shown)]
 
         return asyncio.run(run())
 
 
-def pictures(job: Any, of: str) -> Any:
-    return job.result if of == "result" else job.latest_event.artifacts
+def pictures_of(job: Any, before: Callable[[Any], Any] | None) -> Any:
+    """The pictures of a job; ``before`` chooses them, and does what is to happen before they are downloaded."""
+    return before(job) if before else job.result
 
 
 @pytest.fixture(scope="module")
@@ -543,27 +542,29 @@ def test_wait_through_a_proxy_that_does_not_let_requests_wait(kind, proxy, acme_
 # --- Pictures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("of", ["result", "event"])
 def test_a_link_that_has_expired_is_renewed_and_the_store_never_gets_the_token(
-    kind, proxy, artifacts, acme, acme_token, tmp_path, of
+    gateway, proxy, artifacts, acme, acme_token, tmp_path
 ):
     job = finished_with_pictures(artifacts, acme)
-    expired = []
 
-    def expire(request: ProxiedRequest) -> Fault:
-        """The first request for each picture comes after its link has expired."""
-        if request.path.startswith("/artifacts/") and request.path not in expired:
-            expired.append(request.path)
-            url = f"http://127.0.0.1:{proxy.upstream_port}{request.target}"
-            until(lambda: httpx.get(url).status_code == 403)
-        return PASS
+    def expired(pictures: Any) -> Any:
+        for picture in pictures:
+            target = picture.image_url.removeprefix(proxy.url)
+            until(lambda target=target: gateway.get(target).status == 403)
+        return pictures
 
-    proxy.plan = expire
-    saved = kind.download(proxy.url, acme_token, str(job.pk), tmp_path, of)
-    assert [path.read_bytes() for path in saved] == [PICTURE] * 2
-    assert sorted(tmp_path.iterdir()) == sorted(saved)
+    choices = [lambda job: expired(job.result), lambda job: expired(job.latest_event.artifacts)]
+    with beside() as run:
+        downloads = []
+        for number, (kind, choice) in enumerate(itertools.product((Blocking, Asynchronous), choices)):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            downloads.append(run(kind.download, proxy.url, acme_token, str(job.pk), folder, choice))
+        saved = [path for each in downloads for path in done(each)]
+    assert [path.read_bytes() for path in saved] == [PICTURE] * 8
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(saved)
     of_store = [request for request in proxy.requests if request.path.startswith("/artifacts/")]
-    assert len(of_store) == 4
+    assert len(of_store) == 16, "each with its old link, and then with a new one"
     assert not any("authorization" in request.headers for request in of_store)
 
 

@@ -59,7 +59,7 @@ OVER = ("SUCCESS", "FAILURE")
 RECONNECT_SECONDS = 2.0
 FEED_PAGE = 100
 # Beyond its deadline a request that waits for a job may take so long to be answered.
-LATE_SECONDS = 5.0
+LATE_SECONDS = 10.0
 # So many latest ids of the feed are kept, to drop doubles after CURSOR_GONE.
 MAX_IDS = 100_000
 
@@ -108,15 +108,20 @@ class JobSource(Generic[ArtifactT]):
 
     def read_event(self, data: Mapping[str, Any], event_id: str) -> Event[ArtifactT] | None:
         event = event_of(data, self._public_id, self._make_artifact)
-        if event.seq <= self._since:
-            return None
-        self._since = event.seq
-        return event
+        return event if self._is_new(event) else None
 
     def read_page(self, response: httpx.Response) -> Page[Event[ArtifactT]]:
-        events = [self.read_event(each, "") for each in json_object(response)["events"]]
+        # All are decoded before the first counts as read, so that none is lost where one cannot be decoded.
+        shown = json_object(response)["events"]
+        events = [event_of(each, self._public_id, self._make_artifact) for each in shown]
         is_over = not events and response.headers.get("Job-Status") in OVER
-        return Page([event for event in events if event], has_more=bool(events), is_over=is_over)
+        return Page([event for event in events if self._is_new(event)], has_more=bool(events), is_over=is_over)
+
+    def _is_new(self, event: Event[ArtifactT]) -> bool:
+        if event.seq <= self._since:
+            return False
+        self._since = event.seq
+        return True
 
     def restart(self, error: CursorGoneError) -> None:
         raise error
@@ -143,18 +148,20 @@ class FeedSource(Generic[ArtifactT]):
         return None if self._after in (None, "latest") else self._after
 
     def read_event(self, data: Mapping[str, Any], event_id: str) -> FeedEvent[ArtifactT] | None:
+        event = feed_event_of(data, event_id, self._make_artifact)
         self._after = event_id
-        return self._unless_double(feed_event_of(data, event_id, self._make_artifact))
+        return event if self._is_new(event) else None
 
     def read_page(self, response: httpx.Response) -> Page[FeedEvent[ArtifactT]]:
         page = json_object(response)
         before, cursor, last = self._after or "", page["cursor"], len(page["events"]) - 1
         events = [
-            self._unless_double(feed_event_of(each, cursor if place == last else before, self._make_artifact))
+            feed_event_of(each, cursor if place == last else before, self._make_artifact)
             for place, each in enumerate(page["events"])
         ]
+        has_more = page["has_more"]
         self._after = cursor
-        return Page([event for event in events if event], has_more=page["has_more"], is_over=False)
+        return Page([event for event in events if self._is_new(event)], has_more=has_more, is_over=False)
 
     def restart(self, error: CursorGoneError) -> None:
         if self._after is None:
@@ -162,11 +169,11 @@ class FeedSource(Generic[ArtifactT]):
         self._after = None
         self._doubles = set(self._ids)
 
-    def _unless_double(self, event: FeedEvent[ArtifactT]) -> FeedEvent[ArtifactT] | None:
+    def _is_new(self, event: FeedEvent[ArtifactT]) -> bool:
         if event.id in self._doubles:
-            return None
+            return False
         self._ids.append(event.id)
-        return event
+        return True
 
 
 class Modes:
@@ -215,6 +222,7 @@ class Following(Generic[T]):
                     is_over = yield from self._read_page(is_first=position is None)
             except CursorGoneError as error:
                 self._source.restart(error)
+                yield self._reconnect_pause(RECONNECT_SECONDS)
             except JobsGatewayError as error:
                 yield Sleep(self._retries.delay(error))
 
@@ -235,7 +243,6 @@ class Following(Generic[T]):
         reconnect_seconds: float | None = None
         try:
             while event := (yield from next_server_sent_event()):
-                self._retries.reset()
                 if event.event == "end":
                     return True
                 reconnect_seconds = reconnect_seconds or RECONNECT_SECONDS
@@ -244,15 +251,19 @@ class Following(Generic[T]):
                 if event.data:  # else a comment, after which httpx-sse repeats the id
                     with expected_shape(response):
                         item = self._source.read_event(json.loads(event.data), event.id)
+                    self._retries.reset()
                     if item is not None:
                         yield Emit(item)
         except httpx.RequestError:
             pass  # cut off, or silent for too long: continue behind the last event
         if reconnect_seconds:
-            yield Sleep(random.uniform(0, reconnect_seconds))  # noqa: S311 - spreads the clients of a renewed server
+            yield self._reconnect_pause(reconnect_seconds)
         else:
             self._modes.stream_failed()  # not one event: a proxy keeps what it should pass on
         return False
+
+    def _reconnect_pause(self, longest_seconds: float) -> Sleep:
+        return Sleep(random.uniform(0, longest_seconds))  # noqa: S311 - spreads the clients of a renewed server
 
     def _open_stream(self, position: str) -> Steps[httpx.Response | None]:
         """The response; None where a stream is refused, which a request for a page will explain if need be."""
