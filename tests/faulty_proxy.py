@@ -34,8 +34,9 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)  # of that answer
     without: tuple[str, ...] = ()  # request headers that are not forwarded, in lower case
     cut_after_bytes: int | None = None  # of the response, after which the connection is reset
-    cut_in_order: bool = False  # closed instead of reset, as if the response had ended
-    stall_after_bytes: int | None = None  # after which nothing comes any more
+    cut_in_order: bool = False  # closed instead of reset
+    cut_after: bytes = b""  # the same behind the event of a stream that has these bytes
+    stall_after: bytes = b""  # behind that event nothing comes any more
     whole_only: bool = False  # the response is passed on once it has ended
 
 
@@ -61,23 +62,27 @@ class FaultyProxy:
         return sum(request.is_stream for request in self.requests)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            request_line, *lines = head.strip().split("\r\n")
-            pairs = [line.partition(":")[::2] for line in lines]
-            headers = {name.lower(): value.strip() for name, value in pairs}
-            request = ProxiedRequest(request_line.split()[1], headers, time.monotonic())
-            self.requests.append(request)
-            fault = self.plan(request)
-            if fault.status:
-                answer = {"Content-Length": "0", "Connection": "close"} | fault.headers
-                lines = [f"HTTP/1.1 {fault.status} Fault", *(f"{name}: {value}" for name, value in answer.items())]
-                writer.write("\r\n".join([*lines, "", ""]).encode())
-                await writer.drain()
-            else:
-                forwarded = {name: value for name, value in headers.items() if name not in fault.without}
-                await self._forward(request_line, forwarded | {"connection": "close"}, fault, writer)
-        writer.close()
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await self._answer(await reader.readuntil(b"\r\n\r\n"), writer)
+        finally:
+            writer.close()
+
+    async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> None:
+        request_line, *lines = head.decode("latin-1").strip().split("\r\n")
+        pairs = [line.partition(":")[::2] for line in lines]
+        headers = {name.lower(): value.strip() for name, value in pairs}
+        request = ProxiedRequest(request_line.split()[1], headers, time.monotonic())
+        self.requests.append(request)
+        fault = self.plan(request)
+        if fault.status:
+            answer = {"Content-Length": "0", "Connection": "close"} | fault.headers
+            lines = [f"HTTP/1.1 {fault.status} Fault", *(f"{name}: {value}" for name, value in answer.items())]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+            await writer.drain()
+        else:
+            forwarded = {name: value for name, value in headers.items() if name not in fault.without}
+            await self._forward(request_line, forwarded | {"connection": "close"}, fault, writer)
 
     async def _forward(
         self, request_line: str, headers: dict[str, str], fault: Fault, writer: asyncio.StreamWriter
@@ -90,43 +95,46 @@ class FaultyProxy:
                 writer.write(await upstream_reader.read())
                 await writer.drain()
                 return
-            passed = 0
+            passed = b""
             while chunk := await upstream_reader.read(65536):
-                if fault.stall_after_bytes is not None and passed + len(chunk) > fault.stall_after_bytes:
-                    writer.write(chunk[: max(0, fault.stall_after_bytes - passed)])
-                    await asyncio.Event().wait()
-                if fault.cut_after_bytes is not None and passed + len(chunk) > fault.cut_after_bytes:
-                    writer.write(chunk[: max(0, fault.cut_after_bytes - passed)])
-                    await writer.drain()
-                    if not fault.cut_in_order:
-                        writer.transport.abort()
+                if fault.cut_after_bytes is not None and len(passed + chunk) > fault.cut_after_bytes:
+                    writer.write(chunk[: fault.cut_after_bytes - len(passed)])
+                    await self._cut(writer, fault)
                     return
-                passed += len(chunk)
+                passed += chunk
                 writer.write(chunk)
                 await writer.drain()
+                if passed.endswith(b"\n\n\r\n"):  # the end of an event, which is the end of a chunk
+                    if fault.cut_after and fault.cut_after in passed:
+                        await self._cut(writer, fault)
+                        return
+                    if fault.stall_after and fault.stall_after in passed:
+                        await asyncio.Event().wait()
         finally:
             upstream.close()
+
+    async def _cut(self, writer: asyncio.StreamWriter, fault: Fault) -> None:
+        await writer.drain()
+        if not fault.cut_in_order:
+            writer.transport.abort()
 
 
 @contextmanager
 def faulty_proxy(upstream_port: int) -> Iterator[FaultyProxy]:
     """The proxy while the block runs, in a thread."""
     proxy = FaultyProxy(upstream_port)
-    loop, is_up = asyncio.new_event_loop(), threading.Event()
+    loop, is_up, is_over = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 
     async def serve() -> None:
         server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
         proxy.port = server.sockets[0].getsockname()[1]
         is_up.set()
+        await is_over.wait()
+        server.close()
 
     def run() -> None:
-        loop.run_until_complete(serve())
-        loop.run_forever()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                loop.run_until_complete(task)
-        loop.close()
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())  # and then cancels the connections
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -134,5 +142,5 @@ def faulty_proxy(upstream_port: int) -> Iterator[FaultyProxy]:
     try:
         yield proxy
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(is_over.set)
         thread.join()

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 from jobs_gateway_client.client import Artifact, Client
@@ -222,9 +222,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
+        return {name: plain(each) for name, each in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [plain(each) for each in value]
+        return [plain(each) for each in cast("list[Any]", value)]
     return value
 
 

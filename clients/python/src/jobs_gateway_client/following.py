@@ -75,20 +75,20 @@ class Source(Protocol[T]):
 
     path: str
 
-    def params(self) -> Params:
-        """Of the next request."""
+    # The parameters of the next request.
+    def params(self) -> Params: ...
 
-    def last_event_id(self) -> str | None:
-        """Where a stream continues; None where it cannot: the next request is one for a page, without waiting."""
+    # Where a stream continues; None where it cannot: the next request is one for a page, without waiting.
+    def last_event_id(self) -> str | None: ...
 
-    def read_event(self, data: Mapping[str, Any], event_id: str) -> T | None:
-        """One event of a stream; None for one that was read before."""
+    # One event of a stream; None for one that was read before.
+    def read_event(self, data: Mapping[str, Any], event_id: str) -> T | None: ...
 
-    def read_page(self, response: httpx.Response) -> Page[T]:
-        """The response to a request for a page."""
+    # The response to a request for a page.
+    def read_page(self, response: httpx.Response) -> Page[T]: ...
 
-    def restart(self, error: CursorGoneError) -> None:
-        """Begins again. Raises ``error`` where that makes no sense."""
+    # Begins again. Raises ``error`` where that makes no sense.
+    def restart(self, error: CursorGoneError) -> None: ...
 
 
 class JobSource(Generic[ArtifactT]):

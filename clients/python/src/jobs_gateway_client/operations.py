@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -150,7 +150,7 @@ class Operations(Generic[ArtifactT]):
 
 
 @contextmanager
-def temporary_file(target: Path) -> Iterator[BinaryIO]:
+def temporary_file(target: Path) -> Generator[BinaryIO, None, None]:
     """A new file beside ``target``, which replaces it if the block returns, and is deleted if it raises."""
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:

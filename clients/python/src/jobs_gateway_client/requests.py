@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import httpx
 
@@ -109,7 +109,7 @@ def raise_for_status(response: httpx.Response) -> None:
     problems: list[dict[str, Any]] = []
     code, detail = body.get("code"), body.get("detail", body.get("error"))
     if isinstance(detail, list):
-        problems = detail
+        problems = cast("list[dict[str, Any]]", detail)
         detail = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in problems)
     if response.has_redirect_location:
         detail = f"Redirects are not followed: use the address {response.headers['Location']}"
@@ -126,7 +126,7 @@ def raise_for_status(response: httpx.Response) -> None:
 
 
 @contextmanager
-def expected_shape(response: httpx.Response) -> Iterator[None]:
+def expected_shape(response: httpx.Response) -> Generator[None, None, None]:
     """Raises UnexpectedResponseError where the block does not find what it reads in the body of the response."""
     try:
         yield
@@ -146,7 +146,7 @@ def json_object(response: httpx.Response) -> dict[str, Any]:
         raise UnexpectedResponseError(f"{place_of(response)} did not answer with JSON") from error
     if not isinstance(body, dict):
         raise UnexpectedResponseError(f"{place_of(response)} did not answer with a JSON object")
-    return body
+    return cast("dict[str, Any]", body)
 
 
 def retry_after_seconds(response: httpx.Response) -> float | None:

@@ -131,4 +131,6 @@ def _dict(convert: Convert, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _datetime(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not read the Z
+    """From RFC 3339 in UTC with ``Z``. Python 3.10 reads neither that nor a fraction of any number of digits."""
+    seconds, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{seconds}.{fraction:0<6}+00:00")
