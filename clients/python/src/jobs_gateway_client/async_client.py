@@ -176,7 +176,8 @@ class AsyncSession:
         async with aclosing(Stream()) as stream:
             with closing(Run(steps)) as run:
                 while isinstance(step := await self._next(run, stream), Emit):
-                    yield step.value
+                    for value in step.values:
+                        yield value
 
     async def result(self, steps: Steps[T]) -> T:
         """What the steps return."""

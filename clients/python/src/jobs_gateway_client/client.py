@@ -170,7 +170,7 @@ class Session:
         """What the steps emit, one after another."""
         with closing(Run(steps)) as run, closing(Stream()) as stream:
             while isinstance(step := self._next(run, stream), Emit):
-                yield step.value
+                yield from step.values
 
     def result(self, steps: Steps[T]) -> T:
         """What the steps return."""

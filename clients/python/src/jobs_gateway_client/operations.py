@@ -66,8 +66,7 @@ class Operations(Generic[ArtifactT]):
             response = yield from self._requests.ask(self._requests.get("/v1/jobs", {**filters, "cursor": cursor}))
             with expected_shape(response):
                 jobs = [decode(JobSummaryResponse, each) for each in json_object(response)["jobs"]]
-            for job in jobs:
-                yield Emit(job)
+            yield Emit(jobs)
             cursor = next_cursor(response)
             if cursor is None:
                 return
@@ -96,10 +95,8 @@ class Operations(Generic[ArtifactT]):
             response = yield from self._requests.ask(self._requests.get("/job", params))
             with expected_shape(response):
                 jobs = [decode(FleetJobResponse, each) for each in json_object(response)["items"]]
-            for job in jobs:
-                if job.id not in seen:  # a new job moves the others to the next page
-                    seen.add(job.id)
-                    yield Emit(job)
+            yield Emit([job for job in jobs if job.id not in seen])  # a new job moves the others to the next page
+            seen.update(job.id for job in jobs)
             offset += len(jobs)
             if len(jobs) < FLEET_PAGE:
                 return

@@ -28,6 +28,8 @@ from jobs_gateway_client.steps import Sleep, Steps, send
 Params: TypeAlias = Mapping[str, "str | int | Sequence[str] | None"]
 
 USER_AGENT = "jobs-gateway-client-python"
+# What decoding raises for JSON of another shape.
+SHAPE_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
 # Of an unfinished job where no response says so.
 POLL_SECONDS = 5.0
 ERRORS: Mapping[int, type[ApiError]] = {
@@ -130,8 +132,12 @@ def expected_shape(response: httpx.Response) -> Generator[None, None, None]:
     """Raises UnexpectedResponseError where the block does not find what it reads in the body of the response."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UnexpectedResponseError(f"{place_of(response)} answered with JSON of another shape: {error!r}") from error
+    except SHAPE_ERRORS as error:
+        raise unexpected_shape(response, error) from error
+
+
+def unexpected_shape(response: httpx.Response, error: Exception) -> UnexpectedResponseError:
+    return UnexpectedResponseError(f"{place_of(response)} answered with JSON of another shape: {error!r}")
 
 
 def place_of(response: httpx.Response) -> str:

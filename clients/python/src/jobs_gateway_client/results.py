@@ -92,21 +92,23 @@ def members(model: type, data: Mapping[str, Any], *left_out: str) -> dict[str, A
 
     Members that the model does not have are ignored: a newer gateway may send more.
     """
-    return {
-        name: value if convert is None or value is None else convert(value)
-        for name, convert in _converters(model)
-        if name in data and name not in left_out
-        for value in (data[name],)
-    }
+    names, converters = _shape(model)
+    values = {name: value for name, value in data.items() if name in names and name not in left_out}
+    for name, convert in converters:
+        if values.get(name) is not None:
+            values[name] = convert(values[name])
+    return values
 
 
 Convert = Callable[[Any], Any]
 
 
 @cache
-def _converters(model: type) -> list[tuple[str, Convert | None]]:
-    """The fields of a model, each with what makes its value from JSON; None where that is its value."""
-    return [(name, _converter(hint)) for name, hint in get_type_hints(model).items()]
+def _shape(model: type) -> tuple[frozenset[str], list[tuple[str, Convert]]]:
+    """The names of a model's fields, and what makes the values of those that are not as JSON has them."""
+    hints = get_type_hints(model)
+    converters = [(name, convert) for name, hint in hints.items() if (convert := _converter(hint))]
+    return frozenset(hints), converters
 
 
 def _converter(hint: Any) -> Convert | None:
@@ -131,6 +133,4 @@ def _dict(convert: Convert, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _datetime(text: str) -> datetime:
-    """From RFC 3339 in UTC with ``Z``. Python 3.10 reads neither that nor a fraction of any number of digits."""
-    seconds, _, fraction = text.removesuffix("Z").partition(".")
-    return datetime.fromisoformat(f"{seconds}.{fraction:0<6}+00:00")
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not read the Z

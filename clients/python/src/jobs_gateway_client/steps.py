@@ -1,18 +1,16 @@
 """The protocol without I/O: a generator of steps says what to do next, and a client of either kind does it.
 
-A generator yields an ``Action`` and receives its outcome; httpx's errors are thrown into it. ``Emit`` hands a value to
+A generator yields an ``Action`` and receives its outcome; httpx's errors are thrown into it. ``Emit`` hands values to
 the caller. What the generator returns is the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar
 
 import httpx
-from httpx_sse import ServerSentEvent
 
 # Of pictures, at a time.
 CHUNK_BYTES = 256 * 1024
@@ -38,7 +36,7 @@ class OpenStream:
 
 @dataclass(frozen=True)
 class NextServerSentEvent:
-    """Outcome: the next event of the open stream, or None at its end. Any other action closes the stream."""
+    """Outcome: the next ``ServerSentEvent`` of the open stream, or None at its end. Any other action closes it."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,9 @@ class Sleep:
 
 @dataclass(frozen=True)
 class Emit(Generic[T_co]):
-    """Hand a value to the caller, and go on when the next one is wanted."""
+    """Hand the values to the caller one by one, and go on when the next one is wanted."""
 
-    value: T_co
+    values: Sequence[T_co]
 
 
 @dataclass(frozen=True)
@@ -79,22 +77,23 @@ class Run(Generic[T, R]):
 
     def __init__(self, steps: EmittingSteps[T, R]) -> None:
         self._steps = steps
-        self._advance: Callable[[], Action | Emit[T]] = partial(next, steps)
+        self._outcome: Any = None
+        self._error: httpx.RequestError | None = None
 
     def next_action(self) -> Action | Emit[T] | Finished[R]:
         """Raises what the steps raise."""
+        outcome, error = self._outcome, self._error
+        self._outcome = self._error = None
         try:
-            action = self._advance()
+            return self._steps.throw(error) if error else self._steps.send(outcome)
         except StopIteration as end:
             return Finished(end.value)
-        self._advance = partial(next, self._steps)  # unless an outcome is set
-        return action
 
     def set_outcome(self, outcome: Any) -> None:
-        self._advance = partial(self._steps.send, outcome)
+        self._outcome = outcome
 
     def set_error(self, error: httpx.RequestError) -> None:
-        self._advance = partial(self._steps.throw, error)
+        self._error = error
 
     def close(self) -> None:
         self._steps.close()
@@ -111,11 +110,6 @@ def send(request: httpx.Request) -> Steps[httpx.Response]:
 def open_stream(request: httpx.Request) -> Steps[httpx.Response]:
     response: httpx.Response = yield OpenStream(request)
     return response
-
-
-def next_server_sent_event() -> Steps[ServerSentEvent | None]:
-    event: ServerSentEvent | None = yield NextServerSentEvent()
-    return event
 
 
 def download(request: httpx.Request, file: BinaryIO) -> Steps[httpx.Response]:
