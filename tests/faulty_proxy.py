@@ -52,6 +52,7 @@ class FaultyProxy:
         self.port = 0
         self.plan: Plan = lambda request: PASS
         self.requests: list[ProxiedRequest] = []
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself refers to them weakly
 
     @property
     def url(self) -> str:
@@ -62,10 +63,14 @@ class FaultyProxy:
         return sum(request.is_stream for request in self.requests)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
                 await self._answer(await reader.readuntil(b"\r\n\r\n"), writer)
         finally:
+            self._tasks.discard(task)
             writer.close()
 
     async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> None:

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "clients" / "python"
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 400
 # Short pauses, so that a test of many failures is quick. What a slow machine needs is long.
-QUICK = sdk.Policy(backoff_seconds=0.05, max_backoff_seconds=0.2, fallback_seconds=0.5, wait_seconds=5, retries=20)
+QUICK = sdk.Policy(backoff_seconds=0.05, max_backoff_seconds=0.2, fallback_seconds=0.5, wait_seconds=1, retries=20)
 LONGEST_SECONDS = 120
 
 

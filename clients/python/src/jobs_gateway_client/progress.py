@@ -29,7 +29,8 @@ class ProgressDisplay:
         self._progress.stop()
 
     def event(self, event: Event[Artifact]) -> None:
-        self._progress.console.print(f"{event.seq:>4}  {escape(event.event_type):<10} {escape(event.message)}")
+        line = f"{event.seq:>4}  {event.event_type:<10} {event.message}"
+        self._progress.console.print(line, markup=False, highlight=False)
         progress = event.extra.get("progress")
         if isinstance(progress, (int, float)):
             self._progress.update(self._task, total=1.0, completed=progress)
@@ -39,5 +40,5 @@ class ProgressDisplay:
         self._progress.update(self._task, description=f"Waiting for {escape(public_id)}")
 
     def picture(self, artifact: Artifact, path: Path, number: int, total: int) -> None:
-        self._progress.console.print(escape(str(path)), soft_wrap=True)
+        self._progress.console.print(str(path), markup=False, highlight=False, soft_wrap=True)
         self._progress.update(self._task, description=escape(artifact.kind), total=total, completed=number)
