@@ -290,6 +290,16 @@ def test_the_token_comes_from_the_environment_unless_given(gateway, acme_token, 
             client("jobs.example.com", "token")
 
 
+def test_a_client_of_the_caller_is_used_and_stays_open(gateway, acme_token, job):
+    url = f"http://127.0.0.1:{gateway.port}"
+    sent: list[str] = []
+    hooks = {"request": [lambda request: sent.append(request.url.path)]}
+    with httpx.Client(event_hooks=hooks) as http:
+        for _ in range(2):
+            Blocking.result(url, acme_token, lambda client: client.jobs.get(str(job.pk)), http=http)
+    assert sent == [f"/v1/jobs/{job.pk}"] * 2
+
+
 def test_pauses_grow_at_random_up_to_their_limit():
     retries = Retries(sdk.Policy(retries=100, backoff_seconds=1, max_backoff_seconds=8))
     delays = [retries.delay(sdk.ConnectionFailedError()) for _ in range(100)]
