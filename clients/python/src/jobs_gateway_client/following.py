@@ -6,9 +6,10 @@ import json
 import random
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from time import monotonic
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -68,7 +69,8 @@ LATE_SECONDS = 10.0
 MAX_IDS = 100_000
 
 
-class Page(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Page(Generic[T]):
     items: Sequence[T]
     has_more: bool  # ask again at once
     is_over: bool  # nothing follows

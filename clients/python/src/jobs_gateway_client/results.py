@@ -133,4 +133,5 @@ def _dict(convert: Convert, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _datetime(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not read the Z
+    # Python 3.10 reads no Z. The gateway writes six digits of a second or none, which 3.10 reads.
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
