@@ -75,7 +75,7 @@ class AsyncClient:
         policy: Policy | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._is_mine = http is None
+        self._owns_http = http is None
         self._http = http or httpx.AsyncClient()
         self._session = AsyncSession(self._http, base_url, token, policy or Policy())
         self.jobs = AsyncJobs(self._session)
@@ -98,7 +98,7 @@ class AsyncClient:
         return self._session.iterate(self._session.operations.follow_feed(after, job_type, event_type))
 
     async def close(self) -> None:
-        if self._is_mine:
+        if self._owns_http:
             await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:

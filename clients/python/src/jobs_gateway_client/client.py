@@ -70,7 +70,7 @@ class Client:
     def __init__(
         self, base_url: str, token: str | None = None, *, policy: Policy | None = None, http: httpx.Client | None = None
     ) -> None:
-        self._is_mine = http is None
+        self._owns_http = http is None
         self._http = http or httpx.Client()
         self._session = Session(self._http, base_url, token, policy or Policy())
         self.jobs = Jobs(self._session)
@@ -93,7 +93,7 @@ class Client:
         return self._session.iterate(self._session.operations.follow_feed(after, job_type, event_type))
 
     def close(self) -> None:
-        if self._is_mine:
+        if self._owns_http:
             self._http.close()
 
     def __enter__(self) -> Client:
