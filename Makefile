@@ -12,10 +12,10 @@ BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/c
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses=auto --maxprocesses=4 --dist=loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-full lint prove openapi screenshots bench lock
+.PHONY: help run serve test test-full lint prove openapi typescript-types screenshots bench lock
 
 help: ## List what make can do.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## Install, migrate, fill an empty store with a demo, print requests to try, serve on 127.0.0.1:${PORT:-8000}.
 	@exec $(BIN)/python manage.py serve --demo
@@ -43,6 +43,9 @@ prove: $(VENV)/.installed-dev ## Plant one fault after another, and check that a
 
 openapi: $(VENV)/.installed ## Write tests/golden/openapi.json anew, after a change of the API's description that is meant.
 	$(BARE) $(BIN)/python manage.py spectacular --format openapi-json --validate --fail-on-warn --file tests/golden/openapi.json
+
+typescript-types: ## Write the TypeScript client's types anew from tests/golden/openapi.json, and build it; needs Node and npm.
+	cd clients/typescript && npm ci && npm run generate && npm run build
 
 screenshots: $(VENV)/.installed-dev ## Take the console's screenshots in docs/screenshots again; needs Chromium.
 	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/test_console_browser.py -k screenshots
