@@ -14,6 +14,7 @@ export function FollowJob({ baseUrl, token, id }: { baseUrl: string; token: stri
     async function follow() {
       const { jobs } = new JobsGateway({ baseUrl, token });
       setEvents([]);
+      setJob(undefined);
       for await (const event of jobs.events(id, { signal })) setEvents((before) => [...before, event]);
       setJob(await jobs.wait(id, { signal }));
     }

@@ -23,6 +23,7 @@ from PIL import Image
 
 from jobs.ingest import ledger
 from jobs.models import JobCounts, JobEvent
+from tenants import tokens
 from tenants.models import Tenant
 from tests.gateway import Gateway
 
@@ -77,12 +78,18 @@ def png(name: str) -> bytes:
 
 
 class Backend:
-    """Writes jobs of ``tenant`` for tests that run in another process; ``picture`` names are files of ``folder``."""
+    """Writes jobs for tests that run in another process. Their pictures are files of ``folder``."""
 
-    def __init__(self, tenant: Tenant, gateway: Gateway, folder: Path) -> None:
-        self._tenant = tenant
+    _tenant: Tenant
+
+    def __init__(self, gateway: Gateway, folder: Path) -> None:
         self._gateway = gateway
         self._folder = folder
+
+    def new_tenant(self) -> str:
+        """Its token. All other calls are for the last tenant."""
+        self._tenant = Tenant.objects.create(slug=f"tenant-{Tenant.objects.count()}")
+        return tokens.issue(self._tenant, label="tests")
 
     def open_job(self, job_type: str) -> str:
         return str(ledger.open_job(self._tenant, job_type).pk)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import urllib.request
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ import pytest
 
 from tests.browser import needs_chromium
 from tests.gateway import Gateway, database_of_this_test, serving
-from tests.node import CLIENT, MODULES, ROOT, Backend, install_and_build, needs_node, run, site
+from tests.node import CLIENT, LONGEST_SECONDS, MODULES, ROOT, Backend, install_and_build, needs_node, run, site
 
 pytestmark = [needs_node, pytest.mark.django_db(transaction=True)]
 
@@ -30,10 +32,15 @@ class Served(NamedTuple):
         url = f"http://127.0.0.1:{self.gateway.port}"
         return {"GATEWAY_URL": url, "BACKEND_URL": self.backend, "JOBS_GATEWAY_TOKEN": self.token}
 
-    def call(self, call: str, **details: Any) -> Any:
-        request = urllib.request.Request(self.backend, json.dumps({"call": call, **details}).encode())
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return json.load(response)
+    def call(self, name: str, **details: Any) -> Any:
+        return call(self.backend, name, **details)
+
+
+def call(backend: str, name: str, **details: Any) -> Any:
+    """Calls the backend at an address."""
+    request = urllib.request.Request(backend, json.dumps({"call": name, **details}).encode())
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def client() -> None:
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    return {"/": PAGE}
+    return {"/": PAGE, "/favicon.ico": b""}
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +79,9 @@ def gateway(django_db_setup, origin, pictures):
 
 
 @pytest.fixture
-def served(client, gateway, acme, acme_token, pictures):
-    with Backend(acme, gateway, pictures).listening() as backend:
-        yield Served(gateway, backend, acme_token)
+def served(client, gateway, pictures, transactional_db):
+    with Backend(gateway, pictures).listening() as address:
+        yield Served(gateway, address, call(address, "new_tenant"))
 
 
 @pytest.mark.parametrize("file", sorted((CLIENT / "test").glob("*.test.mjs")), ids=lambda path: path.name)
@@ -125,8 +132,8 @@ def tsc(project, *files, **options):
 def test_the_packed_client_type_checks_in_an_empty_project(project):
     shutil.copy(CLIENT / "test/consumer.ts", project)
     tsc(project, "consumer.ts")
-    installed = {path.name for path in (project / "node_modules").iterdir() if not path.name.startswith(".")}
-    assert installed == {"@jobs-gateway", "eventsource-parser"}
+    installed = json.loads((project / "node_modules/.package-lock.json").read_text())["packages"]
+    assert set(installed) == {"node_modules/@jobs-gateway/client", "node_modules/eventsource-parser"}
 
 
 def link_react(project):
@@ -147,7 +154,8 @@ def bundle(project, entry, *options):
 @pytest.mark.sqlite
 @needs_chromium
 def test_a_page_follows_a_job(project, served, files, origin, browser_page):
-    files["/page.js"] = bundle(project, "node_modules/@jobs-gateway/client", "--global-name=client", "--format=iife")
+    (project / "client.js").write_text('export * from "@jobs-gateway/client";')
+    files["/page.js"] = bundle(project, "client.js", "--global-name=client")
     job = served.call("open_job", job_type="MODEL_GENERATOR")
     served.call("append", job=job, event_type="stage", message="one")
     browser_page.goto(origin)
@@ -175,8 +183,8 @@ def test_a_page_follows_a_job(project, served, files, origin, browser_page):
 
 
 def test_the_examples_are_short():
-    for example in EXAMPLES.glob("*.[mt]s*"):
-        assert len(example.read_text().splitlines()) < 40
+    for name in ("follow-job.mjs", "FollowJob.tsx"):
+        assert len((EXAMPLES / name).read_text().splitlines()) < 40
 
 
 def test_the_node_example_follows_a_job_and_downloads_its_pictures(project, served, tmp_path):
@@ -188,6 +196,24 @@ def test_the_node_example_follows_a_job_and_downloads_its_pictures(project, serv
     file = tmp_path / "front.png"
     assert printed.splitlines() == ["1 queued Queued", "2 succeeded Done", f"SUCCESS {file}"]
     assert file.stat().st_size > 100
+
+
+def test_the_start_of_the_readme_follows_a_job_that_goes_on(project, served):
+    [code] = re.findall(r"```js\n(.*?)```", (CLIENT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    (project / "start.mjs").write_text(code.replace("http://127.0.0.1:8000", served.environment["GATEWAY_URL"]))
+    job = served.call("open_job", job_type="MODEL_GENERATOR")
+    served.call("append", job=job, event_type="stage", message="Rendering")
+    environment = os.environ | served.environment
+    program = subprocess.Popen(["node", "start.mjs"], cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert program.stdout.readline() == "1 Rendering\n"
+        served.call("append", job=job, event_type="succeeded", message="Done", picture="front.png")
+        assert program.communicate(timeout=LONGEST_SECONDS)[0] == "2 Done\nSUCCESS 1 pictures\n"
+    finally:
+        program.kill()
+        program.communicate()
+    assert (project / f"{job}-0.png").stat().st_size > 100
 
 
 @pytest.mark.sqlite
@@ -202,7 +228,7 @@ def test_the_react_example_shows_a_job_as_it_goes_on(project, served, files, ori
         f'createRoot(document.getElementById("root")!).render(<FollowJob {{...{json.dumps(properties)}}} />);\n'
     )
     tsc(project, "FollowJob.tsx", jsx="react-jsx", skipLibCheck=True)
-    files["/page.js"] = bundle(project, "page.tsx", "--jsx=automatic")
+    files["/page.js"] = bundle(project, "page.tsx", "--jsx=automatic", '--define:process.env.NODE_ENV="production"')
     browser_page.goto(origin)
     served.call("append", job=job, event_type="stage", message="Rendering")
     browser_page.get_by_text("Rendering").wait_for(timeout=60_000)

@@ -91,7 +91,8 @@ export class Jobs {
     let job: Job | undefined;
     try {
       for (;;) {
-        const seconds = Math.max(0, Math.floor((endsAt - Date.now()) / 1000));
+        // Half of the time that is left: an answer that is late has the last state too.
+        const seconds = Math.max(0, Math.floor((endsAt - Date.now()) / 2000));
         const options = { waitSeconds: Math.min(WAIT_SECONDS, seconds), signal: timer.signal, retries };
         const { body, pauseMs } = await this.#transport.json<JobDetailResponse>(jobPath(id), options);
         job = jobOf(this.#transport, body);

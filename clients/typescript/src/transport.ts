@@ -70,7 +70,9 @@ export class Transport {
   readonly #fetch: typeof fetch;
 
   constructor(options: JobsGatewayOptions) {
-    this.#baseUrl = new URL(options.baseUrl).href.replace(/\/+$/, "");
+    const url = new URL(options.baseUrl);
+    if (!/^https?:$/.test(url.protocol)) throw new TypeError(`baseUrl begins with https:// or http://, not ${url.protocol}`);
+    this.#baseUrl = url.href.replace(/\/+$/, "");
     const token = options.token ?? environmentToken();
     this.#token = typeof token === "function" ? token : () => token;
     this.#fetch = options.fetch ?? ((...request) => fetch(...request));

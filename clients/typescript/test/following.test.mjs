@@ -11,7 +11,7 @@ import {
   openJob,
   reload,
   take,
-  TOKEN,
+  token,
   until,
   useProxy,
 } from "./support/gateway.mjs";
@@ -105,7 +105,7 @@ test("behind a proxy that removes Accept and Prefer a job is polled as slowly as
   used.proxy.fault = () => ({ strip: ["accept", "prefer"] });
   const job = await openJob();
   const followed = all(clientOf(used.proxy).jobs.events(job));
-  await until(() => used.proxy.requests.length === 3);
+  await until(() => used.proxy.requests.length >= 3);
   await write(job, 2);
   assert.deepEqual(messagesOf(await followed), written(2));
   const [, second, third] = used.proxy.requests; // the first one asked for a stream
@@ -114,12 +114,12 @@ test("behind a proxy that removes Accept and Prefer a job is polled as slowly as
 
 test("a tenant with too many streams is polled, although no stream is free", async () => {
   const job = await openJob();
-  const headers = { Authorization: `Bearer ${TOKEN}`, Accept: "text/event-stream" };
+  const headers = { Authorization: `Bearer ${token()}`, Accept: "text/event-stream" };
   const holding = new AbortController();
   const hold = () => fetch(`${GATEWAY_URL}/v1/events`, { headers, signal: holding.signal });
   while ((await hold()).status === 200);
   const followed = all(clientOf(used.proxy).jobs.events(job));
-  await until(() => used.proxy.requests.length === 2);
+  await until(() => used.proxy.requests.length >= 2);
   await write(job, 2);
   assert.deepEqual(messagesOf(await followed), written(2));
   holding.abort();

@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { ApiError, ConnectionError, JobsGateway, JobsGatewayError } from "@jobs-gateway/client";
 
-import { all, append, clientOf, finish, GATEWAY_URL, openJob, take, TOKEN, until, useProxy } from "./support/gateway.mjs";
+import { all, append, clientOf, finish, GATEWAY_URL, openJob, take, token, until, useProxy } from "./support/gateway.mjs";
 import { startProxy } from "./support/proxy.mjs";
 
 const used = useProxy();
@@ -138,24 +138,26 @@ test("a redirect is an error, and the token does not follow it", async () => {
 test("what is no gateway is said so", async () => {
   used.proxy.fault = () => ({ status: 200, body: "<html>Welcome</html>" });
   await assert.rejects(clientOf(used.proxy).jobs.get("x"), { code: "INVALID_RESPONSE", status: 200 });
-  assert.throws(() => new JobsGateway({ baseUrl: "jobs.example.com" }), TypeError);
+  for (const baseUrl of ["jobs.example.com", "localhost:8000"]) {
+    assert.throws(() => new JobsGateway({ baseUrl, token: "x" }), TypeError);
+  }
 });
 
 test("the token comes from the argument, a function or the environment", async () => {
   const job = await openJob();
-  const sent = async (token) => {
-    await clientOf(used.proxy, token === undefined ? {} : { token }).jobs.get(job);
+  const given = token();
+  const sent = async (options) => {
+    await clientOf(used.proxy, options).jobs.get(job);
     return used.proxy.requests.at(-1).headers.authorization;
   };
-  assert.equal(await sent(undefined), `Bearer ${TOKEN}`);
-  assert.equal(await sent(TOKEN), `Bearer ${TOKEN}`);
-  assert.equal(await sent(async () => TOKEN), `Bearer ${TOKEN}`);
+  assert.equal(await sent({}), `Bearer ${given}`);
+  delete process.env.JOBS_GATEWAY_TOKEN;
+  assert.equal(await sent({ token: given }), `Bearer ${given}`);
+  assert.equal(await sent({ token: async () => given }), `Bearer ${given}`);
+  assert.throws(() => clientOf(used.proxy), { code: "NO_TOKEN" });
   await assert.rejects(clientOf(used.proxy, { token: "secret\n" }).jobs.get(job), (error) => {
     assert.equal(error.code, "INVALID_TOKEN");
     assert.doesNotMatch(String(error.stack), /secret/);
     return true;
   });
-  delete process.env.JOBS_GATEWAY_TOKEN;
-  assert.throws(() => clientOf(used.proxy), { code: "NO_TOKEN" });
-  process.env.JOBS_GATEWAY_TOKEN = TOKEN;
 });

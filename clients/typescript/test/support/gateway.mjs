@@ -7,7 +7,8 @@ import { JobsGateway } from "@jobs-gateway/client";
 import { startProxy } from "./proxy.mjs";
 
 export const GATEWAY_URL = process.env.GATEWAY_URL;
-export const TOKEN = process.env.JOBS_GATEWAY_TOKEN;
+/** The token of the test's tenant. */
+export const token = () => process.env.JOBS_GATEWAY_TOKEN;
 
 /** Calls the backend, which writes through the ledger. */
 async function backend(call, details) {
@@ -32,13 +33,14 @@ export const loseLastEvent = () => backend("lose_last_event");
 /** Reloads the gateway as systemd does. */
 export const reload = () => backend("reload");
 
-/** A proxy before the gateway, for all tests of a file; each test begins without faults. */
+/** A proxy before the gateway, for all tests of a file. Each test has a new tenant, and begins without faults. */
 export function useProxy() {
   const used = {};
   before(async () => {
     used.proxy = await startProxy(GATEWAY_URL);
   });
-  beforeEach(() => {
+  beforeEach(async () => {
+    process.env.JOBS_GATEWAY_TOKEN = await backend("new_tenant");
     used.proxy.requests.length = 0;
     used.proxy.fault = () => undefined;
   });

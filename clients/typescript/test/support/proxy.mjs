@@ -30,20 +30,25 @@ export async function startProxy(target) {
     /** The same proxy at another origin. */
     otherUrl: "",
     async close() {
-      server.close();
-      server.closeAllConnections();
-      await once(server, "close");
+      for (const server of servers) {
+        server.close();
+        server.closeAllConnections();
+        await once(server, "close");
+      }
     },
   };
-  const server = http.createServer((request, response) => {
-    const seen = { url: request.url, headers: request.headers, at: Date.now() };
-    proxy.requests.push(seen);
-    forward(target, request, response, proxy.fault(seen, proxy.requests.length) ?? {});
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  proxy.url = `http://127.0.0.1:${server.address().port}`;
-  proxy.otherUrl = `http://localhost:${server.address().port}`;
+  const servers = [];
+  for (const name of ["url", "otherUrl"]) {
+    const server = http.createServer((request, response) => {
+      const seen = { url: request.url, headers: request.headers, at: Date.now() };
+      proxy.requests.push(seen);
+      forward(target, request, response, proxy.fault(seen, proxy.requests.length) ?? {});
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    proxy[name] = `http://127.0.0.1:${server.address().port}`;
+    servers.push(server);
+  }
   return proxy;
 }
 
