@@ -44,8 +44,9 @@ prove: $(VENV)/.installed-dev ## Plant one fault after another, and check that a
 openapi: $(VENV)/.installed ## Write tests/golden/openapi.json anew, after a change of the API's description that is meant.
 	$(BARE) $(BIN)/python manage.py spectacular --format openapi-json --validate --fail-on-warn --file tests/golden/openapi.json
 
-client-models: $(VENV)/.installed-dev ## Write the models of clients/python anew, from tests/golden/openapi.json.
+client-models: $(VENV)/.installed-dev ## Write the models of both clients anew, from tests/golden/openapi.json; needs Node and npm.
 	cd clients/python && PATH="$(CURDIR)/$(BIN):$$PATH" datamodel-codegen
+	cd clients/typescript && npm ci && npm run generate && npm run build
 
 screenshots: $(VENV)/.installed-dev ## Take the screenshots in docs/screenshots again; needs Chromium.
 	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/test_console_browser.py tests/test_live_page.py -k screenshots
