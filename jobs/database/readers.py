@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import psycopg
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connections
+from django.db.utils import DatabaseErrorWrapper
 from prometheus_client import Histogram
 from psycopg.abc import PQGen
 from psycopg.waiting import Ready, Wait
@@ -27,6 +28,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from jobs.database import pipeline
 from jobs.database.pipeline import Statement
+from jobs.postgresql.base import SERVER_LEFT
 
 logger = logging.getLogger("jobs.database")
 
@@ -140,7 +142,7 @@ class PostgreSQLReader:
     def __init__(self, alias: str) -> None:
         self.alias = alias
         wrapper: Any = connections.create_connection(alias)
-        self._wrap_errors = wrapper.wrap_database_errors
+        self._wrap_errors = DatabaseErrorWrapper(wrapper)
         options = wrapper.settings_dict["OPTIONS"]["pool"]
         params = wrapper.get_connection_params()
         # These two are for cursors, which the API does not use.
@@ -189,6 +191,10 @@ class PostgreSQLReader:
                 watched = await self._connection()
                 try:
                     return await watched.run(pipeline.read(watched.connection, statement, params, values.get("tenant")))
+                except psycopg.Error as error:
+                    if error.sqlstate in SERVER_LEFT:
+                        await self.drain()
+                    raise
                 finally:
                     await self._release(watched)
                     self._observe(perf_counter() - began)
@@ -333,11 +339,40 @@ async def close_readers() -> None:
 
 
 async def ping(alias: str) -> bool:
-    """True if the database answers one statement. Raises DatabaseError otherwise."""
-    select_1: Any = PING if settings.DATABASES[alias]["ENGINE"].endswith("postgresql") else SQLITE_PING
-    await (await reader(alias)).read(select_1, {})
+    """True if the database answers one statement, and is no replica where it should be the primary.
+
+    Raises DatabaseError otherwise.
+    """
+    if settings.DATABASES[alias]["ENGINE"].endswith("postgresql"):
+        await wal_position(alias)
+    else:
+        await (await reader(alias)).read(SQLITE_PING, {})
     return True
 
 
-PING = Statement("SELECT '1'", [], {})
+class InRecovery(OperationalError):
+    """What should be the primary takes no writes: it was demoted, or not promoted yet."""
+
+
+async def wal_position(alias: str) -> int:
+    """The server's position in the write-ahead log, in bytes: flushed by a primary, replayed by a replica.
+
+    Raises InRecovery, and closes all connections, if what should be the primary is in recovery. New connections are
+    not made to such a server (``target_session_attrs``), but a pooler may keep one while the server behind it changes.
+    """
+    found = await reader(alias)
+    [(position, in_recovery)] = await found.read(WAL_POSITION, {})
+    if in_recovery == "true" and alias == settings.API_DATABASE:
+        if isinstance(found, PostgreSQLReader):
+            await found.drain()
+        raise InRecovery(f"the server of the database {alias!r} is in recovery, so it is not the primary")
+    return int(position)
+
+
+WAL_POSITION = Statement(
+    "SELECT ((CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END)"
+    " - '0/0')::text, pg_is_in_recovery()::text",
+    [],
+    {},
+)
 SQLITE_PING = SQLiteStatement("SELECT 1 FROM sqlite_master", [], None)
