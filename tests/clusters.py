@@ -105,12 +105,12 @@ class Node:
         with psycopg.connect(
             host="127.0.0.1", port=self.port, user="postgres", dbname=database, connect_timeout=2, autocommit=True
         ) as connection:
-            return connection.execute(sql).fetchall()  # type: ignore[arg-type]
+            return connection.execute(sql).fetchall()
 
     def execute(self, sql: str) -> None:
         """A statement without rows, as the superuser."""
         with psycopg.connect(host="127.0.0.1", port=self.port, user="postgres", autocommit=True) as connection:
-            connection.execute(sql)  # type: ignore[arg-type]
+            connection.execute(sql)
 
 
 @dataclass

@@ -44,6 +44,8 @@ POOL_WAIT_SECONDS = 1.0  # for a connection
 PAUSE_SECONDS = 1.0
 # How long a reader keeps a connection before it returns it to the pool, which then decides whether it is kept.
 KEEP_SECONDS = 60.0
+# How often a replica's reader looks for a standby while it is connected to a primary.
+LOOK_FOR_STANDBY_SECONDS = 30.0
 
 Row = tuple[Any, ...]
 
@@ -162,6 +164,7 @@ class PostgreSQLReader:
         self._waiting = 0  # reads that wait for the pool
         self._drained_at = 0.0
         self._paused_until = 0.0
+        self._look_again_at = 0.0
         self._observe = SECONDS.labels(alias).observe
 
     async def open(self) -> None:
@@ -178,6 +181,12 @@ class PostgreSQLReader:
         await self._pool.drain()
         while self._idle:
             await self._give_back(self._idle.popleft())
+
+    async def look_for_standby(self) -> None:
+        """Replaces every connection, because the server was promoted; rarely, because there may be no other standby."""
+        if monotonic() >= self._look_again_at:
+            self._look_again_at = monotonic() + LOOK_FOR_STANDBY_SECONDS
+            await self.drain()
 
     async def read(self, statement: Any, values: Mapping[str, Any]) -> list[Row]:
         """The rows; each column is text or None. ``values["tenant"]`` is the tenant of row security, if there is one.
@@ -357,8 +366,9 @@ class InRecovery(OperationalError):
 async def wal_position(alias: str) -> int:
     """The server's position in the write-ahead log, in bytes: flushed by a primary, replayed by a replica.
 
-    Raises InRecovery, and closes all connections, if what should be the primary is in recovery. New connections are
-    not made to such a server (``target_session_attrs``), but a pooler may keep one while the server behind it changes.
+    A replica that was promoted is left for another standby. If what should be the primary is in recovery, its
+    connections are closed, and InRecovery is raised. New ones are not made to such a server (``target_session_attrs``),
+    but a pooler may keep one while the server behind it changes.
     """
     found = await reader(alias)
     [(position, in_recovery)] = await found.read(WAL_POSITION, {})
@@ -366,6 +376,8 @@ async def wal_position(alias: str) -> int:
         if isinstance(found, PostgreSQLReader):
             await found.drain()
         raise InRecovery(f"the server of the database {alias!r} is in recovery, so it is not the primary")
+    if in_recovery == "false" and alias == settings.API_REPLICA and isinstance(found, PostgreSQLReader):
+        await found.look_for_standby()
     return int(position)
 
 
