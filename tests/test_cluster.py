@@ -50,11 +50,14 @@ print(tokens.issue(acme), job.public_id)
 # Threads that append, and print each event that the ledger has acknowledged: when, job, seq, number. What was lost is
 # repeated, unless the store has it.
 WRITER = """
-import threading, time
+import sys, threading, time
 from jobs.ingest import ledger
 from jobs.models import JobEvent
 from tenants.models import Tenant
 acme = Tenant.objects.get(slug="acme")
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")  # in one piece, for threads write side by side
+    sys.stdout.flush()
 def has(job, number):
     while True:
         try:
@@ -69,12 +72,12 @@ def write(job):
         try:
             event = ledger.append(job, "stage", str(number))
         except ledger.ConnectionLost as error:
-            print("lost", error.committed, flush=True)
+            say("lost", error.committed)
             event = has(job, number) if error.committed is None else None
             if event is None:
                 time.sleep(0.05)
                 continue
-        print("event", time.time(), job.public_id, event.seq, number, flush=True)
+        say("event", time.time(), job.public_id, event.seq, number)
         number += 1
         time.sleep(0.02)
 jobs = [ledger.open_job(acme, "MODEL_GENERATOR") for _ in range({writers})]

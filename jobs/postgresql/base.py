@@ -89,8 +89,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
         """Makes no connection where there is none, as Django would after a transaction that lost it: a new one has the
-        right mode."""
-        if self.connection is None:
+        mode of the settings."""
+        if self.connection is None and autocommit == self.settings_dict["AUTOCOMMIT"]:
             self.autocommit = autocommit
         else:
             super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
