@@ -279,6 +279,9 @@ def test_a_switch_over_and_a_kill_cost_a_pause_and_no_event(cluster, store, fill
         output, errors = backfill.communicate(timeout=300)
         assert backfill.returncode == 0, errors
         assert "rejected 0" in output.decode()
+    except BaseException:
+        crowd.stop()  # its threads would keep the process from ending
+        raise
     finally:
         writers.stop()
         for poller in (reads, ready):
