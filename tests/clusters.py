@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -33,7 +35,8 @@ from tests.servers import (
 PATRONI = ("patroni[etcd3]==4.1.5", "psycopg[binary]~=3.3", "setuptools<81", "wheel")
 SYSTEM_PYTHON = "/usr/bin/python3"  # root's own interpreter cannot be read by the user that the nodes run as
 CLUSTER_SECONDS = 120  # until three nodes are there on a busy machine; half a minute on an idle one
-TTL_SECONDS, LOOP_SECONDS, RETRY_SECONDS = 10, 2, 3
+# The smallest that Patroni takes: it raises a lower ttl to 20.
+TTL_SECONDS, LOOP_SECONDS, RETRY_SECONDS = 20, 2, 3
 
 
 @functools.cache
@@ -46,14 +49,60 @@ def missing_program() -> str | None:
     return None
 
 
+class Forwarder:
+    """A TCP address that leads to another one, until it is cut: then nothing passes, and nothing is closed."""
+
+    def __init__(self, port: int, target: int) -> None:
+        self._target = target
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+        self._stopped = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=[port], daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        self._loop.call_soon_threadsafe(self._is_open.clear)
+
+    def mend(self) -> None:
+        self._loop.call_soon_threadsafe(self._is_open.set)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()
+
+    def _run(self, port: int) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(port))
+
+    async def _serve(self, port: int) -> None:
+        async with await asyncio.start_server(self._accept, "127.0.0.1", port):
+            await self._stopped.wait()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                await self._is_open.wait()
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+
 @dataclass
 class Node:
-    """A PostgreSQL server and the Patroni that runs it."""
+    """A PostgreSQL server and the Patroni that runs it, which finds etcd through ``way_to_etcd``."""
 
     name: str
     port: int
     api_port: int
     folder: Path
+    way_to_etcd: Forwarder
     process: subprocess.Popen[bytes] | None = None
 
     def start(self, patroni: Path) -> None:
@@ -87,18 +136,29 @@ class Node:
 
     def kill(self) -> None:
         """Patroni and PostgreSQL end as when the machine loses its power."""
-        postmaster = self.postmaster()
+        self._signal(signal.SIGKILL)
         if self.process:
-            self.process.kill()
             self.process.wait()
             self.process = None
+
+    def hang(self) -> None:
+        """Patroni and PostgreSQL keep their connections, and answer nothing until :meth:`go_on`."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        postmaster = self.postmaster()
+        pids = [self.process.pid] if self.process else []
         if postmaster:
-            children = Path(f"/proc/{postmaster}/task/{postmaster}/children")
+            pids.append(postmaster)
             with contextlib.suppress(OSError):
-                pids = [int(pid) for pid in children.read_text().split()]
-                for pid in (postmaster, *pids):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text()
+                pids += map(int, children.split())
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Rows, as the superuser. Raises psycopg.OperationalError while the server is down."""
@@ -181,6 +241,7 @@ class Cluster:
     def stop(self) -> None:
         for node in self.nodes:
             node.kill()
+            node.way_to_etcd.stop()
         self.etcd.kill()
         self.etcd.wait(STOP_SECONDS)
 
@@ -207,7 +268,8 @@ def configuration(node: Node, etcd_port: int) -> dict[str, Any]:
         "scope": "gateway",
         "name": node.name,
         "restapi": {"listen": f"127.0.0.1:{node.api_port}", "connect_address": f"127.0.0.1:{node.api_port}"},
-        "etcd3": {"host": f"127.0.0.1:{etcd_port}"},
+        # As a proxy, or it would ask etcd for its addresses and go round the forwarder.
+        "etcd3": {"host": f"127.0.0.1:{etcd_port}", "use_proxies": True},
         "bootstrap": {
             "dcs": {
                 "ttl": TTL_SECONDS,
@@ -260,9 +322,15 @@ def cluster() -> Iterator[Cluster]:
     with temporary_folder("jgw-ha-") as folder:
         folder.chmod(0o755)
         patroni = install_patroni(folder / "patroni")
-        client, peer, *ports = free_ports(8)
+        client, peer, *ports = free_ports(11)
         nodes = [
-            Node(f"node{number}", ports[2 * number], ports[2 * number + 1], belongs_to_user(folder / f"node{number}"))
+            Node(
+                f"node{number}",
+                ports[number],
+                ports[3 + number],
+                belongs_to_user(folder / f"node{number}"),
+                Forwarder(ports[6 + number], client),
+            )
             for number in range(3)
         ]
         store = belongs_to_user(folder / "etcd")
@@ -290,8 +358,8 @@ def cluster() -> Iterator[Cluster]:
         made = Cluster(folder, nodes, patroni, etcd)
         try:
             wait_until(lambda: etcd_answers(client), etcd, store / "log")
-            for node in nodes:
-                (node.folder / "patroni.json").write_text(json.dumps(configuration(node, client)))
+            for node, way in zip(nodes, ports[6:], strict=True):
+                (node.folder / "patroni.json").write_text(json.dumps(configuration(node, way)))
                 node.start(patroni)
             made.wait_until_whole()
             yield made

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from django.db import connection
+from ulid import ULID
 
 from jobs.ingest import ledger
 from jobs.models import JobEvent
@@ -190,3 +191,59 @@ def test_a_command_waits_for_the_database_and_goes_on(tmp_path):
 def record(number):
     header = {"public_id": f"01JADE5XAMPK9M0Q7RS3T4{number:04}", "tenant": "acme", "job_type": "MODEL_GENERATOR"}
     return json.dumps(header | {"created_at": "2026-04-15T12:00:00Z"}) + "\n"
+
+
+APPEND = """
+import django, sys
+django.setup()
+from jobs.ingest import ledger
+from tenants.models import Tenant
+public_id, *messages = sys.argv[1:]
+try:
+    job = ledger.open_job(Tenant.objects.get(slug="acme"), "MODEL_GENERATOR", public_id=public_id)
+except ledger.JobExists:
+    job = public_id
+for message in messages:
+    ledger.append(job, "stage", message)
+"""
+
+
+def test_after_a_promotion_that_lost_commits_cursors_are_gone_and_latest_seq_is_below_since(tmp_path):
+    job = "01JADE5XAMPK9M0Q7RS3T4V5W6"
+    with servers.postgresql(durable=True) as old:
+        old.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
+        alone = Store(old.url("gateway", user="gateway"), tmp_path)
+        token = alone.python("-c", FILL).stdout.decode().strip()
+        alone.python("-c", APPEND, job, "first", "second")
+        with servers.postgresql(durable=True, replica_of=old) as new:
+            seqs = f"SELECT count(*) FROM jobs_jobevent WHERE job_id = '{ULID.from_str(job).to_uuid()}'"
+            wait_until(lambda: new.psql(seqs, database="gateway").strip() == "2")
+            new.psql("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+            wait_until(lambda: not old.psql("SELECT pid FROM pg_stat_replication").strip())
+            both = Store(f"postgres://gateway@/gateway?host={old.folder},{new.folder}", tmp_path)
+            both.python("-c", APPEND, job, "lost", "lost too")
+            with serving(both.url) as gateway:
+                page = json.loads(gateway.get("/v1/events", token).body)
+                shown = json.loads(gateway.get(f"/v1/jobs/{job}/events", token).body)
+                assert [event["seq"] for event in shown["events"]] == [1, 2, 3, 4]
+                old.stop(signal.SIGQUIT)
+                new.psql("SELECT pg_promote()")
+                wait_until(lambda: gateway.get(f"/v1/jobs/{job}", token).status == 200)
+                after = f"/v1/events?after={page['cursor']}"
+                beyond = gateway.get(after, token)
+                timeline = json.loads(gateway.get(f"/v1/jobs/{job}/events?since={shown['latest_seq']}", token).body)
+                assert (timeline["events"], timeline["latest_seq"]) == ([], 2)
+                both.python("-c", APPEND, job, "other", "other too")
+                another = gateway.get(after, token)
+                for answer in (beyond, another):
+                    assert (answer.status, json.loads(answer.body)["code"]) == (410, "CURSOR_GONE")
+                # The number that the client has is taken again: what follows it is all that it gets.
+                timeline = json.loads(gateway.get(f"/v1/jobs/{job}/events?since={shown['latest_seq']}", token).body)
+                assert (timeline["events"], timeline["latest_seq"]) == ([], 4)
+
+
+def wait_until(is_so):
+    deadline = time.monotonic() + START_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to it"
+        time.sleep(0.05)

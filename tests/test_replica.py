@@ -175,7 +175,7 @@ def wait_until_both_answer(gateway, token):
     seconds."""
     wait_until_true(
         lambda: (
-            gateway.log.read_bytes().count(b"is not asked until") == gateway.log.read_bytes().count(b"answers again.")
+            gateway.log.read_bytes().count(b"is marked as down") == gateway.log.read_bytes().count(b"answers again.")
         )
     )
     wait_until_true(lambda: gateway.get(f"/v1/jobs/{UNKNOWN}", token).status == 404)

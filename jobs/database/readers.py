@@ -191,22 +191,30 @@ class PostgreSQLReader:
     async def read(self, statement: Any, values: Mapping[str, Any]) -> list[Row]:
         """The rows; each column is text or None. ``values["tenant"]`` is the tenant of row security, if there is one.
 
-        Costs one round trip. Raises OperationalError without a connection in ``POOL_WAIT_SECONDS``.
+        Costs one round trip. A read whose connection the server ends is repeated once, on another one. Raises
+        OperationalError without a connection in ``POOL_WAIT_SECONDS``.
         """
         params = statement.bound(values)
         began = perf_counter()
+        is_repeated = False
         async with self._places:
             with self._wrap_errors:
-                watched = await self._connection()
-                try:
-                    return await watched.run(pipeline.read(watched.connection, statement, params, values.get("tenant")))
-                except psycopg.Error as error:
-                    if error.sqlstate in SERVER_LEFT:
-                        await self.drain()
-                    raise
-                finally:
-                    await self._release(watched)
-                    self._observe(perf_counter() - began)
+                while True:
+                    watched = await self._connection()
+                    try:
+                        return await watched.run(
+                            pipeline.read(watched.connection, statement, params, values.get("tenant"))
+                        )
+                    except psycopg.OperationalError as error:
+                        if error.sqlstate in SERVER_LEFT:
+                            await self.drain()
+                        if is_repeated or not watched.connection.closed:
+                            raise
+                        # To read again changes nothing, and the next connection may be to a server that answers.
+                        is_repeated = True
+                    finally:
+                        await self._release(watched)
+                        self._observe(perf_counter() - began)
 
     async def _connection(self) -> WatchedConnection:
         if monotonic() < self._paused_until:
@@ -347,6 +355,13 @@ async def close_readers() -> None:
         await each.close()
 
 
+async def drain(alias: str) -> None:
+    """Replaces every connection to the database ``alias``."""
+    found = await reader(alias)
+    if isinstance(found, PostgreSQLReader):
+        await found.drain()
+
+
 async def ping(alias: str) -> bool:
     """True if the database answers one statement, and is no replica where it should be the primary.
 
@@ -373,8 +388,7 @@ async def wal_position(alias: str) -> int:
     found = await reader(alias)
     [(position, in_recovery)] = await found.read(WAL_POSITION, {})
     if in_recovery == "true" and alias == settings.API_DATABASE:
-        if isinstance(found, PostgreSQLReader):
-            await found.drain()
+        await drain(alias)
         raise InRecovery(f"the server of the database {alias!r} is in recovery, so it is not the primary")
     if in_recovery == "false" and alias == settings.API_REPLICA and isinstance(found, PostgreSQLReader):
         await found.look_for_standby()

@@ -46,6 +46,8 @@ class LeavingErrorWrapper(DatabaseErrorWrapper):
         if isinstance(exc_value, psycopg.Error):
             if exc_value.sqlstate in SERVER_LEFT:
                 self.wrapper.leave_server(is_read_only=exc_value.sqlstate == READ_ONLY)
+            elif self.wrapper.connection is not None and self.wrapper.connection.closed:
+                self.wrapper.drain_pool()
             if self.wrapper.is_without_connection():
                 self.wrapper.errors_occurred = True
                 raise ConnectionEnded(*exc_value.args) from exc_value
@@ -71,6 +73,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if is_read_only and self.connection.pgconn.parameter_status(b"in_hot_standby") == b"off":
             return
         self.connection.close()
+        self.drain_pool()
+
+    def drain_pool(self) -> None:
+        """Replaces the connections that wait in the pool: they lead to the same server."""
         if self.pool:
             self.pool.drain()
 
