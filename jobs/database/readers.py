@@ -44,7 +44,7 @@ POOL_WAIT_SECONDS = 1.0  # for a connection
 PAUSE_SECONDS = 1.0
 # How long a reader keeps a connection before it returns it to the pool, which then decides whether it is kept.
 KEEP_SECONDS = 60.0
-# How often a replica's reader looks for a standby while it is connected to a primary.
+# How long a replica's reader stays connected to a primary before it looks for a standby.
 LOOK_FOR_STANDBY_SECONDS = 30.0
 
 Row = tuple[Any, ...]
@@ -164,7 +164,7 @@ class PostgreSQLReader:
         self._waiting = 0  # reads that wait for the pool
         self._drained_at = 0.0
         self._paused_until = 0.0
-        self._look_again_at = 0.0
+        self._look_at = 0.0  # when a standby is looked for, where the server is a primary
         self._observe = SECONDS.labels(alias).observe
 
     async def open(self) -> None:
@@ -183,9 +183,16 @@ class PostgreSQLReader:
             await self._give_back(self._idle.popleft())
 
     async def look_for_standby(self) -> None:
-        """Replaces every connection, because the server was promoted; rarely, because there may be no other standby."""
-        if monotonic() >= self._look_again_at:
-            self._look_again_at = monotonic() + LOOK_FOR_STANDBY_SECONDS
+        """Replaces every connection of a replica's reader, because its server is a primary.
+
+        Not at once: it was promoted because another server hangs or is gone, and this one answers. And not often, for
+        there may be no standby.
+        """
+        now = monotonic()
+        if now > self._look_at + LOOK_FOR_STANDBY_SECONDS:
+            self._look_at = now + LOOK_FOR_STANDBY_SECONDS
+        elif now >= self._look_at:
+            self._look_at = now + LOOK_FOR_STANDBY_SECONDS
             await self.drain()
 
     async def read(self, statement: Any, values: Mapping[str, Any]) -> list[Row]:
