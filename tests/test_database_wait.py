@@ -58,7 +58,7 @@ def jobs(acme, job_of, local_store):
 
 @pytest.fixture
 def files(local_store):
-    return lambda: local_store.listdir("tenants/acme")[1]
+    return lambda: list(local_store.list_objects("", ""))
 
 
 def run(*arguments, **options):
