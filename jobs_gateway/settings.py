@@ -190,15 +190,12 @@ def database(name: str, default: str = "") -> dict[str, Any]:
         )
         made(Path(config["NAME"]).parent)
     else:
-        from jobs.postgresql.connection import ConnectionWithPing  # here, as SQLite does not need psycopg
-
         config["ENGINE"] = "jobs.postgresql"
         config["CONN_HEALTH_CHECKS"] = True  # no connection of the pool is used that a failover has ended
         options.update(
             server_side_binding=True,  # what prepared statements need
             prepare_threshold=1 if DATABASE_PREPARED else None,  # from the second use on
             pool={
-                "connection_class": ConnectionWithPing,
                 "min_size": 1,
                 "max_size": DATABASE_POOL_SIZE or 32,  # threads of a backend that writes through the ledger
                 "timeout": 2,  # seconds to wait for a connection, before the backend asks again

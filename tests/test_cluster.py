@@ -215,6 +215,10 @@ def feed_of(node):
     return [f"{ulid_text(str(job))}-{seq}" for job, seq in rows]
 
 
+def connections_of(application, node):
+    return node.query(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{application}'")
+
+
 def connections_as_primary(node):
     """Those of ours on ``node`` that are there for writes, or for what only a primary may answer."""
     return node.query(
@@ -250,6 +254,7 @@ def put_right(cluster, node):
 def measure(cluster, how, gateway, writers, reads, ready):
     """What ``how`` has cost, in seconds, when the cluster is whole again."""
     old = cluster.wait_until_whole()
+    wait_until(lambda: not connections_of("standby", old))
     time.sleep(QUIET_SECONDS)
     quiet = longest_gap(reads.good, time.time() - QUIET_SECONDS, time.time())
     began, lost = time.time(), Counter(writers.lost)

@@ -80,8 +80,8 @@ def test_prune_jobs_goes_on(acme, jobs, files, tmp_path, ended, at):
     assert counts_of(acme) == {}
     assert files() == []
     recorded = [json.loads(line)["public_id"] for line in record.read_text().splitlines()]
-    # The third is recorded again, as it was not removed the first time.
-    assert recorded == [str(job.public_id) for job in [*jobs[:3], *jobs[2:]]]
+    # A job is recorded before the commit that removes it, so that of a lost commit comes again.
+    assert recorded == [str(job.public_id) for job in (jobs if at is STATEMENT else [*jobs[:3], *jobs[2:]])]
 
 
 @pytest.mark.parametrize("at", [STATEMENT, COMMIT], ids=["statement", "commit"])
@@ -94,7 +94,7 @@ def test_erase_tenant_goes_on(acme, jobs, files, ended, at):
 
 
 def test_erase_tenant_goes_on_when_the_tenants_row_is_removed(acme, jobs, ended):
-    ended("DELETE ON tenants_apitoken")
+    ended("DELETE ON tenants_tenant")
     with connection.cursor() as cursor:
         cursor.execute("SELECT setval('ended', 2)")
     assert "The database answers again" in run("erase_tenant", "acme", "--yes")

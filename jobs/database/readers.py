@@ -45,7 +45,7 @@ PAUSE_SECONDS = 1.0
 # How long a reader keeps a connection before it returns it to the pool, which then decides whether it is kept.
 KEEP_SECONDS = 60.0
 # How long a replica's reader stays connected to a primary before it looks for a standby.
-LOOK_FOR_STANDBY_SECONDS = 30.0
+LOOK_FOR_STANDBY_SECONDS = 10.0
 
 Row = tuple[Any, ...]
 

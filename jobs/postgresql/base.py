@@ -18,6 +18,8 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 from psycopg_pool import PoolTimeout
 
+from jobs.postgresql.connection import ConnectionWithPing
+
 READ_ONLY = "25006"
 # SQLSTATEs by which a server says that it takes no writes, stops, has crashed, or takes no connections yet.
 SERVER_LEFT = (READ_ONLY, "57P01", "57P02", "57P03")
@@ -55,6 +57,11 @@ class LeavingErrorWrapper(DatabaseErrorWrapper):
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
+    def __init__(self, settings_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        super().__init__(settings_dict, *args, **kwargs)
+        if options := settings_dict["OPTIONS"].get("pool"):
+            options.setdefault("connection_class", ConnectionWithPing)
+
     @cached_property
     def wrap_database_errors(self) -> DatabaseErrorWrapper:
         return LeavingErrorWrapper(self)
