@@ -250,15 +250,11 @@ def install_patroni(folder: Path) -> Path:
     """The program ``patroni``: that on the PATH, else in a virtual environment of the system's Python."""
     if found := shutil.which("patroni"):
         return Path(found)
-    subprocess.run([SYSTEM_PYTHON, "-m", "venv", str(folder)], check=True, capture_output=True)
-    done = subprocess.run(
-        [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *PATRONI],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ServerFailed(f"Patroni cannot be installed:\n{done.stderr[-2000:]}")
+    install = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *PATRONI]
+    for command in ([SYSTEM_PYTHON, "-m", "venv", str(folder)], install):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ServerFailed(f"Patroni cannot be installed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return folder / "bin" / "patroni"
 
 

@@ -284,7 +284,7 @@ def measure(cluster, how, gateway, writers, reads, ready):
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in measured.items()}
 
 
-# With TEST_CLUSTER=battery each of them several times, which takes half an hour.
+# With TEST_CLUSTER=battery each of them several times, which takes ten minutes.
 INCIDENTS = [switched_over, killed]
 if os.environ.get("TEST_CLUSTER") == "battery":
     INCIDENTS = [switched_over] * 5 + [killed] * 5 + [stopped_still] * 3 + [cut_off_from_etcd] * 2

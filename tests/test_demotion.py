@@ -83,6 +83,57 @@ def test_a_transaction_that_is_read_only_on_a_primary_keeps_its_connection(acme)
         assert connection.connection.info.backend_pid == pid
 
 
+@pytest.mark.django_db
+def test_a_slow_statement_keeps_its_connection_while_the_server_answers(monkeypatch):
+    monkeypatch.setattr("jobs.postgresql.connection.SILENCE_SECONDS", 0.1)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        before = cursor.fetchone()
+        cursor.execute("SELECT pg_sleep(1)")
+        cursor.execute("SELECT pg_backend_pid()")
+        assert cursor.fetchone() == before
+
+
+# Appends twice, each time when it is told to.
+APPEND_TWICE = """
+import sys
+from jobs.ingest import ledger
+from jobs.postgresql import connection
+from tenants.models import Tenant
+connection.SILENCE_SECONDS = 0.5
+job = ledger.open_job(Tenant.objects.get(slug="acme"), "MODEL_GENERATOR")
+print("opened", flush=True)
+for line in sys.stdin:
+    try:
+        print(ledger.append(job, "stage", line).seq, flush=True)
+    except ledger.ConnectionLost as error:
+        print(error, flush=True)
+"""
+
+
+def test_a_connection_whose_server_hangs_is_given_up(tmp_path):
+    with servers.postgresql() as server:
+        server.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
+        store = Store(server.url("gateway", user="gateway"), tmp_path)
+        store.python("-c", FILL)
+        with store.start("shell", "--verbosity=0", "--command", APPEND_TWICE, stderr=None) as writer:
+            try:
+                assert writer.stdout.readline() == b"opened\n"
+                server.hang()
+                try:
+                    writer.stdin.write(b"lost\n")
+                    writer.stdin.flush()
+                    said = writer.stdout.readline().decode()
+                finally:
+                    server.go_on()
+                assert said == "The connection to the database was lost. Nothing was written.\n"
+                writer.stdin.write(b"kept\n")
+                writer.stdin.flush()
+                assert writer.stdout.readline() == b"1\n"
+            finally:
+                writer.kill()
+
+
 # A commit that waits for a standby which never answers; the administrator ends it, as a demotion does.
 COMMIT = """
 import django, sys
