@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import threading
 import time
 
 import pytest
@@ -117,6 +118,8 @@ def test_a_connection_whose_server_hangs_is_given_up(tmp_path):
         store = Store(server.url("gateway", user="gateway"), tmp_path)
         store.python("-c", FILL)
         with store.start("shell", "--verbosity=0", "--command", APPEND_TWICE, stderr=None) as writer:
+            watchdog = threading.Timer(2 * START_SECONDS, writer.kill)
+            watchdog.start()
             try:
                 assert writer.stdout.readline() == b"opened\n"
                 server.hang()
@@ -131,6 +134,7 @@ def test_a_connection_whose_server_hangs_is_given_up(tmp_path):
                 writer.stdin.flush()
                 assert writer.stdout.readline() == b"1\n"
             finally:
+                watchdog.cancel()
                 writer.kill()
 
 
