@@ -215,10 +215,6 @@ def feed_of(node):
     return [f"{ulid_text(str(job))}-{seq}" for job, seq in rows]
 
 
-def connections_of(application, node):
-    return node.query(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{application}'")
-
-
 def connections_as_primary(node):
     """Those of ours on ``node`` that are there for writes, or for what only a primary may answer."""
     return node.query(
@@ -254,7 +250,6 @@ def put_right(cluster, node):
 def measure(cluster, how, gateway, writers, reads, ready):
     """What ``how`` has cost, in seconds, when the cluster is whole again."""
     old = cluster.wait_until_whole()
-    wait_until(lambda: not connections_of("standby", old))
     time.sleep(QUIET_SECONDS)
     quiet = longest_gap(reads.good, time.time() - QUIET_SECONDS, time.time())
     began, lost = time.time(), Counter(writers.lost)
@@ -328,6 +323,7 @@ def test_incidents_cost_a_pause_and_no_event(cluster, store, filled, gateway, re
             poller.stop()
         if backfill is not None and backfill.poll() is None:
             backfill.kill()
+            backfill.communicate()
     feed = feed_of(cluster.leader())
     with suppress(AssertionError):
         wait_until(lambda: all(len(reader.saved) >= len(feed) for reader in crowd.readers))

@@ -120,6 +120,10 @@ class WatchedConnection:
         """Whether an idle connection has something to read, which is always its end. Takes 1 µs and asks nobody."""
         return bool(self._poll.poll(0))
 
+    def is_to_primary(self) -> bool:
+        """As the server said after its latest read."""
+        return self.connection.pgconn.parameter_status(b"in_hot_standby") == b"off"
+
     def end_watch(self) -> None:
         """Before the connection is closed, for its socket's number may be another's then. May be called again."""
         self._loop.remove_reader(self._socket)
@@ -182,14 +186,15 @@ class PostgreSQLReader:
         while self._idle:
             await self._give_back(self._idle.popleft())
 
-    async def look_for_standby(self) -> None:
-        """Replaces every connection of a replica's reader, because its server is a primary.
+    async def look_for_standby(self, is_primary: bool) -> None:
+        """Replaces every connection of a replica's reader, if one of them leads to a primary, as ``is_primary`` says or
+        the server itself has said.
 
         Not at once: it was promoted because another server hangs or is gone, and this one answers. And not often, for
         there may be no standby.
         """
         now = monotonic()
-        if now > self._look_at + LOOK_FOR_STANDBY_SECONDS:
+        if not is_primary and not any(watched.is_to_primary() for watched in self._idle):
             self._look_at = now + LOOK_FOR_STANDBY_SECONDS
         elif now >= self._look_at:
             self._look_at = now + LOOK_FOR_STANDBY_SECONDS
@@ -397,8 +402,8 @@ async def wal_position(alias: str) -> int:
     if in_recovery == "true" and alias == settings.API_DATABASE:
         await drain(alias)
         raise InRecovery(f"the server of the database {alias!r} is in recovery, so it is not the primary")
-    if in_recovery == "false" and alias == settings.API_REPLICA and isinstance(found, PostgreSQLReader):
-        await found.look_for_standby()
+    if alias == settings.API_REPLICA and isinstance(found, PostgreSQLReader):
+        await found.look_for_standby(in_recovery == "false")
     return int(position)
 
 
