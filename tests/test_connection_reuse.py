@@ -173,5 +173,5 @@ def test_a_read_whose_connection_is_ended_is_repeated_once(postgresql_server, se
     if times == 1:
         assert asyncio.run(end_while_it_waits()) == [("",)]
     else:
-        with pytest.raises(OperationalError, match="terminating connection|closed the connection"):
+        with pytest.raises(OperationalError, match=r"terminating connection|closed the connection"):
             asyncio.run(end_while_it_waits())
