@@ -29,7 +29,7 @@ class ConnectionWithPing(psycopg.Connection[Any]):
     def wait(self, gen: PQGen[Value], *args: Any, **kwargs: Any) -> Value:
         return super().wait(self._with_ping(gen), *args, **kwargs)
 
-    def _with_ping(self, gen: PQGen[Value]) -> Generator[Wait, Ready, Value]:
+    def _with_ping(self, gen: PQGen[Value]) -> Generator[Wait, Ready | int, Value]:
         try:
             wanted = next(gen)
             ask_at = monotonic() + SILENCE_SECONDS
@@ -42,7 +42,7 @@ class ConnectionWithPing(psycopg.Connection[Any]):
                     ask_at = monotonic() + SILENCE_SECONDS
                 wanted = gen.send(ready)
         except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+            return stop.value
 
     def _require_server(self) -> None:
         pgconn = self.pgconn
