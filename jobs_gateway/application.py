@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from django.conf import settings
+from django.db import connections
 from starlette.middleware.cors import CORSMiddleware
 
 from jobs.api.following.wakeups import wake_ups
@@ -108,6 +109,8 @@ async def lifespan(receive: Receive, send: Send) -> None:
         message = await receive()
         if message["type"] == "lifespan.startup":
             await open_readers()
+            if connections[settings.API_DATABASE].vendor == "postgresql":
+                monitor.start()
             if worker := this_worker():
                 worker.is_ready(on_stop=wake_ups.stop)
             await send({"type": "lifespan.startup.complete"})

@@ -26,6 +26,7 @@ def check_server(**_: Any) -> Iterator[checks.CheckMessage]:
         ("WEB_WORKERS", 1, 1024),
         ("STATEMENT_TIMEOUT_MS", 1, 60_000),
         ("LEDGER_LOCK_SECONDS", 0.001, 86_400),
+        ("DATABASE_WAIT_SECONDS", 0, 86_400),
         ("CONSOLE_STUCK_AFTER_SECONDS", 1, 10**9),
         ("CONSOLE_REFRESH_SECONDS", 0.1, 3600),
     ):
@@ -92,6 +93,8 @@ def check_databases(**_: Any) -> Iterator[checks.CheckMessage]:
                 hint="Both name one PostgreSQL database, as two roles or by two addresses.",
                 id="jobs_gateway.E005",
             )
+        if not is_sqlite(alias):
+            yield from check_hosts(names[alias], settings.DATABASES[alias])
     if is_sqlite("default") and settings.WEB_WORKERS > 1:
         yield checks.Warning(
             f"WEB_WORKERS is {settings.WEB_WORKERS} on SQLite, where processes wait for each other to write.",
@@ -103,6 +106,56 @@ def check_databases(**_: Any) -> Iterator[checks.CheckMessage]:
             "REQUIRE_ROW_SECURITY is on, and SQLite has none: the gateway would not start.",
             hint="Set DATABASE_URL to a PostgreSQL database, or leave REQUIRE_ROW_SECURITY out.",
             id="jobs_gateway.E006",
+        )
+
+
+# libpq's parameter target_session_attrs: which values never lead to a standby, and which may.
+PRIMARY_ONLY = ("primary", "read-write")
+MAY_BE_STANDBY = ("any", "prefer-standby", "read-only", "standby")
+
+
+def check_hosts(name: str, config: dict[str, Any]) -> Iterator[checks.CheckMessage]:
+    """Which server of a cluster the URL leads to."""
+    options = config["OPTIONS"]
+    target = options.get("target_session_attrs", "any")
+    hosts = str(config.get("HOST") or options.get("host", "")).split(",")
+    is_replica = name == "DATABASE_REPLICA_URL"
+    if target not in (*PRIMARY_ONLY, *MAY_BE_STANDBY):
+        yield checks.Error(
+            f"{name} has target_session_attrs={target}, which PostgreSQL's clients refuse.",
+            hint="Write prefer-standby or standby." if is_replica else "Write read-write, or leave it out.",
+            id="jobs_gateway.E013",
+        )
+    elif is_replica and target in PRIMARY_ONLY:
+        yield checks.Error(
+            f"{name} has target_session_attrs={target}, so no replica is ever read.",
+            hint="Write target_session_attrs=prefer-standby.",
+            id="jobs_gateway.E014",
+        )
+    elif is_replica and len(hosts) > 1 and target == "any":
+        yield checks.Warning(
+            f"{name} has several hosts without target_session_attrs, so reads may all go to the primary.",
+            hint="Add target_session_attrs=prefer-standby&load_balance_hosts=random.",
+            id="jobs_gateway.W007",
+        )
+    elif not is_replica and len(hosts) > 1 and target in MAY_BE_STANDBY:
+        yield checks.Error(
+            f"{name} has several hosts and target_session_attrs={target}: it may lead to a server that takes no "
+            "writes.",
+            hint="Write target_session_attrs=read-write, or leave it out.",
+            id="jobs_gateway.E015",
+        )
+    if (balanced := options.get("load_balance_hosts", "disable")) not in ("disable", "random"):
+        yield checks.Error(
+            f"{name} has load_balance_hosts={balanced}, which PostgreSQL's clients refuse.",
+            hint="Write random, or leave it out.",
+            id="jobs_gateway.E016",
+        )
+    if config.get("HOST") and "host" in options:
+        yield checks.Error(
+            f"{name} names hosts before the database and with host= behind it; only the first are used.",
+            hint="Leave one of them out.",
+            id="jobs_gateway.E017",
         )
 
 

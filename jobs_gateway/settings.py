@@ -190,18 +190,22 @@ def database(name: str, default: str = "") -> dict[str, Any]:
         )
         made(Path(config["NAME"]).parent)
     else:
-        config["ENGINE"] = "django.db.backends.postgresql"
+        config["ENGINE"] = "jobs.postgresql"
+        config["CONN_HEALTH_CHECKS"] = True  # no connection of the pool is used that a failover has ended
         options.update(
             server_side_binding=True,  # what prepared statements need
             prepare_threshold=1 if DATABASE_PREPARED else None,  # from the second use on
             pool={
                 "min_size": 1,
                 "max_size": DATABASE_POOL_SIZE or 32,  # threads of a backend that writes through the ledger
-                "timeout": 30,  # seconds to wait for a connection
+                "timeout": 2,  # seconds to wait for a connection, before the backend asks again
                 "reconnect_timeout": 2,  # seconds of ever rarer attempts; after that the next caller tries
             },
         )
-        options.setdefault("connect_timeout", 2)  # seconds
+        options.setdefault("connect_timeout", 2)  # seconds, for each host
+        if name != "DATABASE_REPLICA_URL":
+            # A connection to a server that was demoted would answer reads, with old data, and refuse every write.
+            options.setdefault("target_session_attrs", "primary")
         config["DISABLE_SERVER_SIDE_CURSORS"] = not DATABASE_PREPARED  # they outlive their transaction too
     return config
 
@@ -225,6 +229,10 @@ REQUIRE_ROW_SECURITY = env.bool("REQUIRE_ROW_SECURITY", default=False)
 STATEMENT_TIMEOUT_MS = env.int("STATEMENT_TIMEOUT_MS", default=1500)
 # Seconds that a call of the ledger waits on PostgreSQL for the counter of its tenant, which another writer has locked.
 LEDGER_LOCK_SECONDS = env.float("LEDGER_LOCK_SECONDS", default=30)
+# Seconds that a caller waits for a connection of the pool, or for a server to connect to.
+DATABASE_POOL_WAIT_SECONDS = 30
+# Seconds that a command which works in batches waits for a database that is away, before it stops.
+DATABASE_WAIT_SECONDS = env.float("DATABASE_WAIT_SECONDS", default=60)
 # Seconds that a request of the API waits for PostgreSQL in all: a little longer than it takes to cancel.
 DATABASE_DEADLINE_SECONDS = max(STATEMENT_TIMEOUT_MS, 1500) / 1000 + 0.25
 
@@ -234,6 +242,8 @@ def limit_pools_of_a_worker() -> None:
     for config in DATABASES.values():
         if pool := config["OPTIONS"].get("pool"):
             pool |= {"max_size": DATABASE_POOL_SIZE or 4, "timeout": 1}  # seconds
+    global DATABASE_POOL_WAIT_SECONDS  # noqa: PLW0603 - before Django reads the settings
+    DATABASE_POOL_WAIT_SECONDS = 1
 
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -58,7 +58,7 @@ def check_replica(**_: Any) -> list[checks.CheckMessage]:
                 id="tenants.E005",
             )
         ]
-    if settings.API_REPLICA and _place(settings.API_REPLICA) == _place(settings.API_DATABASE):
+    if settings.API_REPLICA and _place(settings.API_REPLICA) == _place(settings.API_DATABASE) and not _seeks_standby():
         return [
             checks.Warning(
                 "DATABASE_REPLICA_URL leads to the very server that it is to stand in for.",
@@ -69,6 +69,12 @@ def check_replica(**_: Any) -> list[checks.CheckMessage]:
     return []
 
 
+def _seeks_standby() -> bool:
+    """Whether DATABASE_REPLICA_URL may name the hosts of the primary too: a standby among them is looked for."""
+    target = settings.DATABASES[settings.API_REPLICA]["OPTIONS"].get("target_session_attrs")
+    return target in ("standby", "prefer-standby")
+
+
 def _place(alias: str) -> tuple[Any, ...]:
     config = settings.DATABASES[alias]
     return config.get("HOST") or config["OPTIONS"].get("host"), config.get("PORT"), config["NAME"]
@@ -77,7 +83,7 @@ def _place(alias: str) -> tuple[Any, ...]:
 @checks.register(checks.Tags.database)
 def check_replica_is_one(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
     """Runs with ``check --database replica``. A server that is not a replica never gets the writes of the primary."""
-    if not settings.API_REPLICA or settings.API_REPLICA not in (databases or ()):
+    if not settings.API_REPLICA or settings.API_REPLICA not in (databases or ()) or _seeks_standby():
         return []
     with connections[settings.API_REPLICA].cursor() as cursor:
         cursor.execute("SELECT pg_is_in_recovery()")

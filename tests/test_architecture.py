@@ -29,7 +29,7 @@ LAYERS = [
     {"jobs.database", "jobs.ingest"},
     {"jobs.artifacts"},
     {"jobs.models", "jobs.fold", "jobs.migrations"},
-    {"tenants", "jobs.ulid", "jobs"},
+    {"tenants", "jobs.ulid", "jobs.postgresql", "jobs"},
 ]
 LAYER_OF = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 READ_PATH = ("jobs.api", "jobs.database", "jobs.artifacts")

@@ -16,7 +16,15 @@ from jobs_gateway.environment import UnknownName
 ROOT = Path(__file__).resolve().parent.parent
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "gateway.sqlite3", "OPTIONS": {}}
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "gateway", "OPTIONS": {"pool": {"max_size": 4}}}
+HOST_TWICE = {"pool": {"max_size": 4}, "host": "/run/postgresql"}
 SMALL_POOL = POSTGRESQL | {"OPTIONS": {"pool": {"max_size": 1}}}
+CLUSTER = {"ENGINE": "jobs.postgresql", "NAME": "gateway", "HOST": "a,b,c", "PORT": ""}
+
+
+def cluster(**options):
+    return CLUSTER | {"OPTIONS": {"pool": {"max_size": 4}} | options}
+
+
 S3 = "jobs.artifacts.s3.SignedS3Storage"
 LOCAL = "jobs.artifacts.local.SignedFileSystemStorage"
 
@@ -73,6 +81,13 @@ WRONG = [
     ("jobs_gateway.E011", {"OPENAPI_LICENSE": {"name": "", "url": "https://example.com/terms"}}),
     ("jobs_gateway.E012", {"OPENAPI_LICENSE": {"name": "Terms", "url": "example.com/terms"}}),
     ("jobs_gateway.E012", {"OPENAPI_CONTACT": {"name": "", "url": "mailto:api@example.com", "email": ""}}),
+    ("jobs_gateway.E013", {"DATABASES": {"default": cluster(target_session_attrs="writable")}}),
+    ("jobs_gateway.E014", {"DATABASES": {"default": POSTGRESQL, "replica": cluster(target_session_attrs="primary")}}),
+    ("jobs_gateway.W007", {"DATABASES": {"default": POSTGRESQL, "replica": cluster()}}),
+    ("jobs_gateway.E015", {"DATABASES": {"default": cluster()}}),
+    ("jobs_gateway.E015", {"DATABASES": {"default": POSTGRESQL, "api": cluster(target_session_attrs="any")}}),
+    ("jobs_gateway.E016", {"DATABASES": {"default": cluster(target_session_attrs="primary", load_balance_hosts="1")}}),
+    ("jobs_gateway.E017", {"DATABASES": {"default": POSTGRESQL | {"HOST": "a", "OPTIONS": HOST_TWICE}}}),
     ("tenants.E005", {"DATABASE_REPLICA_MAX_LAG_SECONDS": 0}),
     ("tenants.W003", {"DATABASES": {"default": POSTGRESQL, "replica": POSTGRESQL}, "API_REPLICA": "replica"}),
     ("jobs.E003", {"STORAGES": artifacts(endpoint_url="s3.internal:8333")}),

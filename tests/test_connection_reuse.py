@@ -7,11 +7,13 @@ import json
 import random
 from collections import Counter
 
+import psycopg
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from ulid import ULID
 
 from jobs.database import readers
+from jobs.database.pipeline import Statement
 from jobs.database.readers import PostgreSQLReader
 from jobs_gateway import application
 from jobs_gateway.pages import PageHandler
@@ -134,3 +136,42 @@ def test_no_row_and_no_setting_goes_from_one_request_to_the_next(
     assert pooled["pool_max"] == POOL
     assert pooled["pool_size"] <= POOL
     record_property("cases", requests)
+
+
+WAITS = Statement("SELECT pg_advisory_lock_shared(15)::text", [], {})
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_read_whose_connection_is_ended_is_repeated_once(postgresql_server, settings, times):
+    settings.STATEMENT_TIMEOUT_MS = 60_000
+
+    async def end_while_it_waits():
+        where = {"host": str(postgresql_server.folder), "user": "postgres", "dbname": settings.DATABASES["api"]["NAME"]}
+        reader = PostgreSQLReader("api")
+        await reader.open()
+        async with await psycopg.AsyncConnection.connect(**where, autocommit=True) as other:
+            await other.execute("SELECT pg_advisory_lock(15)")
+            reading = asyncio.create_task(reader.read(WAITS, {}))
+            for _ in range(times):
+                pid = await waiting_backend(other)
+                await other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            if times == 1:
+                await waiting_backend(other)
+                await other.execute("SELECT pg_advisory_unlock(15)")
+            try:
+                return await reading
+            finally:
+                await reader.close()
+
+    async def waiting_backend(other):
+        while True:
+            found = await other.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            if row := await found.fetchone():
+                return row[0]
+            await asyncio.sleep(0.01)
+
+    if times == 1:
+        assert asyncio.run(end_while_it_waits()) == [("",)]
+    else:
+        with pytest.raises(OperationalError, match=r"terminating connection|closed the connection"):
+            asyncio.run(end_while_it_waits())

@@ -263,6 +263,9 @@ def postgresql(user="", password="", host="", port="", name="", **options):
     return {"ENGINE": "django.db.backends.postgresql"} | given
 
 
+STANDBY = {"target_session_attrs": "prefer-standby", "load_balance_hosts": "random"}
+
+
 def sqlite(name):
     return {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": {}}
 
@@ -283,6 +286,10 @@ def sqlite(name):
         ("postgres://u:x@[2001:db8::1]:5433/g", postgresql("u", "x", "2001:db8::1", "5433", "g")),
         ("postgres://u@a:5433,b/g", postgresql("u", "", "a,b", "5433,", "g")),
         ("postgres://u@a,b/g", postgresql("u", "", "a,b", "", "g")),
+        (
+            "postgres://u:p@a:5432,b:5432,c:5432/g?target_session_attrs=prefer-standby&load_balance_hosts=random",
+            postgresql("u", "p", "a,b,c", "5432,5432,5432", "g", **STANDBY),
+        ),
         ("postgres://%2Frun%2FPostgreSQL/g", postgresql(host="/run/PostgreSQL", name="g")),
         (
             "postgres://db/g?sslmode=verify-full&options=-c%20a%3Db+c",

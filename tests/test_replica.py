@@ -175,7 +175,7 @@ def wait_until_both_answer(gateway, token):
     seconds."""
     wait_until_true(
         lambda: (
-            gateway.log.read_bytes().count(b"is not asked until") == gateway.log.read_bytes().count(b"answers again.")
+            gateway.log.read_bytes().count(b"is marked as down") == gateway.log.read_bytes().count(b"answers again.")
         )
     )
     wait_until_true(lambda: gateway.get(f"/v1/jobs/{UNKNOWN}", token).status == 404)
@@ -242,6 +242,31 @@ def test_a_poll_never_gets_an_older_version_than_before(gateway, primary, replic
             assert get_in_time(gateway, path, token, If_None_Match=newest)[0] == 503
             assert get_in_time(gateway, path, token, If_None_Match=old) == (304, None, old)
             replica.psql("SELECT pg_wal_replay_resume()")
+
+
+def test_what_a_standby_shows_before_its_primary_is_neither_gone_nor_repeated(
+    gateway, primary, replica, store, token, load
+):
+    """A commit that waits for a synchronous standby is on the standbys, and not yet visible on the primary."""
+    job = str(ULID())
+    load(job, 1, wait_for=replica)
+    primary.psql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
+    append = f"from jobs.ingest import ledger; ledger.append('{job}', 'stage', 'early')"
+    writer = store.start("shell", "--verbosity=0", "--command", append)
+    try:
+        wait_until_true(lambda: len(events(replica, job)) == 2, 60)
+        assert seqs(gateway, job, token, since=1) == (200, 2, [2])
+        status, page, _ = get_in_time(gateway, "/v1/events?limit=500", token)
+        assert (status, page["events"][-1]["id"]) == (200, f"{job}-2")
+        after = f"/v1/events?after={page['cursor']}"
+        assert seqs(gateway, job, token, since=2)[0] == 503
+        assert get_in_time(gateway, after, token)[0] == 503
+    finally:
+        primary.psql("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+        writer.communicate()
+    wait_until_true(lambda: seqs(gateway, job, token, since=2) == (200, 2, []))
+    status, page, _ = get_in_time(gateway, after, token)
+    assert (status, page["events"]) == (200, [])
 
 
 @pytest.mark.full

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import psycopg
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connections
+from django.db.utils import DatabaseErrorWrapper
 from prometheus_client import Histogram
 from psycopg.abc import PQGen
 from psycopg.waiting import Ready, Wait
@@ -27,6 +28,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from jobs.database import pipeline
 from jobs.database.pipeline import Statement
+from jobs.postgresql.base import SERVER_LEFT
 
 logger = logging.getLogger("jobs.database")
 
@@ -42,6 +44,8 @@ POOL_WAIT_SECONDS = 1.0  # for a connection
 PAUSE_SECONDS = 1.0
 # How long a reader keeps a connection before it returns it to the pool, which then decides whether it is kept.
 KEEP_SECONDS = 60.0
+# How long a replica's reader stays connected to a primary before it looks for a standby.
+LOOK_FOR_STANDBY_SECONDS = 10.0
 
 Row = tuple[Any, ...]
 
@@ -116,6 +120,10 @@ class WatchedConnection:
         """Whether an idle connection has something to read, which is always its end. Takes 1 µs and asks nobody."""
         return bool(self._poll.poll(0))
 
+    def is_to_primary(self) -> bool:
+        """As the server said after its latest read."""
+        return self.connection.pgconn.parameter_status(b"in_hot_standby") == b"off"
+
     def end_watch(self) -> None:
         """Before the connection is closed, for its socket's number may be another's then. May be called again."""
         self._loop.remove_reader(self._socket)
@@ -140,7 +148,7 @@ class PostgreSQLReader:
     def __init__(self, alias: str) -> None:
         self.alias = alias
         wrapper: Any = connections.create_connection(alias)
-        self._wrap_errors = wrapper.wrap_database_errors
+        self._wrap_errors = DatabaseErrorWrapper(wrapper)
         options = wrapper.settings_dict["OPTIONS"]["pool"]
         params = wrapper.get_connection_params()
         # These two are for cursors, which the API does not use.
@@ -160,6 +168,7 @@ class PostgreSQLReader:
         self._waiting = 0  # reads that wait for the pool
         self._drained_at = 0.0
         self._paused_until = 0.0
+        self._look_at = 0.0  # when a standby is looked for, where the server is a primary
         self._observe = SECONDS.labels(alias).observe
 
     async def open(self) -> None:
@@ -177,21 +186,47 @@ class PostgreSQLReader:
         while self._idle:
             await self._give_back(self._idle.popleft())
 
+    async def look_for_standby(self, is_primary: bool) -> None:
+        """Replaces every connection of a replica's reader, if one of them leads to a primary, as ``is_primary`` says or
+        the server itself has said.
+
+        Not at once: it was promoted because another server hangs or is gone, and this one answers. And not often, for
+        there may be no standby.
+        """
+        now = monotonic()
+        if not is_primary and not any(watched.is_to_primary() for watched in self._idle):
+            self._look_at = now + LOOK_FOR_STANDBY_SECONDS
+        elif now >= self._look_at:
+            self._look_at = now + LOOK_FOR_STANDBY_SECONDS
+            await self.drain()
+
     async def read(self, statement: Any, values: Mapping[str, Any]) -> list[Row]:
         """The rows; each column is text or None. ``values["tenant"]`` is the tenant of row security, if there is one.
 
-        Costs one round trip. Raises OperationalError without a connection in ``POOL_WAIT_SECONDS``.
+        Costs one round trip. A read whose connection the server ends is repeated once, on another one. Raises
+        OperationalError without a connection in ``POOL_WAIT_SECONDS``.
         """
         params = statement.bound(values)
         began = perf_counter()
+        is_repeated = False
         async with self._places:
             with self._wrap_errors:
-                watched = await self._connection()
-                try:
-                    return await watched.run(pipeline.read(watched.connection, statement, params, values.get("tenant")))
-                finally:
-                    await self._release(watched)
-                    self._observe(perf_counter() - began)
+                while True:
+                    watched = await self._connection()
+                    try:
+                        return await watched.run(
+                            pipeline.read(watched.connection, statement, params, values.get("tenant"))
+                        )
+                    except psycopg.OperationalError as error:
+                        if error.sqlstate in SERVER_LEFT:
+                            await self.drain()
+                        if is_repeated or not watched.connection.closed:
+                            raise
+                        # To read again changes nothing, and the next connection may be to a server that answers.
+                        is_repeated = True
+                    finally:
+                        await self._release(watched)
+                        self._observe(perf_counter() - began)
 
     async def _connection(self) -> WatchedConnection:
         if monotonic() < self._paused_until:
@@ -332,12 +367,50 @@ async def close_readers() -> None:
         await each.close()
 
 
+async def drain(alias: str) -> None:
+    """Replaces every connection to the database ``alias``."""
+    found = await reader(alias)
+    if isinstance(found, PostgreSQLReader):
+        await found.drain()
+
+
 async def ping(alias: str) -> bool:
-    """True if the database answers one statement. Raises DatabaseError otherwise."""
-    select_1: Any = PING if settings.DATABASES[alias]["ENGINE"].endswith("postgresql") else SQLITE_PING
-    await (await reader(alias)).read(select_1, {})
+    """True if the database answers one statement, and is no replica where it should be the primary.
+
+    Raises DatabaseError otherwise.
+    """
+    if settings.DATABASES[alias]["ENGINE"].endswith("postgresql"):
+        await wal_position(alias)
+    else:
+        await (await reader(alias)).read(SQLITE_PING, {})
     return True
 
 
-PING = Statement("SELECT '1'", [], {})
+class InRecovery(OperationalError):
+    """What should be the primary takes no writes: it was demoted, or not promoted yet."""
+
+
+async def wal_position(alias: str) -> int:
+    """The server's position in the write-ahead log, in bytes: flushed by a primary, replayed by a replica.
+
+    A replica that was promoted is left for another standby. If what should be the primary is in recovery, its
+    connections are closed, and InRecovery is raised. New ones are not made to such a server (``target_session_attrs``),
+    but a pooler may keep one while the server behind it changes.
+    """
+    found = await reader(alias)
+    [(position, in_recovery)] = await found.read(WAL_POSITION, {})
+    if in_recovery == "true" and alias == settings.API_DATABASE:
+        await drain(alias)
+        raise InRecovery(f"the server of the database {alias!r} is in recovery, so it is not the primary")
+    if alias == settings.API_REPLICA and isinstance(found, PostgreSQLReader):
+        await found.look_for_standby(in_recovery == "false")
+    return int(position)
+
+
+WAL_POSITION = Statement(
+    "SELECT ((CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END)"
+    " - '0/0')::text, pg_is_in_recovery()::text",
+    [],
+    {},
+)
 SQLITE_PING = SQLiteStatement("SELECT 1 FROM sqlite_master", [], None)

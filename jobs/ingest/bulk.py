@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -83,19 +84,21 @@ def load(
     after_line: int = 0,
     tenant: str | None = None,
     dry_run: bool = False,
+    attempt: Callable[[Callable[[], BatchResult]], BatchResult] = lambda work: work(),
 ) -> Iterator[BatchResult]:
     """Loads ``lines`` of NDJSON that follow line ``after_line``, and yields the outcome of each batch.
 
     A batch is committed before it is yielded. With ``dry_run`` it is rolled back instead. With ``tenant`` (a slug) the
-    records of other tenants are skipped. A thread reads and checks the next batch while the database writes this one,
-    so memory holds two batches. Blank lines are counted and ignored. An empty line without a newline ends the batch.
+    records of other tenants are skipped. ``attempt`` runs the work on a batch, and may repeat it. A thread reads and
+    checks the next batch while the database writes this one, so memory holds two batches. Blank lines are counted and
+    ignored. An empty line without a newline ends the batch.
     """
     batches = _batches(lines, batch, after_line, tenant)
     with _infrequent_garbage_collection(), ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
         upcoming = reader.submit(next, batches, None)
         while (now := upcoming.result()) is not None:
             upcoming = reader.submit(next, batches, None)
-            loaded = load_batch(now.lines, dry_run)
+            loaded = attempt(partial(load_batch, now.lines, dry_run))
             loaded.last_line, loaded.skipped = now.last_line, now.skipped
             if not dry_run:
                 loaded.count()

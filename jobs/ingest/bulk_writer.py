@@ -139,7 +139,7 @@ def _temporary_table(
     names = {"table": model._meta.db_table, "columns": ", ".join(columns)}
     cursor.execute(CREATE_INCOMING.format(**names))
     if connection.vendor == "postgresql":
-        with cursor.copy("COPY incoming FROM STDIN") as copy:
+        with connection.wrap_database_errors, cursor.copy("COPY incoming FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
     else:

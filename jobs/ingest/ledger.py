@@ -17,6 +17,8 @@ SQLite, where any transaction makes all other writers wait, the ``timeout`` of t
 
 On PostgreSQL a process has up to 32 connections, or ``DATABASE_POOL_SIZE``, and a call waits up to 30 seconds for one:
 a backend that writes from more threads raises the setting. (A worker of the server has 4, and waits 1 second.)
+
+A call that loses its connection, as in a failover, raises ConnectionLost, which says whether the change was committed.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
 from sqlite3 import SQLITE_BUSY
-from typing import Any, NotRequired, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, NotRequired, ParamSpec, TypedDict, TypeVar, Unpack
 
 import orjson
 from django.conf import settings
@@ -44,6 +46,7 @@ from jobs.ingest.interchange import MAX_EVENTS, MAX_FINAL_ARTIFACTS, MAX_SEQ, Ar
 from jobs.ingest.merge import HEADER_COLUMNS, TERMINAL_STATUSES, agent_columns, check_keys, resolve_status
 from jobs.ingest.row_writer import insert_artifacts, insert_events
 from jobs.models import Artifact, Job, JobEvent, Role, Visibility
+from jobs.postgresql.base import CommitOutcomeUnknown, ConnectionEnded
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
 
@@ -54,7 +57,7 @@ DEADLOCK, LOCK_TIMEOUT = "40P01", "55P03"  # SQLSTATE
 
 
 class LedgerError(Exception):
-    """A change was refused. Nothing was written."""
+    """A change was refused. Nothing was written, unless it is ConnectionLost."""
 
 
 class ValueRefused(LedgerError):
@@ -83,6 +86,21 @@ class NotNamed(LedgerError):
 
 class LedgerBusy(LedgerError):
     """Another transaction held a lock for too long. The same call may succeed later."""
+
+
+class ConnectionLost(LedgerError, OperationalError):
+    """The connection to the database was lost, or the server takes no writes any more: a failover, for example.
+
+    ``committed`` is False if nothing was written, and None if the connection was lost during COMMIT, when only the
+    store can say. The next call finds the new primary. A call is safe to repeat: ``open_job`` with the same
+    ``public_id`` raises JobExists if the first one was committed. Compare ``last_seq`` of the job before an ``append``
+    is repeated.
+    """
+
+    def __init__(self, committed: Literal[False] | None) -> None:
+        outcome = "Nothing was written" if committed is False else "It is not known whether the change was committed"
+        super().__init__(f"The connection to the database was lost. {outcome}.")
+        self.committed = committed
 
 
 class NewArtifact(TypedDict):
@@ -115,7 +133,7 @@ def _retried(change: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
         while True:
             remaining -= 1
             try:
-                with _lock_errors():
+                with _connection_errors(), _lock_errors():
                     return change(*args, **kwargs)
             except OperationalError as error:
                 if _sqlstate(error) != DEADLOCK or not remaining:
@@ -138,6 +156,17 @@ def _lock_errors() -> Iterator[None]:
             "Another transaction held the lock of the job or of its tenant's counter for too long. Keep transactions "
             "around ledger calls short."
         ) from error
+
+
+@contextmanager
+def _connection_errors() -> Iterator[None]:
+    """Raises ConnectionLost where PostgreSQL's connection is gone."""
+    try:
+        yield
+    except LedgerError:
+        raise
+    except ConnectionEnded as error:
+        raise ConnectionLost(None if isinstance(error, CommitOutcomeUnknown) else False) from error
 
 
 def _sqlstate(error: OperationalError) -> str | None:
@@ -274,7 +303,7 @@ def together(*jobs: Job | ULID | str, tenants: Iterable[Tenant] = ()) -> Iterato
         yield
         return
     caller = _callers_transaction()
-    with ExitStack() as stack:
+    with _connection_errors(), ExitStack() as stack:
         with _lock_errors():
             stack.enter_context(transaction.atomic())
             group = _lock_group(caller, public_ids, tenant_ids)

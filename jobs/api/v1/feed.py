@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,6 +17,7 @@ from jobs.api.v1 import queries
 from jobs.api.v1.feed_cursor import FeedFilter, FeedPlace, cursor_of, place_at
 from jobs.api.v1.serializers import FeedEventSerializer, FeedResponseSerializer
 from jobs.database.events import EventAtPosition, EventRow, FeedRow
+from jobs.database.replica import primary_caught_up
 
 PAGE_OF_STREAM = 100
 
@@ -67,6 +69,10 @@ class Feed(NamedTuple):
         else:
             document = await query.fetch_document(values, lambda document: has_events(document, place), limit)
         row = queries.FeedPageRow.parse(document)
+        if settings.API_REPLICA and row.last_position < place.position:
+            read = partial(query.read_document, values, limit=limit)
+            document = await primary_caught_up(read, lambda document: position_of(document) >= place.position)
+            row = queries.FeedPageRow.parse(document)
         if not place.holds(row.last_position, _event(row.at_cursor)):
             raise CursorGone
         rows = [FeedRow._make(each) for each in row.events if each is not None]
@@ -123,6 +129,10 @@ def has_events(document: str | None, place: FeedPlace) -> bool:
     """Whether a replica's page will do: it has events, and all that the caller has seen."""
     row = queries.FeedPageRow.parse(document)
     return bool(row.events) and place.holds(row.last_position, _event(row.at_cursor))
+
+
+def position_of(document: str | None) -> int:
+    return queries.FeedPageRow.parse(document).last_position
 
 
 def place_after(row: FeedRow) -> FeedPlace:

@@ -100,6 +100,11 @@ class EventsRow(NamedTuple):
         return cls(*orjson.loads(document))
 
 
+def last_public_seq_of(document: str) -> int:
+    """The ``seq`` of the job's last public event, in a document of EVENTS."""
+    return EventsRow.parse(document).last_public_seq
+
+
 _SUMMARY = {"public_id": AsText("public_id"), "status": F("v1_status"), "created_at": RFC3339("created_at")}
 
 

@@ -8,6 +8,8 @@ from functools import partial
 from time import time
 from typing import Any, Literal
 
+from django.conf import settings
+
 from jobs.api.body_cache import Rendered
 from jobs.api.errors import JobNotFound
 from jobs.api.etags import newest_version, shape_of
@@ -24,8 +26,13 @@ from jobs.api.v1.params import EventsParams, FeedParams, ListParams, place_of_he
 from jobs.api.v1.queries import OVER, found
 from jobs.api.v1.timeline import TimelineSource
 from jobs.database.prepared import PreparedQuery
+from jobs.database.replica import primary_caught_up
 from jobs.models import Job
 from jobs.ulid import parse_ulid
+
+# How long the primary may take to show an event that a caller has from a replica. Any caller can name a ``since``, so
+# it is short.
+SINCE_CATCH_UP_SECONDS = 0.05
 
 
 class JobViewSet(FollowingViewSet):
@@ -125,6 +132,15 @@ class JobViewSet(FollowingViewSet):
             if not_modified := self.not_modified(validator, about(header.status, header.updated_at)):
                 return Attempt(not_modified, header.status in OVER)
         document = await read(query, is_enough)
+        since = more.get("since", 0)
+        if since and settings.API_REPLICA and queries.last_public_seq_of(document) < since:
+            document = found(
+                await primary_caught_up(
+                    partial(query.read_document, {**key, **more}),
+                    lambda document: queries.last_public_seq_of(found(document)) >= since,
+                    SINCE_CATCH_UP_SECONDS,
+                )
+            )
 
         def render() -> Rendered:
             row = serializer.row.parse(document)

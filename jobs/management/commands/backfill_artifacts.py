@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ from jobs.ingest.artifacts import ArtifactRow, fill, rows_after, rows_between, r
 from jobs.management.batches import BatchCommand, IncompleteRun, Run
 from jobs.management.errors import DATABASE_ERRORS, STORE_ERRORS, FileError, database_failed, reason
 from jobs.management.progress import counted
+from jobs.management.waiting import DatabaseWait
 from tenants.models import Tenant
 
 REQUESTS_AT_ONCE = 8  # to the artifact store
@@ -73,6 +75,7 @@ class Command(BatchCommand):
                 ThreadPoolExecutor(REQUESTS_AT_ONCE) as self.pool,
                 self.running(options, checkpoint, totals.artifacts + rows_after(totals.row_key, prefix)) as run,
             ):
+                self.wait = DatabaseWait(run.stop, self.say)
                 finished = self.walk(prefix, options["batch"], run)
         except DATABASE_ERRORS as error:
             raise self.incomplete_run(database_failed(error), options) from error
@@ -106,22 +109,32 @@ class Command(BatchCommand):
             # without an object nearby is requested from the store, before it is reported. This also covers rows and
             # objects that were added meanwhile.
             until = max(totals.row_key, *objects)
-            for rows in rows_between(totals.row_key, until, prefix, batch):
+            for rows in self.rows(totals.row_key, until, prefix, batch):
                 self.compare(rows, objects)
             left = [found.storage_key for found in some if found.storage_key in objects]
-            self.compare(rows_with_keys(left), objects)
+            self.compare(self.wait.run(partial(rows_with_keys, left)), objects)
             for found in objects.values():
                 self.tell("orphaned", found.storage_key, tenant=self.owner(found.storage_key))
             totals.objects += len(some)
             totals.object_key, totals.row_key = some[-1].storage_key, until
             if not run.checkpoint_batch(totals.artifacts, str(totals), asdict(totals)):
                 return False
-        for rows in rows_between(totals.row_key, None, prefix, batch):
+        for rows in self.rows(totals.row_key, None, prefix, batch):
             self.compare(rows, {})
             totals.row_key = rows[-1].storage_key
             if not run.checkpoint_batch(totals.artifacts, str(totals), asdict(totals)):
                 return False
         return True
+
+    def rows(self, after: str, until: str | None, prefix: str, batch: int) -> Iterator[list[ArtifactRow]]:
+        """As :func:`rows_between`, across an outage of the database."""
+
+        def remaining() -> Iterator[list[ArtifactRow]]:
+            return rows_between(after, until, prefix, batch)
+
+        for rows in self.wait.iterate(remaining):
+            yield rows
+            after = rows[-1].storage_key
 
     def compare(self, rows: Iterable[ArtifactRow], objects: dict[str, StoredObject]) -> None:
         """Checks ``rows`` and removes the objects that they refer to from ``objects``."""
@@ -158,7 +171,8 @@ class Command(BatchCommand):
             else:
                 filled |= {row.pk: described for row in stale[key]}
         if filled:
-            fill(filled, {row.job_id for rows in stale.values() for row in rows if row.pk in filled})
+            jobs = {row.job_id for rows in stale.values() for row in rows if row.pk in filled}
+            self.wait.run(partial(fill, filled, jobs))
         self.totals.filled += len(filled)
 
     def described(self, objects: list[StoredObject]) -> Iterator[ObjectMetadata | Exception]:

@@ -27,6 +27,7 @@ from jobs.management.errors import (
 from jobs.management.files import BUCKET, Inputs, Source, bucket_and_prefix, is_bucket
 from jobs.management.progress import counted
 from jobs.management.stopping import stoppable
+from jobs.management.waiting import DatabaseWait
 
 SHOWN_REJECTIONS = 20  # on standard error; --rejects keeps them all
 
@@ -193,7 +194,8 @@ class Command(BatchCommand):
         self, source: Source, before: int, totals: Totals, rejects: Rejects | None, run: Run, options: dict[str, Any]
     ) -> None:
         how = {name: options[name] for name in ("batch", "tenant", "dry_run")}
-        for batch in bulk.load(source, after_line=totals.line, **how):
+        wait = DatabaseWait(run.stop, self.say)
+        for batch in bulk.load(source, after_line=totals.line, attempt=wait.run, **how):
             if rejects:
                 rejects.add(batch.rejections, totals)
             elif batch.rejections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -10,11 +11,12 @@ from django.db.models import QuerySet
 from ulid import ULID
 
 from jobs.ingest import counts
-from jobs.ingest.recompute_status import Difference, recompute_status
+from jobs.ingest.recompute_status import Difference, RecomputedBatch, recompute_status
 from jobs.management.arguments import ulid
 from jobs.management.batches import BatchCommand, IncompleteRun, Run
 from jobs.management.errors import DATABASE_ERRORS, FileError, database_failed
 from jobs.management.progress import counted
+from jobs.management.waiting import DatabaseWait
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
@@ -78,7 +80,12 @@ class Command(BatchCommand):
     def recompute(self, jobs: QuerySet[Job], batch: int, dry_run: bool, run: Run) -> tuple[int, int]:
         """Returns the number of jobs that differed, and of jobs whose positions do not ascend."""
         checked, columns, different, unordered = 0, Counter[str](), 0, 0
-        for done in recompute_status(jobs, batch, repair=not dry_run):
+
+        def remaining() -> Iterator[RecomputedBatch]:
+            after = jobs if self.last is None else jobs.filter(public_id__gt=self.last)
+            return recompute_status(after, batch, repair=not dry_run)
+
+        for done in DatabaseWait(run.stop, self.say).iterate(remaining):
             checked += done.jobs
             different += len(done.differences)
             unordered += len(done.unordered)

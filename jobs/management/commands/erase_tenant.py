@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -15,6 +16,7 @@ from jobs.management.batches import IncompleteRun, StoppableCommand
 from jobs.management.errors import STORE_ERRORS, database_failed, reason
 from jobs.management.progress import Progress, counted
 from jobs.management.stopping import Stop, command_line, stoppable
+from jobs.management.waiting import DatabaseWait
 from jobs.models import Artifact, Job, JobEvent
 from tenants.models import Tenant, check_storage_prefix
 
@@ -55,12 +57,14 @@ class Command(StoppableCommand):
             return
         if not yes and not self.is_confirmed(tenant, store):
             raise CommandError("Nothing was removed.")
-        erasure.deactivate(tenant)
         resume_command = command_line("erase_tenant", slug, ("--objects", objects), ("--yes", True), ("--batch", batch))
         with stoppable() as stop:
+            wait = DatabaseWait(stop, self.say)
             try:
-                done = self.erase_jobs(tenant, batch, stop)
+                wait.run(partial(erasure.deactivate, tenant))
+                done = self.erase_jobs(tenant, batch, stop, wait)
                 removed = self.erase_objects(store, tenant.storage_prefix, stop) if store and not stop.requested else 0
+                tokens = None if stop.requested else wait.run(partial(erasure.erase_tenant, tenant))
             except DatabaseError as error:
                 raise IncompleteRun(
                     f"{database_failed(error)}\nTenant {slug} is deactivated", resume_command
@@ -68,9 +72,8 @@ class Command(StoppableCommand):
             except STORE_ERRORS as error:
                 why = f"The artifact store failed: {reason(error)}\nTenant {slug} is deactivated"
                 raise IncompleteRun(why, resume_command) from error
-        if stop.requested:
+        if tokens is None:
             raise IncompleteRun(f"Stopped. Tenant {slug} is deactivated", resume_command)
-        tokens = erasure.erase_tenant(tenant)
         files = f", {counted(removed, 'object')}" if store else ""
         self.stdout.write(f"Tenant {slug} is removed: {summary(done)}, {counted(tokens, 'token')}{files}")
         if not store:
@@ -102,11 +105,11 @@ class Command(StoppableCommand):
             self.stderr.write("")  # ends the line of the prompt
             return False
 
-    def erase_jobs(self, tenant: Tenant, batch: int, stop: Stop) -> erasure.Erased:
+    def erase_jobs(self, tenant: Tenant, batch: int, stop: Stop, wait: DatabaseWait) -> erasure.Erased:
         done = erasure.Erased(0, 0, 0)
         total = Job.objects.for_tenant(tenant).count()
         progress = Progress(self.stderr, total, self.name)
-        for erased in erasure.erase_jobs(tenant, batch):
+        for erased in wait.iterate(partial(erasure.erase_jobs, tenant, batch)):
             done = erasure.Erased(*map(sum, zip(done, erased, strict=True)))
             progress.show(done.jobs, summary(done))
             if stop.requested:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -11,13 +12,14 @@ from ulid import ULID
 
 from jobs.ingest import record_reader
 from jobs.ingest.change_cursor import ChangeCursor
-from jobs.ingest.interchange import dump
+from jobs.ingest.interchange import Record, dump
 from jobs.management.arguments import ulid
 from jobs.management.batches import BatchCommand, IncompleteRun, Run
 from jobs.management.errors import DATABASE_ERRORS, FileError, database_failed
 from jobs.management.files import Sink
 from jobs.management.id_list import write_list
 from jobs.management.progress import counted
+from jobs.management.waiting import DatabaseWait
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 
@@ -105,7 +107,11 @@ class Command(BatchCommand):
     def export(self, jobs: QuerySet[Job], out: Sink, batch: int, run: Run) -> bool:
         """True if the end was reached."""
         written = 0
-        for records in record_reader.batches(jobs, batch):
+
+        def remaining() -> Iterator[list[Record]]:
+            return record_reader.batches(jobs if self.after is None else jobs.filter(pk__gt=self.after), batch)
+
+        for records in DatabaseWait(run.stop, self.say).iterate(remaining):
             size = out.write(map(dump, records))
             written += len(records)
             self.after = records[-1].public_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,14 +18,16 @@ from ulid import ULID
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import removal
 from jobs.ingest.artifacts import referenced_keys
-from jobs.ingest.removal import RemovedJob
+from jobs.ingest.removal import RemovedBatch, RemovedJob
 from jobs.management.arguments import duration, duration_text
 from jobs.management.batches import BatchCommand, IncompleteRun, Run
 from jobs.management.errors import DATABASE_ERRORS, STORE_ERRORS, FileError, database_failed, reason
 from jobs.management.files import Sink
 from jobs.management.id_list import absent, check_list, read_list
 from jobs.management.progress import counted
+from jobs.management.waiting import DatabaseWait
 from jobs.models import Job
+from jobs.postgresql.base import CommitOutcomeUnknown
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
 
@@ -98,10 +100,10 @@ class Command(BatchCommand):
             jobs = jobs.filter(updated_at__lte=check_list(absent_from, options["tenant"]))
         subject = f"{self.name} of {tenant or 'all tenants'}"
         checkpoint = self.checkpoint_of(options, f"{subject} absent from {absent_from}" if absent_from else subject)
-        state = checkpoint.read()
-        self.totals = Totals(**state.get("totals", {}))
+        self.state = checkpoint.read()
+        self.totals = Totals(**self.state.get("totals", {}))
         self.store = artifact_store() if options["objects"] else None
-        batches = partial(self.batches, jobs, options["batch"], state, absent_from, options["tenant"])
+        batches = partial(self.batches, jobs, options["batch"], absent_from, options["tenant"])
         number = sum(len(ids) for ids, _ in batches()) if absent_from else jobs.count()
         if options["dry_run"]:
             self.stderr.write(f"Dry run, nothing removed: {counted(number, 'job')}")
@@ -114,7 +116,7 @@ class Command(BatchCommand):
                 Sink.opened(options["record"], append=True) as record,
                 self.running(options, checkpoint, self.totals.jobs + number) as run,
             ):
-                finished = self.prune(jobs, batches(), record, run)
+                finished = self.prune(jobs, batches, record, run)
         except BrokenPipeError:
             raise
         except (*DATABASE_ERRORS, FileError, *STORE_ERRORS) as error:
@@ -125,10 +127,9 @@ class Command(BatchCommand):
             raise IncompleteRun("Stopped", resume_command)
         checkpoint.remove()
 
-    def batches(
-        self, jobs: QuerySet[Job], size: int, state: dict[str, Any], absent_from: str | None, tenant: str | None
-    ) -> Iterator[Batch]:
-        at, after = state.get("after", (None, None))
+    def batches(self, jobs: QuerySet[Job], size: int, absent_from: str | None, tenant: str | None) -> Iterator[Batch]:
+        """Those that follow the last one that was removed."""
+        at, after = self.state.get("after", (None, None))
         after = after and parse_ulid(after)
         if absent_from:
             for ids, last in absent(jobs, read_list(absent_from, tenant), after, size):
@@ -136,9 +137,25 @@ class Command(BatchCommand):
         else:
             yield from removal.batches_by_age(jobs, (datetime.fromisoformat(at), after) if after else None, size)
 
-    def prune(self, jobs: QuerySet[Job], batches: Iterator[Batch], record: Sink, run: Run) -> bool:
+    def prune(self, jobs: QuerySet[Job], batches: Callable[[], Iterator[Batch]], record: Sink, run: Run) -> bool:
         """True if the end was reached."""
-        for ids, (at, last) in batches:
+        wait = DatabaseWait(run.stop, self.say)
+        for ids, (at, last) in wait.iterate(batches):
+            removed, tenants, keys = wait.run(partial(self.remove, jobs, ids, record, wait))
+            self.totals.jobs += len(removed.jobs)
+            self.totals.events += removed.events
+            self.totals.artifacts += removed.artifacts
+            if self.store:
+                self.remove_objects(self.store, removed.jobs, tenants, keys, wait)
+            self.state = {"after": [at and at.isoformat(), str(last)], "totals": asdict(self.totals)}
+            if not run.checkpoint_batch(self.totals.jobs, str(self.totals), self.state):
+                return False
+        return True
+
+    def remove(
+        self, jobs: QuerySet[Job], ids: list[ULID], record: Sink, wait: DatabaseWait
+    ) -> tuple[RemovedBatch, Tenants, Keys]:
+        try:
             with transaction.atomic():
                 # A job that got an event meanwhile stays: the condition is checked again under the lock.
                 these = list(jobs.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk", flat=True))
@@ -146,15 +163,10 @@ class Command(BatchCommand):
                 removed = removal.remove(Job.all_tenants.filter(pk__in=these).order_by("pk"))
                 tenants = Tenant.objects.in_bulk({job.tenant_id for job in removed.jobs})
                 self.write_record(removed.jobs, tenants, keys, record)
-            self.totals.jobs += len(removed.jobs)
-            self.totals.events += removed.events
-            self.totals.artifacts += removed.artifacts
-            if self.store:
-                self.remove_objects(self.store, removed.jobs, tenants, keys)
-            state = {"after": [at and at.isoformat(), str(last)], "totals": asdict(self.totals)}
-            if not run.checkpoint_batch(self.totals.jobs, str(self.totals), state):
-                return False
-        return True
+        except CommitOutcomeUnknown:
+            if wait.run(Job.all_tenants.filter(pk__in=these).exists):
+                raise  # it was not committed
+        return removed, tenants, keys
 
     def write_record(self, removed: Iterable[RemovedJob], tenants: Tenants, keys: Keys, record: Sink) -> None:
         at = datetime.now(UTC)
@@ -176,10 +188,12 @@ class Command(BatchCommand):
         )
         record.sync()
 
-    def remove_objects(self, store: ArtifactStore, removed: Iterable[RemovedJob], tenants: Tenants, keys: Keys) -> None:
+    def remove_objects(
+        self, store: ArtifactStore, removed: Iterable[RemovedJob], tenants: Tenants, keys: Keys, wait: DatabaseWait
+    ) -> None:
         prefix_of = {job.public_id: tenants[job.tenant_id].storage_prefix for job in removed}
         own = {key for job, prefix in prefix_of.items() if prefix for key in keys[job] if key.startswith(prefix)}
-        free = sorted(own - referenced_keys(own))
+        free = sorted(own - wait.run(partial(referenced_keys, own)))
         for start in range(0, len(free), OBJECTS_AT_ONCE):
             some = free[start : start + OBJECTS_AT_ONCE]
             store.delete_objects(some)
