@@ -195,6 +195,12 @@ class JobEvent(models.Model):
         editable=False,
         help_text="Its place in the order of the tenant's changes; none for internal events, and for old ones.",
     )
+    is_late = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Its time lay more than 24 hours back when it was recorded: webhooks do not push it.",
+    )
 
     all_tenants = models.Manager()
     objects = TenantManager()

@@ -213,7 +213,7 @@ FAULTS = (
         "bulk loader takes no positions for events",
         14,
         "jobs/ingest/bulk_writer.py",
-        [("events.append((*values, position if is_public else None))", "events.append((*values, None))")],
+        [("< earliest, position if is_public else None))", "< earliest, None))")],
         "tests/test_positions.py -k loaded_public",
     ),
 )
