@@ -306,6 +306,11 @@ class AuditAction(models.TextChoices):
     TOKEN_REVOKED = "token_revoked", "revoked a token"
     TENANT_ADDED = "tenant_added", "added a tenant"
     TENANT_CHANGED = "tenant_changed", "changed a tenant"
+    WEBHOOK_ADDED = "webhook_added", "added a webhook"
+    WEBHOOK_CHANGED = "webhook_changed", "changed a webhook"
+    WEBHOOK_REMOVED = "webhook_removed", "removed a webhook"
+    WEBHOOK_TESTED = "webhook_tested", "tested a webhook"
+    WEBHOOK_RESENT = "webhook_resent", "had webhooks sent again"
 
 
 class AuditEntry(models.Model):

@@ -35,4 +35,23 @@ class Migration(migrations.Migration):
                 help_text="Its time lay more than 24 hours back when it was recorded: webhooks do not push it.",
             ),
         ),
+        migrations.AlterField(
+            "auditentry",
+            "action",
+            models.CharField(
+                choices=[
+                    ("job_viewed", "viewed a job"),
+                    ("token_issued", "issued a token"),
+                    ("token_revoked", "revoked a token"),
+                    ("tenant_added", "added a tenant"),
+                    ("tenant_changed", "changed a tenant"),
+                    ("webhook_added", "added a webhook"),
+                    ("webhook_changed", "changed a webhook"),
+                    ("webhook_removed", "removed a webhook"),
+                    ("webhook_tested", "tested a webhook"),
+                    ("webhook_resent", "had webhooks sent again"),
+                ],
+                max_length=16,
+            ),
+        ),
     ]
