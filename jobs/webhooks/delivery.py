@@ -181,7 +181,7 @@ class Delivery:
     async def _read_ahead(self) -> None:
         """Reads one page of the feed into the window."""
         room = WINDOW - len(self._window)
-        if self.newest_position <= self.read_up_to or room < min(PAGE_EVENTS, WINDOW) // 2 or not self._may_start():
+        if self.newest_position <= self.read_up_to or self._is_full() or not self._may_start():
             return
         if len(self._blocked) >= MAX_BLOCKED:
             return
@@ -204,7 +204,7 @@ class Delivery:
         """Jobs whose answer takes long become blocked ones, so that the position and the window can move on."""
         now = monotonic()
         slow = [job for job, began in self._began.items() if now - began > SLOW_SECONDS]
-        if not slow and len(self._window) > WINDOW - PAGE_EVENTS // 2 and not self._ready:
+        if not slow and self._is_full() and not self._ready:
             # Many events of few jobs fill the window. The first of them goes on from the store.
             slow = [self._window[next(iter(self._window))]]
         for job in slow:
@@ -213,6 +213,10 @@ class Delivery:
                 self._leave_window(job)
                 self._busy.add(job)
                 self._block(job, BlockedRow(job, row.event[0], 0, time(), time()))
+
+    def _is_full(self) -> bool:
+        """Whether another page would be a short one."""
+        return len(self._window) > WINDOW * 3 // 4
 
     def _start_attempts(self) -> None:
         while self.in_flight < self._places() and self._may_start():

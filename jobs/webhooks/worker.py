@@ -135,6 +135,7 @@ class Worker:
             await asyncio.sleep(REFRESH_SECONDS)
 
     def _apply(self, lease: Lease) -> None:
+        self._end({pk for pk, run in self._runs.items() if run.done()})
         self._end(self.deliveries.keys() - lease.configs.keys())
         self._end(set(sorted(self.deliveries)[: lease.surplus]))
         for pk, config in lease.configs.items():
@@ -159,7 +160,9 @@ class Worker:
 
     async def _end_one(self, delivery: Delivery, run: asyncio.Task[None]) -> None:
         await delivery.stop()
-        await run
+        [failure] = await asyncio.gather(run, return_exceptions=True)
+        if failure is not None:  # it is taken anew, and goes on from what is written
+            logger.error("The delivery to webhook endpoint %d ended.", delivery.config.pk, exc_info=failure)
         await self._write_once([delivery])
         try:
             await self._in_database(leases.release, self.name, {delivery.config.pk})
