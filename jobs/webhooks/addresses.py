@@ -6,6 +6,7 @@ spellings. ``checked_socket`` gets each address as it is about to be connected t
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -56,6 +57,9 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # an IPv4 address in the last 32 bits, as 
 
 class ForbiddenAddress(OSError):
     """No webhook may be sent to the address. Nothing was sent."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EACCES, reason)  # aiohttp's message has the text of an error with a number
 
 
 def is_public(address: Address) -> bool:

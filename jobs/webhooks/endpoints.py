@@ -169,5 +169,5 @@ def _problem_of_literal(host: str, is_encrypted: bool) -> str:
     try:
         check_address(host, settings.WEBHOOK_ALLOWED_NETWORKS, is_encrypted=is_encrypted)
     except ForbiddenAddress as error:
-        return f"{host} is {error}. WEBHOOK_ALLOWED_NETWORKS names networks that are allowed too."
+        return f"{host} is {error.strerror}. WEBHOOK_ALLOWED_NETWORKS names networks that are allowed too."
     return ""
