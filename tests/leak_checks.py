@@ -39,7 +39,7 @@ GROUPS = {
         "the feed, streams and waiting",
         "test_feed test_feed_under_writers test_streams test_following test_positions",
     ),
-    15: ("webhooks", "test_webhooks test_webhooks_under_faults test_webhook_addresses"),
+    15: ("webhooks", "test_webhooks test_webhooks_under_faults test_webhook_addresses test_webhook_receivers"),
 }
 GROUP_OF = {file: number for number, (_, files) in GROUPS.items() for file in files.split()}
 

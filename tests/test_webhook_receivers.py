@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jobs.webhooks import signing
-from tests.servers import answers, free_ports, wait_until
+from tests.servers import free_ports, wait_until
 
 pytestmark = pytest.mark.sqlite  # about no database: once is enough
 
