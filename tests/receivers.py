@@ -100,9 +100,10 @@ async def hanging(receiver: Receiver, request: web.Request, received: Received) 
 
 
 async def dripping(receiver: Receiver, request: web.Request, received: Received) -> web.StreamResponse:
-    """A 200 whose body never ends."""
+    """A 200 whose body never ends. The status counts."""
     response = web.StreamResponse()
     await response.prepare(request)
+    receiver.accepted.append(received)
     while True:
         await response.write(b".")
         await asyncio.sleep(0.05)

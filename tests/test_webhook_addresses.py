@@ -115,22 +115,24 @@ def test_of_several_addresses_of_a_name_each_is_checked(monkeypatch):
     assert "not a public address" in answer.error
 
 
-def test_an_address_that_changes_between_look_up_and_connection_is_caught(settings, monkeypatch):
-    """The first look-up has an allowed address; the one for the connection does not."""
+@pytest.mark.parametrize("honest", [0, 1, 2])
+def test_an_address_that_changes_between_look_up_and_connection_is_caught(honest, settings, monkeypatch):
+    """The first ``honest`` look-ups have an allowed address, at which nothing listens; all others this machine's."""
     settings.WEBHOOK_ALLOWED_NETWORKS = [ipaddress.ip_network("127.0.0.2/32")]
 
     async def main():
         async with receiving(address="127.0.0.1") as receiver:
-            url = f"http://receiver.example:{receiver.port}/"
-            first = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.2", receiver.port))]
-            second = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", receiver.port))]
-            lookups = [first, second, second]
-            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: lookups.pop(0))
-            # What a check before the connection would see.
-            assert socket.getaddrinfo("receiver.example", receiver.port)[0][4][0] == "127.0.0.2"
-            async with Sender() as sender:
-                answer = await sender.post(url, b"{}", {})
-            assert answer.status is None
+            answers = ["127.0.0.2"] * honest
+
+            def look_up(*_, **__):
+                address = answers.pop() if answers else "127.0.0.1"
+                return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, receiver.port))]
+
+            monkeypatch.setattr(socket, "getaddrinfo", look_up)
+            for _ in range(4):
+                async with Sender() as sender:
+                    answer = await sender.post(f"http://receiver.example:{receiver.port}/", b"{}", {})
+                assert answer.status is None
             assert "not a public address" in answer.error
             assert receiver.received == []
 

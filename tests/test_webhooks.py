@@ -420,6 +420,35 @@ def test_a_hanging_event_delays_no_other_job_and_the_position_moves_on(acme, job
     deliver(scenario, receiver=hold_one)
 
 
+def test_what_has_no_answer_when_a_worker_dies_is_sent_again(acme, job, monkeypatch):
+    """The position never passes an event without an answer, unless its job has a row."""
+    monkeypatch.setattr(delivery, "SLOW_SECONDS", 3_600)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
+
+    async def scenario(receiver):
+        await write(endpoints.create, acme, receiver.url)
+        other = await write(ledger.open_job, acme, "MODEL_GENERATOR")
+        for each in (other, job, other, other):
+            await write(ledger.append, each, "stage")
+        dying = asyncio.create_task(Worker().run())
+        await until(lambda: len(receiver.accepted) == 3 and receiver.open_requests == 1)
+        await until_async(lambda: Attempt.objects.count() == 3)
+        assert await write(lambda: Endpoint.objects.get().position) == 1
+        assert not await write(BlockedJob.objects.exists)
+        dying.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+        receiver.behaviour = accepting
+        async with working():
+            await until(lambda: str(job.pk) in receiver.order())
+            await until_async(lambda: Endpoint.objects.get().position == 4)
+        assert receiver.order() == {str(other.pk): [1, 2, 3, 2, 3], str(job.pk): [1]}
+
+    async def hold_one(receiver, request, received):
+        return await (hanging if received.job == str(job.pk) else accepting)(receiver, request, received)
+
+    deliver(scenario, receiver=hold_one)
+
+
 def test_many_events_of_one_slow_job_delay_no_other(acme, job, monkeypatch):
     monkeypatch.setattr(delivery, "WINDOW", 10)
 
