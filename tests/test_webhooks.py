@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from jobs.database import readers
 from jobs.ingest import bulk, ledger
 from jobs.models import JobEvent
-from jobs.webhooks import delivery, endpoints, leases, worker
+from jobs.webhooks import delivery, endpoints, leases, sender, worker
 from jobs.webhooks.models import Attempt, BlockedJob, DeliveryWorker, Endpoint, Redelivery
 from jobs.webhooks.worker import Worker
 from tests.receivers import (
@@ -295,7 +295,7 @@ def test_the_times_between_attempts_are_those_of_the_contract():
     hours = [seconds / 3600 for seconds in reload(delivery).RETRY_SECONDS]
     assert [hours[0] * 3600, hours[1] * 60, hours[2] * 60, *hours[3:]] == [5, 5, 30, 2, 5, 10, 14, 20, 24]
     assert delivery.RETRY_JITTER == 0.2
-    assert (leases.LEASE_SECONDS, worker.ATTEMPT_SECONDS, delivery.DISABLED_AFTER_SECONDS) == (20, 15, 5 * 86_400)
+    assert (leases.LEASE_SECONDS, sender.ATTEMPT_SECONDS, delivery.DISABLED_AFTER_SECONDS) == (20, 15, 5 * 86_400)
 
 
 def test_retry_after_holds_the_whole_endpoint(acme, job):
@@ -423,7 +423,6 @@ def test_a_hanging_event_delays_no_other_job_and_the_position_moves_on(acme, job
 def test_what_has_no_answer_when_a_worker_dies_is_sent_again(acme, job, monkeypatch):
     """The position never passes an event without an answer, unless its job has a row."""
     monkeypatch.setattr(delivery, "SLOW_SECONDS", 3_600)
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
 
     async def scenario(receiver):
         await write(endpoints.create, acme, receiver.url)
@@ -437,6 +436,7 @@ def test_what_has_no_answer_when_a_worker_dies_is_sent_again(acme, job, monkeypa
         assert not await write(BlockedJob.objects.exists)
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
+        await write(lambda: Endpoint.objects.update(lease_until=timezone.now() - timedelta(seconds=1)))
         receiver.behaviour = accepting
         async with working():
             await until(lambda: str(job.pk) in receiver.order())
@@ -493,8 +493,6 @@ def test_an_endpoint_has_so_many_requests_at_a_time(acme, settings):
 
 
 def test_an_attempt_is_over_after_its_time(acme, job, monkeypatch):
-    from jobs.webhooks import sender
-
     monkeypatch.setattr(sender, "ATTEMPT_SECONDS", 0.3)
 
     async def scenario(receiver):
@@ -509,8 +507,6 @@ def test_an_attempt_is_over_after_its_time(acme, job, monkeypatch):
 
 
 def test_a_body_that_never_ends_is_read_for_a_kilobyte_or_a_second(acme, job, monkeypatch):
-    from jobs.webhooks import sender
-
     monkeypatch.setattr(sender, "ANSWER_SECONDS", 0.2)
 
     async def long_answer(receiver, request, received):
@@ -535,8 +531,7 @@ def test_a_body_that_never_ends_is_read_for_a_kilobyte_or_a_second(acme, job, mo
 
 def test_two_workers_share_the_endpoints_and_take_over(acme, job, monkeypatch):
     monkeypatch.setattr(leases, "LEASE_SECONDS", 2.0)
-    monkeypatch.setattr(worker, "LEASE_SECONDS", 2.0)
-    monkeypatch.setattr(worker, "ATTEMPT_SECONDS", 0.5)
+    monkeypatch.setattr(sender, "ATTEMPT_SECONDS", 0.5)
     monkeypatch.setattr(worker, "MARGIN_SECONDS", 0.1)
     monkeypatch.setattr(worker, "RENEW_SECONDS", 0.1)
 

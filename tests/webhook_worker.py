@@ -17,9 +17,9 @@ def shorten() -> None:
     delivery.SLOW_SECONDS = 0.3
     delivery.LONGEST_PAUSE_SECONDS = 0.5
     delivery.PAUSE_AFTER_ERROR_SECONDS = worker.REFRESH_SECONDS = 0.2
-    sender.ATTEMPT_SECONDS = worker.ATTEMPT_SECONDS = 1.0
+    sender.ATTEMPT_SECONDS = 1.0
     sender.ANSWER_SECONDS = 0.2
-    leases.LEASE_SECONDS = worker.LEASE_SECONDS = 3.0
+    leases.LEASE_SECONDS = 3.0
     worker.RENEW_SECONDS = 0.4
     worker.MARGIN_SECONDS = 0.5
 

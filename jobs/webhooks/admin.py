@@ -373,7 +373,8 @@ class AttemptAdmin(ReadOnlyAdmin):
             Attempt.objects.select_related("endpoint__tenant"), pk=attempt_id, job__isnull=False
         )
         with transaction.atomic():
-            endpoints.redeliver(attempt.endpoint, attempt.job, attempt.seq or 0)
+            if attempt.job is not None and attempt.seq is not None:  # no test event, as the query says
+                endpoints.redeliver(attempt.endpoint, attempt.job, attempt.seq)
             record_audit_entry(request, AuditAction.WEBHOOK_RESENT, attempt.endpoint.tenant, attempt.event_id)
         messages.success(request, "The event will be sent again within seconds.")
         return HttpResponseRedirect(reverse("admin:webhooks_endpoint_change", args=[attempt.endpoint_id]))

@@ -91,7 +91,7 @@ class Delivery:
         self._busy: set[str] = set()  # blocked jobs with a request
         self._redeliveries: deque[tuple[int, str, int]] = deque()
         self._known_redeliveries: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.attempts: set[asyncio.Task[None]] = set()
         self._change = Change(config.pk)
         self._written_position = claim.position
         self._blocked_turn = False
@@ -109,7 +109,7 @@ class Delivery:
 
     @property
     def in_flight(self) -> int:
-        return len(self._tasks)
+        return len(self.attempts)
 
     def waiting_since(self) -> float:
         """Unix time since when the event waits that has waited longest; now, where none waits."""
@@ -156,8 +156,8 @@ class Delivery:
         """Starts no more attempts, and waits for those under way."""
         self.is_stopping = True
         self.wake.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self.attempts:
+            await asyncio.wait(self.attempts)
 
     # --- The loop ---
 
@@ -224,7 +224,7 @@ class Delivery:
             if attempt is None:
                 return
             task = asyncio.get_running_loop().create_task(self._in_place(attempt))
-            self._tasks.add(task)
+            self.attempts.add(task)
             task.add_done_callback(self._is_done)
 
     def _next_attempt(self) -> Callable[[], Awaitable[None]] | None:
@@ -279,7 +279,7 @@ class Delivery:
             await attempt()
 
     def _is_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self.attempts.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("An attempt failed in a way that was not foreseen.", exc_info=error)
         self.wake.set()

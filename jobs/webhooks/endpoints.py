@@ -108,10 +108,11 @@ def redeliver_failed(endpoint: Endpoint, since: datetime) -> int:
 
     As far as the log goes: the last 1,000 attempts of 7 days.
     """
-    attempts = Attempt.objects.filter(endpoint=endpoint, at__gte=since, job__isnull=False)
-    state = {}
+    attempts = Attempt.objects.filter(endpoint=endpoint, at__gte=since)
+    state: dict[tuple[ULID, int], str] = {}
     for job, seq, outcome in attempts.order_by("pk").values_list("job", "seq", "outcome"):
-        state[job, seq] = outcome
+        if job is not None and seq is not None:
+            state[job, seq] = outcome
     failed = [event for event, outcome in state.items() if outcome != Outcome.DELIVERED]
     Redelivery.objects.bulk_create(
         (Redelivery(endpoint=endpoint, job=job, seq=seq) for job, seq in failed), ignore_conflicts=True

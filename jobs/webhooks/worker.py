@@ -23,10 +23,10 @@ from django.db import close_old_connections, connections
 from jobs.database.positions import last_positions
 from jobs.database.prepared import compile_queries
 from jobs.database.readers import close_readers
-from jobs.webhooks import leases, metrics
+from jobs.webhooks import leases, metrics, sender
 from jobs.webhooks.delivery import Delivery
-from jobs.webhooks.leases import LEASE_SECONDS, Change, Lease
-from jobs.webhooks.sender import ATTEMPT_SECONDS, Sender
+from jobs.webhooks.leases import Change, Lease
+from jobs.webhooks.sender import Sender
 
 logger = logging.getLogger("jobs.webhooks")
 
@@ -66,7 +66,7 @@ class Worker:
     # --- For deliveries ---
 
     def may_start(self) -> bool:
-        return monotonic() + ATTEMPT_SECONDS + MARGIN_SECONDS < self._leased_until
+        return monotonic() + sender.ATTEMPT_SECONDS + MARGIN_SECONDS < self._leased_until
 
     def has_changes(self, delivery: Delivery) -> None:
         self._changed[delivery.config.pk] = delivery
@@ -91,7 +91,9 @@ class Worker:
                 finally:
                     writer.cancel()  # after the last deliveries have written what they did
         finally:
-            left = [*self._runs.values(), *self._ending.values()]  # where the worker is cancelled
+            # Where the worker is cancelled; else there are none.
+            left = [*self._runs.values(), *self._ending.values()]
+            left += [task for each in self.deliveries.values() for task in each.attempts]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -130,7 +132,7 @@ class Worker:
                 logger.warning("The leases of webhook endpoints cannot be renewed: %s", error)
             else:
                 if renew:
-                    self._renewed_at, self._leased_until = began, began + LEASE_SECONDS
+                    self._renewed_at, self._leased_until = began, began + leases.LEASE_SECONDS
                 self._apply(lease)
             await asyncio.sleep(REFRESH_SECONDS)
 
@@ -155,10 +157,16 @@ class Worker:
     def _end(self, endpoints: set[int]) -> None:
         """Ends deliveries, and gives their endpoints back when their last answers are written."""
         for pk in endpoints:
-            self._ending[pk] = task = asyncio.create_task(self._end_one(self.deliveries.pop(pk), self._runs.pop(pk)))
-            task.add_done_callback(lambda _, pk=pk: self._ending.pop(pk))
+            delivery, run = self.deliveries.pop(pk), self._runs.pop(pk)
+            self._ending[pk] = asyncio.create_task(self._end_one(delivery, run))
 
     async def _end_one(self, delivery: Delivery, run: asyncio.Task[None]) -> None:
+        try:
+            await self._finish(delivery, run)
+        finally:
+            del self._ending[delivery.config.pk]
+
+    async def _finish(self, delivery: Delivery, run: asyncio.Task[None]) -> None:
         await delivery.stop()
         [failure] = await asyncio.gather(run, return_exceptions=True)
         if failure is not None:  # it is taken anew, and goes on from what is written
