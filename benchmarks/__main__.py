@@ -14,7 +14,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from benchmarks import flat, ledger, load, report, store, streams, workloads
+from benchmarks import flat, ledger, load, report, store, streams, webhooks, workloads
 from benchmarks.servers import COMMANDS, Server, cpu_seconds, serving
 from benchmarks.workloads import Workload
 from jobs_gateway.server import raise_open_files_limit
@@ -40,6 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--flat", action="store_true", help="measure only how costs grow from 10,000 to 1,000,000 jobs")
     parser.add_argument("--streams", type=int, metavar="NUMBER", help="measure only so many open streams, such as 2000")
+    parser.add_argument("--webhooks", type=int, metavar="WORKERS", help="measure only webhooks, with so many workers")
     parser.add_argument("--ledger", action="store_true", help="measure only how many events the ledger appends")
     options = parser.parse_args()
     jobs, rounds, seconds = (4_000, 1, 0.5) if options.quick else (200_000, 5, 3.0)
@@ -49,6 +50,11 @@ def main() -> None:
         measured = streams.measure(options.streams, options.seconds or 10.0)
         report.keep(streams=measured)
         print(*(f"{name}: {value:,.1f}" for name, value in measured.items()), sep="\n")
+        return
+    if options.webhooks:
+        measured = webhooks.measure(options.seconds or 20.0, options.webhooks)
+        report.keep(webhooks=measured)
+        print(*(f"{name}: {value:,}" for name, value in measured.items()), sep="\n")
         return
     if options.flat:
         report.keep(flat=flat.measure(rounds, flat.QUICK_SIZES if options.quick else flat.SIZES))

@@ -195,6 +195,12 @@ class JobEvent(models.Model):
         editable=False,
         help_text="Its place in the order of the tenant's changes; none for internal events, and for old ones.",
     )
+    is_late = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Its time lay more than 24 hours back when it was recorded: webhooks do not push it.",
+    )
 
     all_tenants = models.Manager()
     objects = TenantManager()
@@ -300,6 +306,11 @@ class AuditAction(models.TextChoices):
     TOKEN_REVOKED = "token_revoked", "revoked a token"
     TENANT_ADDED = "tenant_added", "added a tenant"
     TENANT_CHANGED = "tenant_changed", "changed a tenant"
+    WEBHOOK_ADDED = "webhook_added", "added a webhook"
+    WEBHOOK_CHANGED = "webhook_changed", "changed a webhook"
+    WEBHOOK_REMOVED = "webhook_removed", "removed a webhook"
+    WEBHOOK_TESTED = "webhook_tested", "tested a webhook"
+    WEBHOOK_RESENT = "webhook_resent", "had webhooks sent again"
 
 
 class AuditEntry(models.Model):

@@ -28,6 +28,7 @@ REDACTED = "[redacted]"
 KEEP_NAME = rf"\1{REDACTED}"
 _SECRETS = (
     (re.compile(r"(jgw_[a-z0-9]{12}_)[A-Za-z0-9_-]+"), KEEP_NAME),
+    (re.compile(r"(whsec_)[A-Za-z0-9+/=]+"), KEEP_NAME),
     (re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), REDACTED),  # a session token
     (re.compile(r"(?i)((?:signature|x-amz-credential|x-amz-security-token)['\"]?[=:]\s*['\"]?)[^&\s'\"]+"), KEEP_NAME),
     (re.compile(r"(://[^:/@\s]*:)[^/@\s]+(?=@)"), KEEP_NAME),  # the password of a database

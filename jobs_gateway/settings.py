@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -102,6 +103,7 @@ INSTALLED_APPS = [
     "jobs_gateway",
     "tenants",
     "jobs",
+    "jobs.webhooks",
 ]
 
 # Of Django's pages; that of every request is ASGI middleware, in jobs_gateway.application.
@@ -335,6 +337,14 @@ RECORD_TOKEN_USE = env.bool("RECORD_TOKEN_USE", default=True)
 # Requests a minute; 0 switches the limit off.
 RATE_LIMIT_PER_TENANT = env.int("RATE_LIMIT_PER_TENANT", default=0)
 RATE_LIMIT_FAILED_PER_ADDRESS = env.int("RATE_LIMIT_FAILED_PER_ADDRESS", default=0)
+
+# Networks that webhooks may be sent to besides the public internet, also by plain http; loopback in a trial.
+WEBHOOK_ALLOWED_NETWORKS = env.networks("WEBHOOK_ALLOWED_NETWORKS")
+if not WEBHOOK_ALLOWED_NETWORKS and not production_settings_given():
+    WEBHOOK_ALLOWED_NETWORKS = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+# Requests of a delivery process that wait for an answer at a time: to one endpoint, and in all.
+WEBHOOK_REQUESTS_PER_ENDPOINT = env.int("WEBHOOK_REQUESTS_PER_ENDPOINT", default=20)
+WEBHOOK_REQUESTS_PER_WORKER = env.int("WEBHOOK_REQUESTS_PER_WORKER", default=1_000)
 
 # How long a stream lasts before its reader has to reconnect, in seconds.
 STREAM_SECONDS = env.float("STREAM_SECONDS", default=300)

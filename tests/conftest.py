@@ -321,6 +321,8 @@ def sam(db: None) -> User:
     # A test that commits leaves empty tables behind: what the migration had made is made again.
     migration = importlib.import_module("jobs.migrations.0002_support_console")
     migration.add_support_group(apps, SimpleNamespace(connection=connection))
+    migration = importlib.import_module("jobs.webhooks.migrations.0002_support")
+    migration.extend_support_group(apps, SimpleNamespace(connection=connection))
     sam = User.objects.create_user("sam", password="sam", is_staff=True)
     sam.groups.add(Group.objects.get(name="support"))
     return sam

@@ -39,6 +39,7 @@ GROUPS = {
         "the feed, streams and waiting",
         "test_feed test_feed_under_writers test_streams test_following test_positions",
     ),
+    15: ("webhooks", "test_webhooks test_webhooks_under_faults test_webhook_addresses test_webhook_receivers"),
 }
 GROUP_OF = {file: number for number, (_, files) in GROUPS.items() for file in files.split()}
 
@@ -146,6 +147,7 @@ def watch_responses_and_logs() -> Iterator[None]:
 
     from jobs.artifacts.signing import LinkSigner
     from jobs.ingest import bulk
+    from jobs.webhooks import signing
     from jobs_gateway.logs import JSONLines
     from tenants import tokens
     from tests import gateway
@@ -154,7 +156,8 @@ def watch_responses_and_logs() -> Iterator[None]:
         watch.secrets.add(token.split("_", 2)[2])
 
     def answered(response: Any, *_: Any, **request: Any) -> None:
-        if not response.streaming and not request.get("PATH_INFO", "").startswith("/admin/tenants/"):
+        shows_secrets = ("/admin/tenants/", "/admin/webhooks/")  # once, when they are made
+        if not response.streaming and not request.get("PATH_INFO", "").startswith(shows_secrets):
             headers = "".join(f"{name}: {value}\n" for name, value in response.headers.items())
             body = response.content.decode("utf-8", "replace")
             watch.record(f"the answer to {request.get('PATH_INFO')}", f"{headers}\n{body}")
@@ -188,6 +191,7 @@ def watch_responses_and_logs() -> Iterator[None]:
             patch.setattr(owner, name, wrapped)
 
         afterwards(tokens, "issue", issued)
+        afterwards(signing, "new_secret", lambda secret: watch.secrets.add(secret.removeprefix("whsec_")))
         afterwards(Client, "request", answered)
         afterwards(gateway.Gateway, "send", served)
         afterwards(LinkSigner, "url", signed)

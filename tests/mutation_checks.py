@@ -213,8 +213,61 @@ FAULTS = (
         "bulk loader takes no positions for events",
         14,
         "jobs/ingest/bulk_writer.py",
-        [("events.append((*values, position if is_public else None))", "events.append((*values, None))")],
+        [("< earliest, position if is_public else None))", "< earliest, None))")],
         "tests/test_positions.py -k loaded_public",
+    ),
+    Fault(
+        "order of webhooks broken by retries",
+        15,
+        "jobs/webhooks/delivery.py",
+        [("            if job in self._blocked:  # it is read again when its turn comes\n", "            if False:\n")],
+        "tests/test_webhooks.py -k in_order",
+    ),
+    Fault(
+        "position of an endpoint advanced before the answer",
+        15,
+        "jobs/webhooks/delivery.py",
+        [("return next(iter(self._window)) - 1 if self._window else self.read_up_to", "return self.read_up_to")],
+        "tests/test_webhooks.py -k dies",
+    ),
+    Fault(
+        "secret of a webhook logged",
+        15,
+        "jobs/webhooks/delivery.py",
+        [
+            (
+                "        keys = [key.key for key in config.keys if key.expires_at > now]\n",
+                (
+                    "        keys = [key.key for key in config.keys if key.expires_at > now]\n"
+                    '        logger.warning("%s", __import__("base64").b64encode(keys[0]).decode())\n'
+                ),
+            )
+        ],
+        "tests/test_webhooks.py -k logged",
+    ),
+    Fault(
+        "address of a webhook checked before the connection is made",
+        15,
+        "jobs/webhooks/sender.py",
+        [
+            (
+                "                    socket_factory=checked_socket",
+                "                    # checked_socket",
+            ),
+            (
+                '                session = self._sessions[url.partition(":")[0].lower()]\n',
+                (
+                    '                session = self._sessions[url.partition(":")[0].lower()]\n'
+                    "                import socket\n"
+                    "                from urllib.parse import urlsplit\n\n"
+                    '                secure = url.startswith("https")\n'
+                    "                check = checked_socket(settings.WEBHOOK_ALLOWED_NETWORKS, is_encrypted=secure)\n"
+                    "                for each in socket.getaddrinfo(urlsplit(url).hostname, urlsplit(url).port):\n"
+                    "                    check(each).close()\n"
+                ),
+            ),
+        ],
+        "tests/test_webhook_addresses.py -k changes",
     ),
 )
 

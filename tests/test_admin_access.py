@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
 from django.urls import URLPattern, get_resolver
+from django.utils import timezone
 
 from jobs.models import Artifact, AuditEntry, Job, JobEvent
+from jobs.webhooks import endpoints
+from jobs.webhooks.models import Attempt, Endpoint
 from tenants.models import ApiToken, Tenant
 from tests.client import Client
 
@@ -68,6 +73,37 @@ PERMISSIONS = [
     ("GET", "/admin/tenants/apitoken/{token}/history/", 302, 302, 403, 200, 200),
     ("GET", "/admin/tenants/apitoken/{token}/revoke/", 302, 302, 403, 200, 200),
     ("POST", "/admin/tenants/apitoken/{token}/revoke/", 302, 302, 403, 302, 302),
+    ("GET", "/admin/webhooks/", 302, 302, 404, 200, 200),
+    ("GET", "/admin/webhooks/endpoint/", 302, 302, 403, 200, 200),
+    ("GET", "/admin/webhooks/endpoint/add/", 302, 302, 403, 403, 200),
+    ("POST", "/admin/webhooks/endpoint/add/", 302, 302, 403, 403, 200),
+    ("GET", "/admin/webhooks/endpoint/{endpoint}/", 302, 302, 302, 302, 302),
+    ("GET", "/admin/webhooks/endpoint/{endpoint}/change/", 302, 302, 403, 200, 200),
+    ("POST", "/admin/webhooks/endpoint/{endpoint}/change/", 302, 302, 403, 403, 200),
+    ("GET", "/admin/webhooks/endpoint/{endpoint}/history/", 302, 302, 403, 200, 200),
+    ("GET", "/admin/webhooks/endpoint/{endpoint}/test/", 302, 302, 405, 405, 405),
+    ("GET", "/admin/webhooks/endpoint/{endpoint}/redeliver-failed/", 302, 302, 405, 405, 405),
+    ("POST", "/admin/webhooks/endpoint/{endpoint}/test/", 302, 302, 403, 302, 302),
+    ("POST", "/admin/webhooks/endpoint/{endpoint}/redeliver-failed/", 302, 302, 403, 302, 302),
+    ("GET", "/admin/webhooks/endpoint/{endpoint}/rotate/", 302, 302, 405, 405, 405),
+    ("POST", "/admin/webhooks/endpoint/{endpoint}/rotate/", 302, 302, 403, 403, 200),
+    ("GET", "/admin/webhooks/endpoint/{endpoint}/enable/", 302, 302, 405, 405, 405),
+    ("POST", "/admin/webhooks/endpoint/{endpoint}/enable/", 302, 302, 403, 403, 302),
+    ("GET", "/admin/webhooks/endpoint/{endpoint}/disable/", 302, 302, 405, 405, 405),
+    ("POST", "/admin/webhooks/endpoint/{endpoint}/disable/", 302, 302, 403, 403, 302),
+    ("GET", "/admin/webhooks/attempt/", 302, 302, 403, 200, 200),
+    ("GET", "/admin/webhooks/attempt/add/", 302, 302, 403, 403, 403),
+    ("POST", "/admin/webhooks/attempt/add/", 302, 302, 403, 403, 403),
+    ("GET", "/admin/webhooks/attempt/{attempt}/", 302, 302, 302, 302, 302),
+    ("GET", "/admin/webhooks/attempt/{attempt}/change/", 302, 302, 403, 200, 200),
+    ("POST", "/admin/webhooks/attempt/{attempt}/change/", 302, 302, 403, 403, 403),
+    ("GET", "/admin/webhooks/attempt/{attempt}/delete/", 302, 302, 403, 403, 403),
+    ("POST", "/admin/webhooks/attempt/{attempt}/delete/", 302, 302, 403, 403, 403),
+    ("GET", "/admin/webhooks/attempt/{attempt}/history/", 302, 302, 403, 200, 200),
+    ("GET", "/admin/webhooks/attempt/{attempt}/redeliver/", 302, 302, 405, 405, 405),
+    ("POST", "/admin/webhooks/attempt/{attempt}/redeliver/", 302, 302, 403, 302, 302),
+    ("GET", "/admin/webhooks/endpoint/{endpoint}/delete/", 302, 302, 403, 403, 200),
+    ("POST", "/admin/webhooks/endpoint/{endpoint}/delete/", 302, 302, 403, 403, 200),
     ("GET", "/admin/autocomplete/?app_label=jobs&model_name=job&field_name=tenant&term=ac", 302, 302, 403, 200, 200),
     ("GET", "/admin/auth/user/", 302, 302, 403, 403, 200),
     ("GET", "/admin/auth/group/", 302, 302, 403, 403, 200),
@@ -88,7 +124,21 @@ def clients(support_client: Client, admin_client: Client) -> dict[str, Client]:
 def ids(acme, acme_token, job_of, support_client) -> dict[str, object]:
     job = job_of(acme, events=EVENTS)
     support_client.get(f"/admin/jobs/job/{job.public_id}/change/")
+    endpoint, _ = endpoints.create(acme, "https://receiver.example/")
+    Endpoint.objects.update(url="https://127.0.0.1:1/")  # a test event goes nowhere
+    attempt = Attempt.objects.create(
+        endpoint=endpoint,
+        at=timezone.now(),
+        job=job.pk,
+        seq=1,
+        event_type="job.queued",
+        number=1,
+        outcome="failed",
+        duration_ms=1,
+    )
     return {
+        "endpoint": endpoint.pk,
+        "attempt": attempt.pk,
         "job": job.public_id,
         "entry": AuditEntry.objects.get().pk,
         "tenant": acme.pk,
@@ -117,16 +167,16 @@ def test_the_table_contains_every_route_of_the_console():
                 yield from routes(pattern.url_patterns, prefix + str(pattern.pattern))
 
     console = [route for route in routes(get_resolver().url_patterns) if route.startswith("admin/")]
-    ours = {route for route in console if "/jobs/" in route or "/tenants/" in route}
+    ours = {route for route in console if re.search("/(jobs|tenants|webhooks)/", route)}
     placeholders = {"{job}": "<path:object_id>", "{entry}": "<path:object_id>"}
     listed_routes = set()
     for _, address, *_ in PERMISSIONS:
         for placeholder, pattern in placeholders.items():
             address = address.replace(placeholder, pattern)  # noqa: PLW2901
-        for view in ("revoke", "issue-token"):
-            if view in address:
-                address = address.replace("{tenant}", "<int:tenant_id>").replace("{token}", "<int:token_id>")  # noqa: PLW2901
-        address = address.replace("{tenant}", "<path:object_id>").replace("{token}", "<path:object_id>")  # noqa: PLW2901
+        is_own_view = not re.search("/(add|change|delete|history)/|}/$", address)
+        for name in ("tenant", "token", "endpoint", "attempt"):
+            pattern = f"<int:{name}_id>" if is_own_view else "<path:object_id>"
+            address = address.replace(f"{{{name}}}", pattern)  # noqa: PLW2901
         listed_routes.add(address.removeprefix("/"))
     assert ours - listed_routes == set()
 
@@ -150,6 +200,9 @@ def test_migrations_give_the_support_group_exactly_its_permissions(sam):
         ("tenants", "revoke_apitoken"),
         ("tenants", "view_apitoken"),
         ("tenants", "view_tenant"),
+        ("webhooks", "add_redelivery"),
+        ("webhooks", "view_attempt"),
+        ("webhooks", "view_endpoint"),
     ]
 
 

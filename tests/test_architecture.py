@@ -20,9 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # The layers of docs/architecture.md, from the top down. Packages of one layer do not import each other. A module is of
 # the package with the longest name that its own begins with.
 LAYERS = [
+    {"jobs.webhooks.management"},
     {"jobs.management", "tenants.management", "manage", "benchmarks"},
     {"jobs_gateway", "jobs.apps"},
     {"jobs.demo"},
+    {"jobs.webhooks"},
     {"jobs.admin"},
     {"jobs.api.v1", "jobs.api.fleet"},
     {"jobs.api"},

@@ -215,7 +215,7 @@ def test_every_metric_is_listed():
     source = "".join(
         path.read_text() for name in ("jobs", "jobs_gateway", "tenants") for path in (ROOT / name).rglob("*.py")
     )
-    made = set(re.findall(r'(?:Counter|Histogram)\(\s*"(gateway_\w+)"', source))
+    made = set(re.findall(r'(?:Counter|Gauge|Histogram)\(\s*"(gateway_\w+)"', source))
     page = (ROOT / "docs" / "metrics-and-logs.md").read_text()
     listed = {name.removesuffix("_total") for name in re.findall(r"^\| `(gateway_\w+)` \|", page, re.MULTILINE)}
     assert made
@@ -223,7 +223,7 @@ def test_every_metric_is_listed():
 
 
 def test_every_command_of_the_gateway_is_described():
-    ours = {name for name, app in get_commands().items() if app in ("jobs", "tenants")}
+    ours = {name for name, app in get_commands().items() if app in ("jobs", "tenants", "jobs.webhooks")}
     page = (ROOT / "docs" / "commands.md").read_text()
     assert ours - set(re.findall(r"^\| `(\w+)", page, re.MULTILINE)) == set()
 

@@ -13,7 +13,7 @@ from jobs.management.batches import BatchCommand, StoppableCommand
 
 pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
-OURS = sorted(name for name, app in get_commands().items() if app in ("jobs", "tenants"))
+OURS = sorted(name for name, app in get_commands().items() if app in ("jobs", "tenants", "jobs.webhooks"))
 COMMANDS = {name: load_command_class(get_commands()[name], name) for name in OURS}
 # The arguments that every command of Django has.
 OF_DJANGO = {each.dest for each in BaseCommand().create_parser("manage.py", "any")._actions}
@@ -22,7 +22,7 @@ BATCHES = [name for name in OURS if isinstance(COMMANDS[name], BatchCommand)]
 
 def test_all_commands_are_known():
     root = Path(__file__).resolve().parent.parent
-    files = root.glob("*/management/commands/[a-z]*.py")
+    files = [path for app in ("*", "*/*") for path in root.glob(f"{app}/management/commands/[a-z]*.py")]
     assert sorted(path.stem for path in files) == OURS
 
 

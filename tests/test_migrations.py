@@ -19,7 +19,7 @@ pytestmark = pytest.mark.postgresql  # SQLite serves one process, which is not u
 def test_no_migration_breaks_the_code_before_it_or_locks_a_table_for_long(db, capsys):
     linter = MigrationLinter(
         path=str(ROOT),
-        include_apps=["jobs", "tenants"],
+        include_apps=["jobs", "tenants", "webhooks"],
         ignore_name=BEFORE_THE_FIRST_RELEASE,
         all_warnings_as_errors=True,
         no_cache=True,

@@ -54,14 +54,14 @@ def count_presigned(number: int) -> None:
 
 
 class TenantRenderer:
-    """Renders the response to one request of one tenant.
+    """Renders the response to one request of one tenant, or a webhook, which no request has asked for.
 
     ``asked_at`` is the origin that the request came to ("https://jobs.example.com"), ``base_url`` the one that links
-    start with. Raises CannotSign and DisallowedHost.
+    start with. Without a request the origin is given in its place. Raises CannotSign and DisallowedHost.
     """
 
-    def __init__(self, request: HttpRequest, caller: Caller) -> None:
-        self.asked_at = asked_at = f"{request.scheme}://{request.get_host()}"
+    def __init__(self, request: HttpRequest | str, caller: Caller) -> None:
+        self.asked_at = asked_at = request if isinstance(request, str) else f"{request.scheme}://{request.get_host()}"
         self.base_url = settings.PUBLIC_BASE_URL or asked_at
         self.links = links(self.base_url)
         self._caller = caller

@@ -188,24 +188,35 @@ LAST_EXAMINED = (
 _JOB: QuerySet[Job, Any] = Job.objects.for_tenant(TENANT).filter(pk=OuterRef("job_id"))
 
 
-def feed_page(*, of_job_types: bool, of_event_types: bool) -> Page:
+def feed_row() -> JSONRow:
+    """A FeedRow of the event that the statement is at."""
+    job = columns(SummaryRow, public_id=AsText("public_id"), status=F("v1_status"), created_at=RFC3339("created_at"))
+    return JSONRow("position", Subquery(_JOB.values(row=JSONRow(*job))), JSONRow(*EVENT_ROW_COLUMNS))
+
+
+def pushed_events() -> QuerySet[JobEvent]:
+    """The tenant's events that webhooks push."""
+    return events_of_tenant().filter(position__isnull=False, is_late=False)
+
+
+def feed_page(*, of_job_types: bool, of_event_types: bool, pushed_only: bool = False) -> Page:
     """The tenant's public events after the param ``after``, each a FeedRow; ``ANY_LIMIT`` bounds their number.
 
-    A null after them says that the page is cut by its artifacts or bytes.
+    A null after them says that the page is cut by its artifacts or bytes. With ``pushed_only`` it has those that
+    webhooks push.
 
     Where they are filtered, ``job_types`` and ``event_types`` are params: JSON arrays of the texts to be found.
     """
-    events = events_of_tenant().filter(position__isnull=False)
-    if of_job_types or of_event_types:
+    events = pushed_events() if pushed_only else events_of_tenant().filter(position__isnull=False)
+    if of_job_types or of_event_types or pushed_only:
         events = events.filter(position__lte=LAST_EXAMINED)
     if of_job_types:
         events = events.filter(IsOneOf(Subquery(_JOB.values("job_type")), Param("job_types", TextField())))
     if of_event_types:
         events = events.filter(IsOneOf(F("event_type"), Param("event_types", TextField())))
-    job = columns(SummaryRow, public_id=AsText("public_id"), status=F("v1_status"), created_at=RFC3339("created_at"))
     return Page(
         events,
-        JSONRow("position", Subquery(_JOB.values(row=JSONRow(*job))), JSONRow(*EVENT_ROW_COLUMNS)),
+        feed_row(),
         "position",
         after="after",
         limit=ANY_LIMIT,

@@ -23,12 +23,13 @@ from django.db.models import Model
 from jobs.ingest import counts
 from jobs.ingest.interchange import ARTIFACT_MEMBERS, EVENT_MEMBERS, ArtifactLine, EventLine, Record
 from jobs.ingest.merge import HEADER_COLUMNS, header
+from jobs.ingest.row_writer import late_before
 from jobs.models import Artifact, Job, JobCounts, JobEvent, Visibility
 
 JOB_COLUMNS = ("public_id", "tenant_id", "job_type", "created_at", "request", "version", *HEADER_COLUMNS)
 # The time of an event needs a conversion for SQLite, so it stands apart from the members that are written as they are.
 PLAIN_EVENT_MEMBERS = tuple(name for name in EVENT_MEMBERS if name != "created_at")
-EVENT_COLUMNS = ("id", "job_id", "tenant_id", "created_at", *PLAIN_EVENT_MEMBERS, "position")
+EVENT_COLUMNS = ("id", "job_id", "tenant_id", "created_at", *PLAIN_EVENT_MEMBERS, "is_late", "position")
 ARTIFACT_COLUMNS = ("job_id", "tenant_id", "event_id", "position", *ARTIFACT_MEMBERS)
 
 CREATE_INCOMING = "CREATE TEMPORARY TABLE incoming AS SELECT {columns} FROM {table} WHERE false"
@@ -190,7 +191,7 @@ def _event_and_artifact_rows(
 ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     events: list[tuple[Any, ...]] = []
     artifacts: list[tuple[Any, ...]] = []
-    instant = _instants()
+    instant, earliest = _instants(), late_before()
     # ``positions`` is the number that each tenant takes. The last one is then the counter's last position: 0 from it.
     next_position = {tenant_id: 1 - number for tenant_id, number in positions.items()}
     for change in changes:
@@ -200,7 +201,7 @@ def _event_and_artifact_rows(
         for event in change.events:
             event_id, is_public = next(event_ids), event.visibility == Visibility.PUBLIC
             values = event_id, job, tenant_id, instant(event.created_at), *_plain_event_values(event)
-            events.append((*values, position if is_public else None))
+            events.append((*values, event.created_at < earliest, position if is_public else None))
             position += is_public
             artifacts += [(job, tenant_id, event_id, *each) for each in _numbered(event.artifacts)]
         artifacts += [(job, tenant_id, None, *each) for each in _numbered(change.artifacts, change.first_position)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -11,12 +12,26 @@ from ulid import ULID
 from jobs.ingest.interchange import ARTIFACT_MEMBERS, EVENT_MEMBERS, JSON_MEMBERS, ArtifactLine, EventLine
 from jobs.models import Artifact, JobEvent
 
+# The age of an event beyond which it is no news when it is recorded, such as one of an old dump.
+LATE_AFTER = timedelta(hours=24)
+
+
+def late_before() -> datetime:
+    """An event with an earlier time is late if it is recorded now."""
+    return datetime.now(UTC) - LATE_AFTER
+
 
 def insert_events(events: Iterable[tuple[ULID, int, int | None, EventLine]]) -> list[JobEvent]:
     """Inserts the events, each with its job and tenant id and its position (None if internal), and their artifacts."""
-    lines = list(events)
+    lines, earliest = list(events), late_before()
     rows = JobEvent.all_tenants.bulk_create(
-        JobEvent(job_id=job_id, tenant_id=tenant_id, position=position, **_column_values(line, EVENT_MEMBERS))
+        JobEvent(
+            job_id=job_id,
+            tenant_id=tenant_id,
+            position=position,
+            is_late=line.created_at < earliest,
+            **_column_values(line, EVENT_MEMBERS),
+        )
         for job_id, tenant_id, position, line in lines
     )
     insert_artifacts(

@@ -1,0 +1,24 @@
+"""``manage.py delete_webhook``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from jobs.webhooks.management.lookup import add_endpoint_argument, endpoint_of
+
+
+class Command(BaseCommand):
+    help = "Deletes a webhook endpoint with its secrets and its log. Nothing is delivered to it any more."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        return super().create_parser(prog_name, subcommand, epilog=f"Example: manage.py {subcommand} 3", **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_endpoint_argument(parser)
+
+    def handle(self, *, endpoint: int, **options: Any) -> None:
+        row = endpoint_of(endpoint)
+        row.delete()
+        self.stdout.write(f"Deleted webhook endpoint {endpoint} of tenant {row.tenant.slug}.")
