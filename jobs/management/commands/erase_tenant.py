@@ -6,16 +6,17 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
-from django.db import DatabaseError
+from django.db import DatabaseError, transaction
 
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import erasure
+from jobs.ingest.command_audit import record_command_act
 from jobs.management.arguments import at_least
 from jobs.management.batches import IncompleteRun, StoppableCommand
 from jobs.management.errors import STORE_ERRORS, database_failed, reason
 from jobs.management.progress import Progress, counted
 from jobs.management.stopping import Stop, command_line, stoppable
-from jobs.models import Artifact, Job, JobEvent
+from jobs.models import Artifact, AuditAction, Job, JobEvent
 from tenants.models import Tenant, check_storage_prefix
 
 
@@ -55,7 +56,10 @@ class Command(StoppableCommand):
             return
         if not yes and not self.is_confirmed(tenant, store):
             raise CommandError("Nothing was removed.")
-        erasure.deactivate(tenant)
+        with transaction.atomic():
+            erasure.deactivate(tenant)
+            said = command_line("erase_tenant", slug, ("--objects", objects))
+            record_command_act(AuditAction.TENANT_ERASED, tenant, said)
         resume_command = command_line("erase_tenant", slug, ("--objects", objects), ("--yes", True), ("--batch", batch))
         with stoppable() as stop:
             try:
