@@ -26,7 +26,7 @@ from jobs.models import Job, JobEvent, JobStatus
 # The newest failures that are read, and the characters of each reason.
 MAX_FAILURES = 20_000
 MAX_REASON = 160
-# Jobs are counted up to this number. For more, PostgreSQL's estimate is shown.
+# On PostgreSQL jobs are counted up to this number. For more, its estimate is shown.
 MAX_JOBS = 20_000
 DAY, WEEK = timedelta(hours=24), timedelta(days=7)
 MAX_ROWS = 8
@@ -133,15 +133,19 @@ class _Count(NamedTuple):
 
 
 def _jobs_since(times: tuple[datetime, datetime]) -> dict[str, CountUpToLimit]:
-    """The numbers of jobs created since each of ``times``, up to ``MAX_JOBS + 1``; the database computes each once."""
-    jobs = [Job.all_tenants.filter(created_at__gt=since).newest_first()[: MAX_JOBS + 1] for since in times]
+    """The numbers of jobs created since each of ``times``; the database computes each once.
+
+    On PostgreSQL up to ``MAX_JOBS + 1``. SQLite has no estimate, and few jobs.
+    """
+    limit = MAX_JOBS + 1 if _has_estimates() else None
+    jobs = [Job.all_tenants.filter(created_at__gt=since).newest_first()[:limit] for since in times]
     return {"day_jobs": CountUpToLimit(jobs[0]), "week_jobs": CountUpToLimit(jobs[1])}
 
 
 def _estimated(numbers: tuple[int, ...], times: tuple[datetime, datetime]) -> list[_Count]:
     """``numbers`` as they are up to ``MAX_JOBS``; else what PostgreSQL's planner estimates of jobs since ``times``."""
-    if max(numbers) <= MAX_JOBS or connections[Job.all_tenants.db].vendor != "postgresql":
-        return [_Count(number, number > MAX_JOBS) for number in numbers]
+    if max(numbers) <= MAX_JOBS or not _has_estimates():
+        return [_Count(number, False) for number in numbers]
     day, week = (Job.all_tenants.filter(created_at__gt=since).values("pk") for since in times)
     plan = json.loads(day.union(week, all=True).explain(format="json"))[0]["Plan"]
     return [
@@ -150,6 +154,10 @@ def _estimated(numbers: tuple[int, ...], times: tuple[datetime, datetime]) -> li
         else _Count(max(number, round_to_two_digits(part["Plan Rows"])), True)
         for number, part in zip(numbers, plan["Plans"], strict=True)
     ]
+
+
+def _has_estimates() -> bool:
+    return connections[Job.all_tenants.db].vendor == "postgresql"
 
 
 def _number(count: _Count) -> str:
