@@ -84,7 +84,7 @@ def failures_by_reason() -> Reasons:
             week[reason] += 1
             day[reason] += at > now - DAY
     day = +day
-    day_jobs, week_jobs = _estimated(failures[0][3:], times) if failures else (_Count(0, False),) * 2
+    day_jobs, week_jobs = _estimated(failures[0][3:], times) if failures else (_Count(0, "0"),) * 2
     most = sorted(week, key=lambda reason: (-day[reason], -week[reason], reason))
     longest = max([*day.values(), 1])
     rows = [
@@ -101,8 +101,8 @@ def failures_by_reason() -> Reasons:
     return Reasons(
         rows,
         max(0, len(most) - MAX_ROWS),
-        _number(day_jobs),
-        _number(week_jobs),
+        day_jobs.text,
+        week_jobs.text,
         len(failures) > MAX_FAILURES,
     )
 
@@ -128,8 +128,10 @@ def _failed_events(since: datetime) -> QuerySet[JobEvent]:
 
 
 class _Count(NamedTuple):
+    """A number of jobs, and how it is shown."""
+
     number: int
-    is_estimate: bool
+    text: str
 
 
 def _jobs_since(times: tuple[datetime, datetime]) -> dict[str, CountUpToLimit]:
@@ -145,23 +147,26 @@ def _jobs_since(times: tuple[datetime, datetime]) -> dict[str, CountUpToLimit]:
 def _estimated(numbers: tuple[int, ...], times: tuple[datetime, datetime]) -> list[_Count]:
     """``numbers`` as they are up to ``MAX_JOBS``; else what PostgreSQL's planner estimates of jobs since ``times``."""
     if max(numbers) <= MAX_JOBS or not _has_estimates():
-        return [_Count(number, False) for number in numbers]
+        return [_Count(number, f"{number:,}") for number in numbers]
     day, week = (Job.all_tenants.filter(created_at__gt=since).values("pk") for since in times)
     plan = json.loads(day.union(week, all=True).explain(format="json"))[0]["Plan"]
-    return [
-        _Count(number, False)
-        if number <= MAX_JOBS
-        else _Count(max(number, round_to_two_digits(part["Plan Rows"])), True)
-        for number, part in zip(numbers, plan["Plans"], strict=True)
-    ]
+    # One part for each time, in their order, unless the planner has found another way.
+    parts = [part["Plan Rows"] for part in plan.get("Plans", [])] if plan["Node Type"] == "Append" else []
+    estimates = parts if len(parts) == len(numbers) else [0] * len(numbers)
+    return [_count(number, estimate) for number, estimate in zip(numbers, estimates, strict=True)]
+
+
+def _count(number: int, estimate: int) -> _Count:
+    if number <= MAX_JOBS:
+        return _Count(number, f"{number:,}")
+    if estimate <= MAX_JOBS:
+        return _Count(number, f"more than {MAX_JOBS:,}")
+    estimate = round_to_two_digits(estimate)
+    return _Count(estimate, f"about {estimate:,}")
 
 
 def _has_estimates() -> bool:
     return connections[Job.all_tenants.db].vendor == "postgresql"
-
-
-def _number(count: _Count) -> str:
-    return f"about {count.number:,}" if count.is_estimate else f"{count.number:,}"
 
 
 def _share(failures: int, jobs: _Count) -> str:
