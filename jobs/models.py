@@ -311,17 +311,24 @@ class AuditAction(models.TextChoices):
     WEBHOOK_REMOVED = "webhook_removed", "removed a webhook"
     WEBHOOK_TESTED = "webhook_tested", "tested a webhook"
     WEBHOOK_RESENT = "webhook_resent", "had webhooks sent again"
+    TENANT_ERASED = "tenant_erased", "erased a tenant"
+    JOBS_PRUNED = "jobs_pruned", "pruned jobs"
 
 
 class AuditEntry(models.Model):
-    """Who did or looked at what in the support console, and when. It is written with the act and never changed.
+    """Who did or looked at what in the support console or by a command, and when. It is written with the act.
 
-    What it names is kept as text, so that it outlives a job, a token or a tenant that is erased.
+    It is never changed. What it names is kept as text, so that it outlives a job, a token or a tenant that is erased.
     """
 
     at = models.DateTimeField(default=timezone.now, editable=False)
     # A user who leaves is deactivated, not deleted: what they did stays theirs.
-    actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_index=False)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_index=False, null=True, blank=True
+    )
+    # A command has no user of the console, but the user of the operating system that ran it.
+    system_user = models.CharField(max_length=64, blank=True, default="", db_default="")
+    command = models.CharField(max_length=300, blank=True, default="", db_default="")
     action = models.CharField(max_length=16, choices=AuditAction)
     tenant_slug = models.CharField("tenant", max_length=63)
     subject = models.CharField(max_length=64, blank=True, help_text="A job's id, or the part of a token that is shown.")
@@ -339,7 +346,10 @@ class AuditEntry(models.Model):
             models.Index("tenant_slug", F("at").desc(), F("id").desc(), name="audit_tenant"),
             models.Index("subject", F("at").desc(), F("id").desc(), name="audit_subject"),
             models.Index("ticket", F("at").desc(), F("id").desc(), name="audit_ticket", condition=~Q(ticket="")),
+            models.Index(
+                "system_user", F("at").desc(), F("id").desc(), name="audit_system_user", condition=~Q(system_user="")
+            ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.actor} {self.get_action_display()}: {self.subject or self.tenant_slug}"
+        return f"{self.actor or self.system_user} {self.get_action_display()}: {self.subject or self.tenant_slug}"

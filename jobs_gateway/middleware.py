@@ -11,6 +11,7 @@ from django.conf import settings
 
 from jobs.api.request import Message, Receive, Scope, Send
 from jobs_gateway import logs, metrics
+from jobs_gateway.refusals import record_refusal
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -31,6 +32,8 @@ class AccessLogMiddleware:
         self.observers: list[Callable[[Scope, str, str, int, float], None]] = []
         if settings.ACCESS_LOG:
             self.observers.append(logs.access_log())
+        if settings.RECORD_REFUSALS:
+            self.observers.append(record_refusal)
         if settings.METRICS_PORT:
             self.observers.append(metrics.count_request)
 

@@ -18,6 +18,7 @@ from django.core.exceptions import RequestDataTooBig
 from django.core.handlers.asgi import ASGIHandler
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.template.loader import get_template, render_to_string
 from django.views import defaults
 from rest_framework.exceptions import APIException
 from whitenoise.middleware import WhiteNoiseMiddleware
@@ -43,6 +44,17 @@ PAGE_SECONDS = 60.0
 MAX_BODY_BYTES = 64 * 2**20
 
 LOGIN_PATH = "/admin/login/"
+
+# Headings of error pages; their policy lets them load the gateway's style sheet and nothing else.
+ERROR_TITLES = {
+    408: "The form did not arrive",
+    413: "The form is too large",
+    429: "Too many attempts",
+    503: "The console is not available right now",
+}
+ERROR_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 class PageHandler(ASGIHandler):
@@ -109,7 +121,7 @@ class Pages:
             else:
                 await page(scope, receive, send)
         except (APIException, RequestDataTooBig) as error:
-            await send_refusal(error, send)
+            await send_refusal(error, scope, send)
 
     async def _page(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs a page in its turn. Raises Busy, and Unavailable without a database or after ``PAGE_SECONDS``."""
@@ -169,16 +181,23 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def make_pages() -> ASGIApp:
+    get_template("error.html")  # read from the disk now, not while the event loop refuses a request
     return Pages(PageHandler())
 
 
-async def send_refusal(error: Exception, send: Send) -> None:
-    response = refusal(error)
+async def send_refusal(error: Exception, scope: Scope, send: Send) -> None:
+    accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
+    response = refusal(error, wants_page(scope["path"], accept))
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
     body = response.content
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def wants_page(path: str, accept: str) -> bool:
+    """Whether a browser opens a page of the console, and shows the response to a person."""
+    return path.startswith("/admin/") and "text/html" in accept
 
 
 class StaticFilesMiddleware(WhiteNoiseMiddleware):
@@ -195,7 +214,7 @@ class StaticFilesMiddleware(WhiteNoiseMiddleware):
 
 
 class ErrorPageMiddleware:
-    """Answers what views raise for the API as a page of text."""
+    """Answers what views raise for the API as a page, or as text."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -204,14 +223,24 @@ class ErrorPageMiddleware:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        return refusal(error) if isinstance(error, APIException) else None
+        if not isinstance(error, APIException):
+            return None
+        return refusal(error, wants_page(request.path, request.headers.get("Accept", "")))
 
 
-def refusal(error: Exception) -> HttpResponse:
-    """The API's answer to ``error``, as text for people."""
+def refusal(error: Exception, as_page: bool) -> HttpResponse:
+    """The API's answer to ``error``, as text or as a page for people."""
     problem = problem_of(error)
     headers = {**problem.headers, "Cache-Control": "no-store"}
-    return HttpResponse(f"{problem.detail}\n", "text/plain; charset=utf-8", problem.status, headers=headers)
+    return _error_response(problem.status, problem.detail, headers, as_page)
+
+
+def _error_response(status: int, detail: str, headers: dict[str, str], as_page: bool) -> HttpResponse:
+    if not as_page:
+        return HttpResponse(f"{detail}\n", "text/plain; charset=utf-8", status, headers=headers)
+    page = render_to_string("error.html", {"status": status, "title": ERROR_TITLES.get(status, ""), "detail": detail})
+    # Some of these responses do not pass through Django's middleware.
+    return HttpResponse(page, status=status, headers={**headers, "Content-Security-Policy": ERROR_POLICY})
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -219,5 +248,5 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if not isinstance(sys.exception(), (OperationalError, InterfaceError)):
         return defaults.server_error(request)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS), "Cache-Control": "no-store"}
-    text = "The job store cannot be reached right now. Try again in a few seconds.\n"
-    return HttpResponse(text, "text/plain; charset=utf-8", 503, headers=headers)
+    detail = "The job store cannot be reached right now. Try again in a few seconds."
+    return _error_response(503, detail, headers, wants_page(request.path, request.headers.get("Accept", "")))

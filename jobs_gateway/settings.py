@@ -333,6 +333,8 @@ SHOPIFY_API_SECRETS = env.list("SHOPIFY_API_SECRET", default=[])
 TOKEN_CACHE_SECONDS = env.float("TOKEN_CACHE_SECONDS", default=1.0)
 # Whether the time a token was last used is kept, to the hour.
 RECORD_TOKEN_USE = env.bool("RECORD_TOKEN_USE", default=True)
+# Whether refused requests are counted by tenant, for the console.
+RECORD_REFUSALS = env.bool("RECORD_REFUSALS", default=True)
 
 # Requests a minute; 0 switches the limit off.
 RATE_LIMIT_PER_TENANT = env.int("RATE_LIMIT_PER_TENANT", default=0)

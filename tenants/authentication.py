@@ -12,7 +12,14 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from tenants import shopify, tokens
-from tenants.callers import MAX_CACHE_SECONDS, Caller, CredentialRejected, VerifiedCredential, credential_cache
+from tenants.callers import (
+    MAX_CACHE_SECONDS,
+    Caller,
+    CredentialRejected,
+    RejectedToken,
+    VerifiedCredential,
+    credential_cache,
+)
 from tenants.rejections import count_rejection
 from tenants.throttling import count_failure, count_request
 
@@ -60,19 +67,19 @@ class BearerAuthentication(BaseAuthentication):
         against the rate limits, where there are any, and raises what they raise. ``read_body`` returns the raw body, or
         None for one that is larger than the gateway reads; it is awaited only where the HMAC header was sent.
         ``request`` is an HttpRequest whose ``header(name)`` returns a header or None; ``request.rejection`` becomes the
-        reason for the access log.
+        reason for the access log, and ``request.rejected`` whose token it was, where that is known.
         """
         try:
             caller = await verify_credential(request.header(b"authorization") or "", store)
         except CredentialRejected as rejection:
-            await _count(request, rejection.reason)
+            await _count(request, rejection.reason, rejection.token)
             raise Unauthenticated from None
         await count_request(request, caller)
         hmac_header = request.header(b"x-shopify-hmac-sha256")
         if hmac_header is not None:
             body = await read_body()
             if body is None or not shopify.hmac_verifies(hmac_header, body):
-                await _count(request, "hmac")
+                await _count(request, "hmac", RejectedToken(caller.tenant_id, caller.token_prefix or ""))
                 raise InvalidHmac
         return caller
 
@@ -80,8 +87,9 @@ class BearerAuthentication(BaseAuthentication):
         return SCHEME
 
 
-async def _count(request: HttpRequest, reason: str) -> None:
+async def _count(request: HttpRequest, reason: str, token: RejectedToken | None) -> None:
     request.rejection = reason  # type: ignore[attr-defined]
+    request.rejected = token  # type: ignore[attr-defined]
     count_rejection(reason)
     await count_failure(request)
 

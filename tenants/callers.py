@@ -29,12 +29,20 @@ class Caller:
     is_authenticated: ClassVar[bool] = True
 
 
+class RejectedToken(NamedTuple):
+    """Whose token was rejected: that of a prefix that exists. No response contains it."""
+
+    tenant_id: int
+    token_prefix: str
+
+
 class CredentialRejected(Exception):
     """The credential is not valid. ``reason`` is one or two words for the operator. No response contains it."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, token: RejectedToken | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.token = token
 
 
 class VerifiedCredential(NamedTuple):
@@ -76,7 +84,7 @@ class CredentialCache:
         while pending := self._pending.get(digest):
             outcome = await asyncio.shield(pending)
             if isinstance(outcome, CredentialRejected):
-                raise CredentialRejected(outcome.reason)
+                raise CredentialRejected(outcome.reason, outcome.token)
             if outcome is not None:
                 return outcome
         return await self._look_up(credential, digest, look_up)

@@ -95,3 +95,30 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"jgw_{self.prefix}_…"
+
+
+class Refusal(models.Model):
+    """Equal refused requests of a tenant: how many, and when the last was. The gateway writes them after the response.
+
+    A row has no path and no parameter of a request, because they can contain anything.
+    """
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="refusals", db_index=False)
+    route = models.CharField(max_length=100, help_text="The pattern of the route.")
+    status = models.PositiveSmallIntegerField()
+    reason = models.CharField(max_length=32, blank=True, help_text="Why the credential was rejected, if it was.")
+    token_prefix = models.CharField(max_length=16, blank=True)
+    times = models.PositiveBigIntegerField()
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            # Also the index behind the refusals of a tenant.
+            models.UniqueConstraint(
+                fields=["tenant", "route", "status", "reason", "token_prefix"], name="refusal_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.route} {self.reason}".rstrip()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from django.db.models import Q
 from django.utils import timezone
 
-from tenants.callers import Caller, CredentialRejected, VerifiedCredential
+from tenants.callers import Caller, CredentialRejected, RejectedToken, VerifiedCredential
 from tenants.last_used import last_used
 from tenants.models import ApiToken, Tenant
 
@@ -87,17 +87,21 @@ async def verify(token: str, digest: bytes, find_token: FindToken) -> VerifiedCr
     Raises CredentialRejected for an unknown, revoked or expired token and for an inactive tenant, and what
     ``find_token`` raises.
     """
-    row = await find_token(token.split("_", 2)[1])
+    prefix = token.split("_", 2)[1]
+    row = await find_token(prefix)
     # Compared first, so that the time depends on nothing else in the row.
     is_known = hmac.compare_digest(row.token_hash if row else _NO_HASH, digest.hex())
-    if row is None or not is_known:
+    if row is None:
         raise CredentialRejected("unknown")
+    rejected = RejectedToken(row.tenant_id, prefix)
+    if not is_known:
+        raise CredentialRejected("unknown", rejected)
     if row.revoked_at is not None:
-        raise CredentialRejected("revoked")
+        raise CredentialRejected("revoked", rejected)
     if row.expires_at is not None and row.expires_at <= timezone.now():
-        raise CredentialRejected("expired")
+        raise CredentialRejected("expired", rejected)
     if not row.is_active:
-        raise CredentialRejected("inactive tenant")
+        raise CredentialRejected("inactive tenant", rejected)
     last_used.note(row.pk, row.last_used_at)
-    caller = Caller(row.tenant_id, row.slug, row.storage_prefix, token.split("_", 2)[1])
+    caller = Caller(row.tenant_id, row.slug, row.storage_prefix, prefix)
     return VerifiedCredential(caller, row.expires_at.timestamp() if row.expires_at else math.inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import importlib
 import itertools
 import os
@@ -70,6 +71,7 @@ def prepare_environment() -> None:
         "DATA_DIR": str(folder),
         "DJANGO_SECRET_KEY": "tests-only-" + "0123456789abcdef" * 4,
         "RECORD_TOKEN_USE": "0",  # it writes in a thread; its own tests switch it on
+        "RECORD_REFUSALS": "0",  # likewise
         "DJANGO_ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],testserver",
         # boto3 looks for credentials on the network and in the developer's home directory unless these are set.
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -352,6 +354,65 @@ def browser_page() -> Iterator[Any]:
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         yield page
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for the tests of one file."""
+    from tests.browser import CHROMIUM
+
+    sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
+    # Playwright runs an event loop in this thread. Django would refuse queries in it.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture
+def browser_errors() -> list[str]:
+    """Errors and warnings of the browser's console: script errors, Content-Security-Policy, missing files."""
+    return []
+
+
+@pytest.fixture
+def context(browser: Any, live_server: Any, browser_errors: list[str]) -> Iterator[Any]:
+    """The browser at the live server. It may read the clipboard."""
+    from tests.browser import TIMEOUT_MS
+
+    context = browser.new_context(base_url=live_server.url, viewport={"width": 1280, "height": 900})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(TIMEOUT_MS)
+    context.on("console", lambda said: browser_errors.append(said.text) if said.type in ("error", "warning") else None)
+    context.on("weberror", lambda error: browser_errors.append(str(error.error)))
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: Any, sam: User) -> Any:
+    """A page of Sam, a user of the support group, after the login."""
+    from tests.browser import log_in
+
+    return log_in(context, "sam")
+
+
+@pytest.fixture
+def demo(s3_store: Storage, s3_server: servers.S3, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Tenant:
+    """The demo tenant: jobs in every status. Its images are in a real S3 server that the img-src policy allows."""
+    from django.core.management import call_command
+
+    from tenants.models import Tenant
+    from tests.test_seed_demo import draw_once
+
+    policy = copy.deepcopy(settings.CONTENT_SECURITY_POLICY)
+    policy["DIRECTIVES"]["img-src"].append(s3_server.endpoint_url)
+    settings.CONTENT_SECURITY_POLICY = policy
+    monkeypatch.setattr("jobs.management.commands.seed_demo.draw", draw_once)
+    call_command("seed_demo", verbosity=0)
+    return Tenant.objects.get(slug="demo")
 
 
 @pytest.fixture

@@ -25,8 +25,11 @@ HOSTILE = [
     pytest.param(value, id=name, marks=() if name in SHORT else pytest.mark.full) for name, value in VALUES.items()
 ]
 LISTS = {
-    "/admin/jobs/job/": ["tenant", "attention", "status", "job_type", "created_at__year", "created_at__month"],
-    "/admin/jobs/auditentry/": ["action", "at__year", "at__month"],
+    "/admin/jobs/job/": [
+        *("tenant", "attention", "reason", "status", "job_type", "from", "to"),
+        *("created_at__year", "created_at__month"),
+    ],
+    "/admin/jobs/auditentry/": ["action", "from", "to", "at__year", "at__month"],
     "/admin/tenants/tenant/": [],
     "/admin/tenants/apitoken/": [],
     "/admin/auth/user/": ["is_staff__exact", "groups__id__exact", "id", "date_joined__year"],
@@ -41,6 +44,16 @@ QUERIES = [
     "/admin/jobs/auditentry/?at__year=2026&at__month=4&at__day={value}",
     "/admin/jobs/job/{job}/change/?after_seq={value}",
     "/admin/jobs/job/{job}/timeline/?after_seq={value}",
+    "/admin/jobs/job/{job}/change/?order=newest&before_seq={value}",
+    "/admin/jobs/job/{job}/change/?order={value}",
+    "/admin/jobs/job/{job}/change/?as_of={value}",
+    "/admin/jobs/job/{job}/change/?_changelist_filters=tenant%3D{value}",
+    "/admin/jobs/job/{job}/change/?_changelist_filters=p%3D{value}",
+    "/admin/jobs/job/{job}/change/?_changelist_filters=o%3D{value}",
+    "/admin/jobs/job/{job}/change/?_changelist_filters=from%3D{value}",
+    "/admin/jobs/job/{job}/change/?_changelist_filters={value}%3D1",
+    "/admin/jobs/job/?attention=failed&reason={value}",
+    "/admin/jobs/job/?from=0001-01-01T00:00%2B14:00&to={value}",
     "/admin/jobs/job/{job}/timeline/?version={value}",
     "/admin/jobs/job/failures/?version={value}",
     "/admin/jobs/job/{job}/change/?_changelist_filters={value}",
@@ -134,10 +147,11 @@ def test_no_field_of_a_form_causes_a_server_error(hostile_client, admin_user, id
     assert {field: status for field, status in statuses.items() if status >= 500} == {}
 
 
-@pytest.mark.parametrize("after_seq", ["9" * 5000, "-1", "%00", "%ff", "x", "", quote("²"), quote("٣")])
+@pytest.mark.parametrize("name", ["after_seq", "before_seq", "as_of"])
+@pytest.mark.parametrize("value", ["9" * 5000, "-1", "%00", "%ff", "x", "", quote("²"), quote("٣")])
 @pytest.mark.parametrize("page", ["change", "timeline"])
-def test_an_after_seq_that_is_no_number_is_a_bad_request(admin_client, ids, page, after_seq):
-    url = f"/admin/jobs/job/{ids['job']}/{page}/?after_seq={after_seq}"
+def test_a_seq_that_is_no_number_is_a_bad_request(admin_client, ids, page, name, value):
+    url = f"/admin/jobs/job/{ids['job']}/{page}/?{name}={value}"
     assert admin_client.get(url).status_code == 400
 
 

@@ -75,7 +75,7 @@ def test_a_search_for_a_slug_or_shop_domain_lists_the_jobs_of_the_tenant(support
     assert listed_ids(support_client, f"?q={name}") == [str(job.public_id)]
 
 
-@pytest.mark.parametrize("nothing", ["acm", "01JADE", "%", "x" * 500, "01JADE5XAMPK9M0Q7RS3T4V5W6", "’ OR 1=1"])
+@pytest.mark.parametrize("nothing", ["01JADE", "%", "x" * 500, "01JADE5XAMPK9M0Q7RS3T4V5W6", "’ OR 1=1"])
 def test_a_search_for_anything_else_finds_no_jobs(support_client, acme, job_of, nothing):
     job_of(acme)
     response = support_client.get("/admin/jobs/job/", {"q": nothing})
@@ -258,6 +258,7 @@ def test_the_home_page_counts_failed_and_stuck_jobs_and_links_to_them(support_cl
     pages = {
         html.unescape(link): listed_ids(support_client, html.unescape(link)[len("/admin/jobs/job/") :])
         for link in links
+        if "reason" not in link
     }
     assert pages == {
         "/admin/jobs/job/?attention=failed": [str(operation.public_id), str(failed.public_id)],
@@ -373,7 +374,7 @@ def test_a_long_timeline_has_pages(support_client, acme, job_of):
     job = job_of(acme, events=[event(seq, "stage", message=f"step {seq} of many") for seq in range(1, 502)])
     first = support_client.get(f"/admin/jobs/job/{job.public_id}/change/")
     assert [line.seq for line in first.context["detail"].timeline] == list(range(1, 501))
-    assert 'href="?after_seq=500"' in first.content.decode()
+    assert 'href="?after_seq=500#timeline-title"' in first.content.decode()
     second = support_client.get(f"/admin/jobs/job/{job.public_id}/change/?after_seq=500")
     assert [line.seq for line in second.context["detail"].timeline] == [501]
 
@@ -382,12 +383,12 @@ def test_the_tenants_view_is_the_response_of_the_api(support_client, acme_client
     events = [event(1, "queued"), event(2, "succeeded", 9, artifacts=[artifact("front.png")])]
     job = job_of(acme, events=[*events, event(3, "note", 10, visibility="internal", message="hush")])
     page = support_client.get(f"/admin/jobs/job/{job.public_id}/change/")
-    shown = {response.path: json.loads(response.text) for response in page.context["tenant_responses"]}
+    *shown, item = page.context["tenant_responses"]
     paths = (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events")
-    assert shown == {path: acme_client.get(path).json() for path in paths}
-    assert [response.etag for response in page.context["tenant_responses"]] == [
-        acme_client.get(path)["ETag"] for path in paths
-    ]
+    responses = {path: acme_client.get(path) for path in paths}
+    assert {each.path: json.loads(each.text) for each in shown} == {path: responses[path].json() for path in paths}
+    assert [each.etag for each in shown] == [responses[path]["ETag"] for path in paths]
+    assert json.loads(item.text) == acme_client.get("/job").json()["items"][0]
 
 
 def test_ids_and_a_curl_command_without_a_secret_can_be_copied(support_client, acme, acme_token, job_of):
@@ -400,7 +401,9 @@ def test_ids_and_a_curl_command_without_a_secret_can_be_copied(support_client, a
     assert acme_token not in page
 
 
-def test_previous_and_next_are_jobs_of_the_same_tenant_also_at_equal_times(support_client, acme, globex, job_of):
+def test_without_a_list_previous_and_next_are_the_newer_and_older_job_of_the_tenant(
+    support_client, acme, globex, job_of
+):
     at = "2026-04-15T12:00:00Z"
     ids = sorted(str(ULID()) for _ in range(3))
     oldest, middle, newest = (job_of(acme, public_id=job_id, created_at=at) for job_id in ids)
@@ -411,9 +414,9 @@ def test_previous_and_next_are_jobs_of_the_same_tenant_also_at_equal_times(suppo
         return [re.search(rf'rel="{rel}" href="/admin/jobs/job/(\w+)/', page) for rel in ("prev", "next")]
 
     before, after = neighbours(middle)
-    assert (before[1], after[1]) == (str(oldest.public_id), str(newest.public_id))
-    assert neighbours(oldest)[0] is None
-    assert neighbours(newest)[1] is None
+    assert (before[1], after[1]) == (str(newest.public_id), str(oldest.public_id))
+    assert neighbours(newest)[0] is None
+    assert neighbours(oldest)[1] is None
 
 
 def test_the_timeline_is_updated_until_the_job_ends(support_client, acme, job_of):

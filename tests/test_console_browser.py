@@ -5,7 +5,6 @@ They are saved in ``var/screenshots`` or in the folder SCREENSHOTS. ``make scree
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 from collections.abc import Iterator
@@ -15,25 +14,20 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.contrib.sessions.models import Session
-from django.core.management import call_command
 from django.db import connections
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from jobs.ingest import ledger
-from jobs.models import Artifact, AuditAction, AuditEntry, Job, JobStatus
+from jobs.models import AuditAction, AuditEntry, Job, JobStatus
 from tenants import tokens
-from tenants.models import ApiToken, Tenant
-from tests.browser import CHROMIUM, needs_chromium
+from tests.browser import TIMEOUT_MS, console_pages, failed_job, log_in, needs_chromium
 from tests.client import Client
 from tests.gateway import Gateway, database_of_this_test, serving
-from tests.test_seed_demo import draw_once
 
 ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "var" / "screenshots")
 
-# Long, because pages can be slow on a busy machine.
-TIMEOUT_MS = 60_000
 expect.set_options(timeout=TIMEOUT_MS)
 
 pytestmark = [
@@ -42,66 +36,6 @@ pytestmark = [
     # The browser does not depend on the database, so one database is enough. test_admin_*.py run on both.
     pytest.mark.sqlite,
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    # Playwright runs an event loop in this thread. Django would refuse queries in it.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
-
-
-@pytest.fixture
-def browser_errors() -> list[str]:
-    """Errors and warnings of the browser's console: script errors, Content-Security-Policy, missing files."""
-    return []
-
-
-@pytest.fixture
-def context(browser: Browser, live_server, browser_errors: list[str]) -> Iterator[BrowserContext]:
-    context = browser.new_context(base_url=live_server.url, viewport={"width": 1280, "height": 900})
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(TIMEOUT_MS)
-    context.on("console", lambda said: browser_errors.append(said.text) if said.type in ("error", "warning") else None)
-    context.on("weberror", lambda error: browser_errors.append(str(error.error)))
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, sam) -> Page:
-    """A page of Sam, a user of the support group, after the login."""
-    return log_in(context, "sam")
-
-
-def log_in(context: BrowserContext, name: str) -> Page:
-    page = context.new_page()
-    page.goto("/admin/")
-    page.get_by_label("Username").fill(name)
-    page.get_by_label("Password").fill(name if name == "sam" else "password")
-    page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("heading", name="What needs attention")).to_be_visible()
-    return page
-
-
-@pytest.fixture
-def demo(s3_store, s3_server, settings, monkeypatch) -> Tenant:
-    """The demo tenant: jobs in every status. Its images are in a real S3 server that the img-src policy allows."""
-    policy = copy.deepcopy(settings.CONTENT_SECURITY_POLICY)
-    policy["DIRECTIVES"]["img-src"].append(s3_server.endpoint_url)
-    settings.CONTENT_SECURITY_POLICY = policy
-    monkeypatch.setattr("jobs.demo.pictures.draw", draw_once)
-    call_command("seed_demo", verbosity=0)
-    return Tenant.objects.get(slug="demo")
-
-
-def failed_job(tenant: Tenant) -> Job:
-    failed = Job.all_tenants.filter(tenant=tenant, status=JobStatus.FAILURE, is_operation=False)
-    return failed.filter(pk__in=Artifact.all_tenants.values("job")).newest_first()[0]
 
 
 def artifact_image_widths(page: Page) -> list[int]:
@@ -148,16 +82,29 @@ def test_a_failed_job_is_found_by_its_id_and_shows_the_reason(page, demo, browse
     assert browser_errors == []
 
 
-def test_an_image_opens_in_full_size(page, demo, browser_errors):
+def test_images_open_in_place_and_are_walked_by_keyboard(page, demo, browser_errors):
     job = Job.all_tenants.filter(tenant=demo, status=JobStatus.SUCCESS, is_workflow=True)[0]
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
-    with page.expect_popup() as opened:
-        page.get_by_role("link", name="in full size").first.click()
-    picture = opened.value
-    picture.wait_for_load_state()
-    assert picture.url.startswith("http")
-    assert "X-Amz-Signature" in picture.url
-    assert picture.locator("img").evaluate("image => image.naturalWidth") > 100
+    gallery = page.get_by_role("region", name="Artifacts").get_by_role("link")
+    gallery.first.click()
+    viewer = page.get_by_role("dialog", name="Artifact")
+    image, facts = viewer.locator("img"), page.locator("#viewer-facts")
+    expect(facts).to_contain_text(f"1 of {gallery.count()}")
+    expect(facts).to_contain_text(" × ")
+    first = image.get_attribute("src")
+    assert image.evaluate("image => image.naturalWidth") > 100
+    assert viewer.get_by_role("link", name="Download").get_attribute("href") == first
+    assert "X-Amz-Signature" in first
+    page.keyboard.press("ArrowRight")
+    expect(facts).to_contain_text("2 of ")
+    assert image.get_attribute("src") != first
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(facts).to_contain_text(f"{gallery.count()} of {gallery.count()}")
+    page.keyboard.press("Escape")
+    expect(viewer).to_have_count(0)
+    expect(gallery.first).to_be_focused()
+    assert browser_errors == []
 
 
 def test_a_missing_image_has_a_message_in_its_place(page, demo, s3_store):
@@ -205,9 +152,10 @@ def test_an_open_page_is_updated_without_a_reload(page, demo, settings, browser_
     expect(page.get_by_text("Rendering the picture").first).to_be_visible()
     assert page.locator("#tenant-response-1").get_attribute("open") is not None  # an open element stays open
     ledger.finish(job, "Here it is")
-    expect(page.locator(".facts .badge")).to_have_text("Success")
+    expect(page.locator(".job-head .badge")).to_have_text("Success")
     expect(page.locator("[data-live]")).to_have_count(0)
     assert page.evaluate("window.isTheSamePage")
+    assert page.title() == "Success · MODEL_GENERATOR of demo | Jobs Gateway console"
     assert browser_errors == []
 
 
@@ -238,7 +186,7 @@ def test_open_pages_follow_a_job_and_new_failures(waiting_page, gateway, acme, b
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
     ledger.append(job, "stage", "Rendering the picture", stage="render")
     expect(page.get_by_text("Rendering the picture").first).to_be_visible(timeout=10_000)
-    expect(said).to_contain_text("#1 stage public render")
+    expect(said).to_have_text("stage render Rendering the picture")
     ledger.note(job, "The GPU is slow")
     expect(page.get_by_text("The GPU is slow").first).to_be_visible(timeout=10_000)
     gateway.reload()
@@ -252,7 +200,7 @@ def test_open_pages_follow_a_job_and_new_failures(waiting_page, gateway, acme, b
         timeout=10_000
     )
     expect(home.locator("#live-status")).to_have_text("1 failed job of acme, MODEL_GENERATOR")
-    expect(page.locator(".facts .badge")).to_have_text("Failure")
+    expect(page.locator(".job-head .badge")).to_have_text("Failure")
     expect(said).to_contain_text("Why it failed There is no GPU")
     expect(page.locator("[data-live]")).to_have_count(0)
     assert browser_errors == []
@@ -270,6 +218,7 @@ def test_an_open_page_says_that_it_is_no_longer_updated(waiting_page, acme):
 def test_ids_and_the_curl_command_can_be_copied(page, demo):
     job = failed_job(demo)
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    page.get_by_text("Ids, link and curl command").click()
     for name, text in {
         "Copy the ULID": str(job.public_id),
         "Copy the UUID": str(job.public_id.to_uuid()),
@@ -292,13 +241,14 @@ def test_the_tenant_filter_suggests_tenants(page, demo, acme):
 
 def test_all_controls_of_a_job_page_are_reachable_by_keyboard(page, demo):
     page.goto(f"/admin/jobs/job/{failed_job(demo).public_id}/change/")
+    page.get_by_text("Ids, link and curl command").press("Enter")
     reached = set()
     for _ in range(80):
         page.keyboard.press("Tab")
         reached.add(
             page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
         )
-    assert {"Copy the ULID", "Copy the curl command", "‹ Previous job", "meta", "extra", "Jobs", "Set"} <= reached
+    assert {"Copy the ULID", "Copy the curl command", "‹ Previous", "meta", "extra", "Jobs", "Set"} <= reached
     assert any(name.startswith("Open ") for name in reached)
     assert any(name.startswith("GET /v1/jobs/") for name in reached)
     page.keyboard.press("p")
@@ -326,28 +276,9 @@ def test_no_page_is_wider_than_a_phone(context, sam, admin_user, demo):
     tokens.issue(demo)
     page = log_in(context, "admin")
     page.set_viewport_size({"width": 390, "height": 844})
-    for address in page_urls(demo).values():
+    for address in console_pages(demo).values():
         page.goto(address)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, address
-
-
-def page_urls(tenant: Tenant) -> dict[str, str]:
-    operation = Job.all_tenants.filter(tenant=tenant, status=JobStatus.PARTIAL_FAILURE)[0]
-    done = Job.all_tenants.filter(tenant=tenant, status=JobStatus.SUCCESS, is_workflow=True)[0]
-    token = ApiToken.objects.filter(tenant=tenant)[0]
-    return {
-        "home": "/admin/",
-        "jobs": "/admin/jobs/job/",
-        "job-failed": f"/admin/jobs/job/{failed_job(tenant).public_id}/change/",
-        "job-done": f"/admin/jobs/job/{done.public_id}/change/",
-        "job-agents": f"/admin/jobs/job/{operation.public_id}/change/",
-        "tenants": "/admin/tenants/tenant/",
-        "tenant": f"/admin/tenants/tenant/{tenant.pk}/change/",
-        "token-issue": f"/admin/tenants/tenant/{tenant.pk}/issue-token/",
-        "tokens": "/admin/tenants/apitoken/",
-        "token-revoke": f"/admin/tenants/apitoken/{token.pk}/revoke/",
-        "audit": "/admin/jobs/auditentry/",
-    }
 
 
 # --- Screenshots --------------------------------------------------------------------------------------------------
@@ -372,7 +303,7 @@ def test_screenshots_of_each_page_are_saved(context, sam, admin_user, demo, brow
     suffix = {"light": "", "dark": "-dark"}[scheme] if width == 1280 else "-narrow"
     page.get_by_label("Ticket").fill("SUP-2207")
     page.get_by_role("button", name="Set").click()
-    for name, address in sorted(page_urls(demo).items(), key=lambda item: item[0] in ("home", "audit")):
+    for name, address in sorted(console_pages(demo).items(), key=lambda item: item[0] in ("home", "audit")):
         if names is None or name in names or name == "job-failed":
             page.set_viewport_size({"width": width, "height": HEIGHTS.get(name, 900) if width == 1280 else 1200})
             page.goto(address)

@@ -107,6 +107,32 @@ def test_swagger_ui_sends_a_request_with_the_token_it_was_given(served, acme_tok
     assert_alone(page, served)
 
 
+def luminance(page: Any, selector: str, name: str) -> float:
+    """The relative luminance (0 to 1) of a colour of the first such element, roughly: the mean of its parts."""
+    value = page.locator(selector).first.evaluate(f"element => getComputedStyle(element).{name}")
+    return sum(map(int, re.findall(r"\d+", value)[:3])) / 765
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("path", "text", "background"),
+    [
+        ("/docs", ".swagger-ui .opblock-tag", "html"),
+        ("/redoc", "h2:has-text('List jobs')", "body"),
+    ],
+)
+def test_the_pages_follow_the_colour_scheme(served, browser_page, path, text, background):
+    page = browser_page
+    for scheme, is_dark in (("light", False), ("dark", True)):
+        page.emulate_media(color_scheme=scheme)
+        page.goto(f"{served}{path}")
+        page.wait_for_selector(text)
+        assert (luminance(page, text, "color") > 0.5) == is_dark
+        if is_dark:
+            assert luminance(page, background, "backgroundColor") < 0.25
+    assert_alone(page, served)
+
+
 def assert_alone(page: Any, served: str) -> None:
     assert page.complaints == []
     assert [url for url in page.asked if not url.removeprefix("blob:").startswith(served)] == []

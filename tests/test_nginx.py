@@ -273,6 +273,16 @@ def test_each_error_that_nginx_makes_is_a_503_in_json(db, closes, change):
     assert (answer.status_code, answer.json()) == (503, UNAVAILABLE)
 
 
+def test_while_the_gateway_is_down_the_console_is_a_page_with_a_way_back(db):
+    (closed,) = free_ports(1)
+    with nginx(closed) as front:
+        answer = front.get("/admin/jobs/job/")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (503, "text/html; charset=utf-8")
+    assert (answer.headers["Retry-After"], answer.headers["Cache-Control"]) == ("5", "no-store")
+    assert '<a href="/admin/">Back to the console</a>' in answer.text
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
 def test_a_503_of_the_gateway_itself_passes_unchanged(db):
     own = b'{"code": "UNAVAILABLE", "detail": "The database cannot be reached."}'
     head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"

@@ -158,6 +158,11 @@ def test_a_page_without_its_database_says_so_too(without, parts, gateway):
             assert time.monotonic() - began < LONGEST_SECONDS
             assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
             assert answer.body == b"The job store cannot be reached right now. Try again in a few seconds.\n"
+            page = console(gateway, Accept="text/html")
+            assert (page.status, page.headers["Content-Type"]) == (503, "text/html; charset=utf-8")
+            assert b"The console is not available right now" in page.body
+            assert b'<a href="/admin/">Back to the console</a>' in page.body
+            assert "style-src 'self'" in page.headers["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize("outage", ["hanging", "stopped"])

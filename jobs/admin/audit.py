@@ -14,11 +14,11 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from jobs.admin.changelist import ChoiceFilter, ReadOnlyAdmin
+from jobs.admin.changelist import ChoiceFilter, PeriodFilter, ReadOnlyAdmin
 from jobs.admin.formatting import format_timestamp
 from jobs.admin.lookup import parse_job_id
 from jobs.models import AuditAction, AuditEntry, Job
@@ -66,18 +66,36 @@ class ActionFilter(ChoiceFilter):
 class AuditEntryAdmin(ReadOnlyAdmin):
     date_hierarchy = "at"
     ordering = ("-at", "-id")
-    list_display = ("time", "actor", "action_label", "tenant_slug", "subject_link", "ticket")
+    list_display = ("time", "who", "action_label", "tenant_link", "subject_link", "ticket_or_command")
     list_display_links = None
-    list_filter = (ActionFilter,)
-    filter_parameters = frozenset({"action"})
+    list_filter = (ActionFilter, PeriodFilter)
+    filter_parameters = frozenset({"action", *PeriodFilter.names})
     list_select_related = ("actor",)
     search_fields = ("subject",)
     search_help_text = "Search by job id, token prefix, ticket, tenant slug or user name (whole values only)."
-    fields = ("time", "actor", "action", "tenant_slug", "subject", "ticket")
+    fields = ("time", "who", "action", "tenant_slug", "subject", "ticket", "command")
 
     @admin.display(description="when")
     def time(self, entry: AuditEntry) -> SafeString:
         return format_timestamp(entry.at)
+
+    @admin.display(description="who")
+    def who(self, entry: AuditEntry) -> str:
+        """A user of the console; of a command the user of the operating system."""
+        return str(entry.actor) if entry.actor else f"{entry.system_user} (system)"
+
+    @admin.display(description="tenant")
+    def tenant_link(self, entry: AuditEntry) -> str | SafeString:
+        if not entry.tenant_slug:
+            return "all"
+        url = f"{reverse('admin:tenants_tenant_changelist')}?{urlencode({'q': entry.tenant_slug})}"
+        return format_html('<a href="{}">{}</a>', url, entry.tenant_slug)
+
+    @admin.display(description="ticket or command")
+    def ticket_or_command(self, entry: AuditEntry) -> str | SafeString:
+        if not entry.command:
+            return entry.ticket
+        return format_html('<code class="one-line" tabindex="0" title="{}">{}</code>', entry.command, entry.command)
 
     @admin.display(description="action")
     def action_label(self, entry: AuditEntry) -> str:
@@ -96,10 +114,10 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         if not term:
             return queryset, False
         job_id = parse_job_id(term)
-        # By id: each of the four conditions is then an equality on an index of this table.
+        # By id: each of the conditions is then an equality on an index of this table.
         actors = list(User.objects.filter(username=term).values_list("pk", flat=True))
         named = Q(subject=str(job_id) if job_id else term) | Q(ticket=term) | Q(tenant_slug=term)
-        return queryset.filter(named | Q(actor__in=actors)), False
+        return queryset.filter(named | Q(actor__in=actors) | (Q(system_user=term) & ~Q(system_user=""))), False
 
     def get_urls(self) -> list[URLPattern]:
         ticket = path("ticket/", self.admin_site.admin_view(self.ticket_view), name="console_ticket")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import re
 from calendar import month_abbr, monthrange
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.core.paginator import Paginator
 from django.db import connections
@@ -66,25 +68,56 @@ def round_to_two_digits(number: float) -> int:
 
 
 class ConsoleChangeList(ChangeList):
-    """Ignores the query parameter ``o``: only the default order has an index."""
+    """Sorts by one column, and only where the admin's ``orders`` has an order for it: that of an index.
 
-    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
-        self.params.pop(ORDER_VAR, None)
-        return super().get_ordering(request, queryset)
+    The query parameter ``o`` is as Django's: the number of the column, with a minus for the descending order.
+    """
+
+    model_admin: ConsoleAdmin
+    # The number of the column that sorts the list, and "asc" or "desc", as Django's templates read it.
+    sorted_column: dict[int, str]
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> tuple[str, ...]:
+        self.sorted_column = {}
+        orders = self.model_admin.get_orders(request)
+        given = self.params.pop(ORDER_VAR, "").partition(".")[0]
+        if not re.fullmatch(r"-?[0-9]{1,2}", given):
+            return self.model_admin.get_ordering(request)
+        column = int(given.lstrip("-"))
+        name = self.list_display[column] if column < len(self.list_display) else None
+        if name not in orders:
+            return self.model_admin.get_ordering(request)
+        self.params[ORDER_VAR] = given
+        self.sorted_column = {column: "desc" if given.startswith("-") else "asc"}
+        order: tuple[str, ...] = orders[name]
+        return tuple(reverse_order(each) for each in order) if given.startswith("-") else order
+
+    def get_ordering_field_columns(self) -> dict[int, str]:
+        return self.sorted_column
+
+
+def reverse_order(field: str) -> str:
+    return field.removeprefix("-") if field.startswith("-") else f"-{field}"
 
 
 class ConsoleAdmin(admin.ModelAdmin):
-    """Base class of the console's admins: one order, and no other query parameters than its filters and dates."""
+    """Base class of the console's admins: orders that an index has, and no other query parameters than its filters."""
 
     paginator = EstimatingPaginator
     show_full_result_count = False
     list_per_page = 50
     list_max_show_all = 0
-    sortable_by = ()
     actions = None
     show_facets = admin.ShowFacets.NEVER  # facets count rows
     # The query parameters of the list filters.
     filter_parameters: frozenset[str] = frozenset()
+
+    def get_orders(self, request: HttpRequest) -> dict[Any, tuple[str, ...]]:
+        """The ascending order of each column that the list can be sorted by."""
+        return {}
+
+    def get_sortable_by(self, request: HttpRequest) -> list[Any]:
+        return list(self.get_orders(request))
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Refuses other lookups: a link could scan the table with them, or guess values that are never shown."""
@@ -145,6 +178,48 @@ class ChoiceFilter(admin.SimpleListFilter):
     def filter_by_value(self, queryset: Any, value: str) -> QuerySet[Any]:
         filtered: QuerySet[Any] = queryset.filter(**{str(self.parameter_name): value})
         return filtered
+
+
+class PeriodFilter(admin.ListFilter):
+    """From a time to a time, both in UTC, for the field ``date_hierarchy``."""
+
+    title = "time"
+    template = "admin/period_filter.html"
+    names = ("from", "to")
+
+    def __init__(self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)
+        self.field = model_admin.date_hierarchy
+        self.used_parameters = {name: value for name in self.names if (value := params.pop(name, [""])[-1].strip())}
+
+    def has_output(self) -> bool:
+        return True
+
+    def expected_parameters(self) -> list[str | None]:
+        return list(self.names)
+
+    def choices(self, changelist: ChangeList) -> Iterator[dict[str, Any]]:
+        others = {name: value for name, value in changelist.params.items() if name not in self.names}
+        without = changelist.get_query_string(remove=list(self.names))
+        yield {"given": self.used_parameters, "others": others, "without": without}
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Raises IncorrectLookupParameters for a value that is no time."""
+        try:
+            times = {name: _parse_time(value) for name, value in self.used_parameters.items()}
+        except (ValueError, OverflowError) as error:
+            raise IncorrectLookupParameters(str(error)) from error
+        if "from" in times:
+            queryset = queryset.filter(**{f"{self.field}__gte": times["from"]})
+        if "to" in times:
+            queryset = queryset.filter(**{f"{self.field}__lt": times["to"]})
+        return queryset
+
+
+def _parse_time(text: str) -> datetime:
+    """A time without an offset is in UTC. Raises ValueError or OverflowError."""
+    at = datetime.fromisoformat(text)
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def date_links(changelist: ChangeList) -> dict[str, Any]:

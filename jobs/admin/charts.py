@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime, time, timedelta
 from typing import Any, NamedTuple
 
-from django.db.models import IntegerField, QuerySet, Subquery
 from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
+from jobs.admin.counting import CountUpToLimit
 from jobs.admin.dashboard import job_list_url
 from jobs.models import Job, JobCounts, JobStatus
 from tenants.models import Tenant
@@ -18,16 +18,6 @@ DAYS = 14
 MAX_COUNTED = 5_000
 # In units of the SVG: the width of a day's column, the width of its bar, the height of the chart.
 COLUMN, BAR, HEIGHT = 40, 28, 120
-
-
-class CountUpToLimit(Subquery):
-    """The number of rows of a sliced queryset, as one value of a larger statement."""
-
-    template = "(SELECT COUNT(*) FROM (%(subquery)s) AS counted)"
-    output_field = IntegerField()
-
-    def __init__(self, rows: QuerySet[Any]) -> None:
-        super().__init__(rows.values("pk"))
 
 
 class Bar(NamedTuple):
@@ -88,7 +78,7 @@ def job_counts_by_day(tenant: Tenant) -> dict[str, Any]:
         bars.append(
             Bar(
                 label=f"{day:%d %b}" if number % 2 else "",
-                title=f"{day:%d %B}: {_counted(jobs)} job{pluralize(jobs)}, {_counted(failed)} failed",
+                title=f"{day:%d %b}: {_counted(jobs)} job{pluralize(jobs)}, {_counted(failed)} failed",
                 x=number * COLUMN + (COLUMN - BAR) // 2,
                 y=HEIGHT - height,
                 height=height,

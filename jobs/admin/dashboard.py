@@ -12,17 +12,18 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
+from jobs.admin import reasons
 from jobs.models import Job, JobEvent, JobQuerySet
 
 # Rows of a table on the home page. The job list that each table links to shows the rest.
 MAX_ROWS = 12
-RECENT = timedelta(hours=24)
+RECENT = reasons.DAY
 # Events that an open home page compares, to find new failures.
 NEWEST_FAILURES = 20
 
 
-def recently_failed(jobs: JobQuerySet) -> JobQuerySet:
-    return jobs.failed_since(timezone.now() - RECENT)
+def recently_failed(jobs: JobQuerySet, within: timedelta = RECENT) -> JobQuerySet:
+    return jobs.failed_since(timezone.now() - within)
 
 
 def stuck(jobs: JobQuerySet) -> JobQuerySet:
@@ -87,6 +88,24 @@ def failures_by_tenant_and_type() -> dict[str, Any]:
         "total": sum(jobs for *_, jobs in groups),
         "left_out": max(0, len(groups) - MAX_ROWS),
         "link": job_list_url(attention="failed"),
+    }
+
+
+def failures_by_reason() -> dict[str, Any]:
+    """Failures of the last 24 hours and 7 days by reason, with links to the list."""
+    found = reasons.failures_by_reason()
+    return {
+        "rows": [
+            {
+                **row._asdict(),
+                "rest": 100 - row.bar,
+                "day_link": job_list_url(attention="failed", reason=row.reason),
+                "week_link": job_list_url(attention="failed-7d", reason=row.reason),
+            }
+            for row in found.rows
+        ],
+        "found": found,
+        "most_read": reasons.MAX_FAILURES,
     }
 
 

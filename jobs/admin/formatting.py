@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from jobs.models import JobStatus
+from tenants.models import Refusal
 
 _TONES = {
     JobStatus.NOT_STARTED: "waiting",
@@ -50,6 +52,16 @@ def format_duration(elapsed: timedelta) -> str:
     return " ".join(parts)
 
 
+# Longer texts are folded: their beginning is shown, and the whole on demand.
+MAX_LINES, MAX_CHARACTERS = 4, 400
+
+
+def folded(text: str, tag: str = "p", name: str = "text") -> dict[str, object]:
+    """The context of a text in an element ``tag``, which is folded where it is long. ``name`` is unique on its page."""
+    short = "\n".join(text.splitlines()[:MAX_LINES])[:MAX_CHARACTERS]
+    return {"text": text, "short": short, "is_long": len(short) < len(text.rstrip()), "tag": tag, "name": name}
+
+
 def format_timestamp(at: datetime, text: str | None = None) -> SafeString:
     """A ``<time>`` element that shows ``text``, by default the time in UTC. The tooltip has the exact time in UTC."""
     exact = at.astimezone(UTC)
@@ -79,6 +91,22 @@ def format_last_used(at: datetime | None) -> SafeString | str:
     if hours > 24:
         return format_time_ago(at)
     return "within the last hour" if hours <= 1 else f"within the last {hours} hours"
+
+
+_REASONS = {
+    "unknown": "the secret is wrong",
+    "revoked": "the token is revoked",
+    "expired": "the token has expired",
+    "inactive tenant": "the tenant is inactive",
+    "hmac": "the HMAC header does not match",
+}
+_STATUS_REASONS = {400: "invalid parameters", 404: "no such job", 422: "invalid parameters", 429: "rate limit"}
+
+
+def refusal_reason(refusal: Refusal) -> str:
+    """Why a request was refused, in a few words; the status's own phrase where nothing else is known."""
+    known = _REASONS.get(refusal.reason) or refusal.reason or _STATUS_REASONS.get(refusal.status)
+    return known or HTTPStatus(refusal.status).phrase.lower()
 
 
 def format_number(number: int) -> str:

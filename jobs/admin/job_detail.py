@@ -7,20 +7,30 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 
+from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 from django.utils.functional import cached_property
 from django.utils.safestring import SafeString
 
 from jobs import fold
+from jobs.admin.counting import CountUpToLimit
 from jobs.admin.formatting import format_duration
 from jobs.admin.json_html import render_json
 from jobs.admin.tenant_view import caller_for
 from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import Artifact, Job, JobEvent, JobStatus, Role, Visibility
 
-# Events on one page of the timeline.
+# Events on one page of the timeline, and the artifacts that it shows with them.
 PAGE_EVENTS = 500
+PAGE_ARTIFACTS = 500
+# Artifacts of the gallery, the final ones first.
+MAX_GALLERY = 100
+# Events that agents are computed from, and up to which events are counted.
+MAX_AGENT_EVENTS = 5_000
+MAX_COUNTED = 10_000
 
 _TONES = {
     "queued": "waiting",
@@ -45,6 +55,7 @@ class DisplayedArtifact:
     link: str
     problem: str
     is_image: bool
+    size: str
 
     @property
     def is_final(self) -> bool:
@@ -72,6 +83,14 @@ class TimelineEvent:
     gap: timedelta | None
     is_new_day: bool
     artifacts: Sequence[DisplayedArtifact]
+
+    @property
+    def message_name(self) -> str:
+        return f"message-{self.seq}"
+
+    @property
+    def error_name(self) -> str:
+        return f"error-{self.seq}"
 
     @property
     def gap_text(self) -> str:
@@ -102,11 +121,26 @@ class AgentTimeline:
 
 
 class JobDetail:
-    """All that the page of ``job`` shows of its events and artifacts. Two statements, whatever their number."""
+    """All that the page of ``job`` shows of its events and artifacts.
 
-    def __init__(self, job: Job, request: HttpRequest, after_seq: int = 0) -> None:
+    Five statements, whatever their number. Each finds its rows by an index and reads a bounded number of them. The
+    timeline is a page of events, in ascending order after ``after_seq``, or in descending order before ``before_seq``
+    if ``newest_first``; 0 is the first page.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        request: HttpRequest,
+        after_seq: int = 0,
+        before_seq: int = 0,
+        *,
+        newest_first: bool = False,
+    ) -> None:
         self.job = job
         self.after_seq = after_seq
+        self.before_seq = before_seq
+        self.newest_first = newest_first
         self.renderer = TenantRenderer(request, caller_for(job.tenant))
 
     @property
@@ -123,52 +157,81 @@ class JobDetail:
         return None if self.job.request is None else render_json(self.renderer.redact_value(self.job.request))
 
     @cached_property
-    def _events(self) -> list[JobEvent]:
-        return list(JobEvent.all_tenants.filter(job=self.job).order_by("seq"))
+    def _all_events(self) -> QuerySet[JobEvent]:
+        return JobEvent.all_tenants.filter(job=self.job)
 
     @cached_property
-    def _artifact_rows(self) -> list[Artifact]:
-        return list(Artifact.all_tenants.filter(job=self.job).order_by("event__seq", "position"))
+    def _page_and_next(self) -> list[JobEvent]:
+        """The events of the page, and one more where another page follows."""
+        events = self._all_events.order_by("-seq" if self.newest_first else "seq")
+        if self.newest_first and self.before_seq:
+            events = events.filter(seq__lt=self.before_seq)
+        elif not self.newest_first:
+            events = events.filter(seq__gt=self.after_seq)
+        return list(events[: PAGE_EVENTS + 1])
 
-    @cached_property
+    @property
     def _page_events(self) -> list[JobEvent]:
-        return [event for event in self._events if event.seq > self.after_seq][:PAGE_EVENTS]
+        return self._page_and_next[:PAGE_EVENTS]
+
+    @cached_property
+    def _counts(self) -> tuple[int, int]:
+        """The numbers of events and artifacts, each up to ``MAX_COUNTED + 1``. One statement."""
+        rows = {
+            "counted_events": self._all_events.order_by("seq"),
+            "counted_artifacts": Artifact.all_tenants.filter(job=self.job).order_by("role"),
+        }
+        counts = {name: CountUpToLimit(each[: MAX_COUNTED + 1]) for name, each in rows.items()}
+        return Job.all_tenants.filter(pk=self.job.pk).annotate(**counts).values_list(*counts).get()
 
     @property
-    def event_count(self) -> int:
-        return len(self._events)
+    def event_count(self) -> str:
+        return _counted(self._counts[0])
 
     @property
-    def next_after_seq(self) -> int | None:
-        """``after_seq`` of the next page of the timeline; None on the last page."""
-        return (
-            self._page_events[-1].seq if self._page_events and self._page_events[-1] is not self._events[-1] else None
-        )
+    def artifact_count(self) -> str:
+        return _counted(self._counts[1])
+
+    @property
+    def is_paged(self) -> bool:
+        return self._counts[0] > PAGE_EVENTS
+
+    @property
+    def next_seq(self) -> int | None:
+        """The ``seq`` after or before which the next page of the timeline begins; None on the last page."""
+        return self._page_events[-1].seq if len(self._page_and_next) > PAGE_EVENTS else None
 
     @cached_property
     def artifacts(self) -> list[DisplayedArtifact]:
-        """Final artifacts first, then the others; each in the order in which they were recorded."""
-        ordered = sorted(self._artifact_rows, key=lambda artifact: artifact.role != Role.FINAL)
-        return [self._displayed(artifact) for artifact in ordered]
+        """At most ``MAX_GALLERY``: final artifacts first, each in the order in which they were recorded."""
+        # “final” precedes “intermediate”.
+        rows = Artifact.all_tenants.filter(job=self.job).order_by("role", "event__seq", "position")
+        return [self._displayed(artifact) for artifact in rows[:MAX_GALLERY]]
+
+    @property
+    def hidden_artifacts(self) -> bool:
+        return self._counts[1] > MAX_GALLERY
 
     @cached_property
     def timeline(self) -> list[TimelineEvent]:
         artifacts: dict[int | None, list[DisplayedArtifact]] = {}
-        for artifact in self._artifact_rows:
+        rows = Artifact.all_tenants.filter(event__in=[event.pk for event in self._page_events])
+        for artifact in rows.order_by("event", "position")[:PAGE_ARTIFACTS]:
             artifacts.setdefault(artifact.event_id, []).append(self._displayed(artifact))
         timeline, before = [], None
-        for event in self._page_events:
+        # In the order of time, so that each gap is known, whatever the order on the page.
+        for event in sorted(self._page_events, key=attrgetter("seq")):
             timeline.append(self._timeline_event(event, before, artifacts.get(event.pk, [])))
             before = event.created_at
-        return timeline
+        return timeline[::-1] if self.newest_first else timeline
 
     @cached_property
     def failure(self) -> TimelineEvent | None:
         """The last event ``failed`` of a job that failed or failed in part; else None."""
         if self.job.status not in (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE):
             return None
-        failed = [event for event in self._events if event.event_type == "failed"]
-        return self._timeline_event(failed[-1]) if failed else None
+        failed = self._all_events.filter(event_type="failed").order_by("-seq").first()
+        return self._timeline_event(failed) if failed else None
 
     def _timeline_event(
         self, event: JobEvent, before: datetime | None = None, artifacts: Sequence[DisplayedArtifact] = ()
@@ -194,9 +257,10 @@ class JobDetail:
 
     @cached_property
     def agents(self) -> list[AgentTimeline]:
-        """One for each agent of an operation, computed from all events, internal ones included."""
+        """One for each agent of an operation, from its first ``MAX_AGENT_EVENTS`` events, internal ones included."""
         if not self.job.is_operation:
             return []
+        rows = self._all_events.filter(hostname__isnull=False).order_by("seq").defer("stage")[:MAX_AGENT_EVENTS]
         events = [
             fold.FoldEvent(
                 event.seq,
@@ -207,7 +271,7 @@ class JobDetail:
                 event.extra,
                 event.created_at,
             )
-            for event in self._events
+            for event in rows
         ]
         by_host = defaultdict(list)
         for event in events:
@@ -241,7 +305,18 @@ class JobDetail:
             link=link,
             problem=problem,
             is_image=media_type.startswith("image/"),
+            size=_size(artifact),
         )
+
+
+def _size(artifact: Artifact) -> str:
+    """Pixels and bytes, as far as ``backfill_artifacts`` has stored them."""
+    pixels = f"{artifact.width} × {artifact.height}" if artifact.width and artifact.height else ""
+    return ", ".join(filter(None, (pixels, filesizeformat(artifact.size) if artifact.size is not None else "")))
+
+
+def _counted(number: int) -> str:
+    return f"more than {MAX_COUNTED:,}" if number > MAX_COUNTED else f"{number:,}"
 
 
 def _agent_marks(events: list[fold.FoldEvent], start: datetime, length: timedelta) -> list[AgentMark]:

@@ -13,7 +13,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, When
+from django.db.models import Case, OuterRef, QuerySet, Subquery, When
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Coalesce, JSONObject
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -22,27 +22,36 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import Truncator
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from jobs.admin import dashboard
+from jobs.admin import dashboard, reasons
 from jobs.admin.audit import has_viewed, record_audit_entry
-from jobs.admin.changelist import ChoiceFilter, ConsoleChangeList, ReadOnlyAdmin
+from jobs.admin.changelist import ChoiceFilter, ConsoleChangeList, PeriodFilter, ReadOnlyAdmin
 from jobs.admin.following import WaitsFor, unchanged
 from jobs.admin.formatting import format_duration, format_time_ago, status_badge, word_breaks
 from jobs.admin.job_detail import JobDetail
-from jobs.admin.lookup import find_tenant_ids, parse_job_id
-from jobs.admin.tenant_view import caller_for, get_as_tenant
+from jobs.admin.lookup import Found, find_tenant_ids, parse_job_id, search
+from jobs.admin.neighbours import LIST_PARAMETER, job_url, place_of
+from jobs.admin.past_view import responses_after
+from jobs.admin.tenant_view import TenantResponse, caller_for, get_as_tenant
 from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType, Visibility
 
 SEQ = re.compile(r"[0-9]{1,10}")  # the largest seq has 10 digits
 FAILED_STATUSES = (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE)
 FINAL_STATUSES = (JobStatus.SUCCESS, *FAILED_STATUSES)
+# How long ago jobs failed, by the value of the filter “attention”.
+FAILED_WITHIN = {"failed": reasons.DAY, "failed-7d": reasons.WEEK}
+# Query parameters with which a list cannot be sorted by status.
+SORTED_BY_TIME = {"attention", "reason", "job_type", *PeriodFilter.names}
 # Characters of an event's text in the list. The page of the job shows the whole text.
 MAX_TEXT = 500
+# On a phone it is left out.
+MISSING = mark_safe('<span class="missing-value">–</span>')
 INTERNAL_BADGE = mark_safe('<span class="visibility visibility-internal">internal</span> ')
 
 
@@ -104,16 +113,50 @@ class TypeFilter(ChoiceFilter):
 class AttentionFilter(ChoiceFilter):
     title = "attention"
     parameter_name = "attention"
-    options = [("failed", "Failed in the last 24 hours"), ("stuck", "Stuck in progress")]
+    options = [
+        ("failed", "Failed in the last 24 hours"),
+        ("failed-7d", "Failed in the last 7 days"),
+        ("stuck", "Stuck in progress"),
+    ]
 
     def filter_by_value(self, queryset: Any, value: str) -> JobQuerySet:
-        return dashboard.recently_failed(queryset) if value == "failed" else dashboard.stuck(queryset)
+        if value == "stuck":
+            return dashboard.stuck(queryset)
+        return dashboard.recently_failed(queryset, FAILED_WITHIN[value])
+
+
+class ReasonFilter(admin.SimpleListFilter):
+    """Shown only where a link has a reason: those of the home page. Within the time of the filter “attention”."""
+
+    title = "reason"
+    parameter_name = "reason"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        value = self.value()
+        return [] if value is None else [(value, value)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        value = self.value()
+        if value is None:
+            return queryset
+        within = FAILED_WITHIN.get(request.GET.get(AttentionFilter.parameter_name, ""), reasons.WEEK)
+        found = reasons.jobs_failed_for(value, timezone.now() - within)
+        return queryset.filter(v1_status=JobStatus.FAILURE, pk__in=found)
 
 
 class JobChangeList(ConsoleChangeList):
-    """A page of jobs, each with its last event, redacted as the API redacts it."""
+    """A page of jobs, each with its last event, redacted as the API redacts it.
+
+    ``without_results`` makes one that only has its queryset.
+    """
+
+    def __init__(self, *args: Any, without_results: bool = False) -> None:
+        self.without_results = without_results
+        super().__init__(*args)
 
     def get_results(self, request: HttpRequest) -> None:
+        if self.without_results:
+            return
         super().get_results(request)
         self.result_list = list(self.result_list)
         for job in self.result_list:
@@ -132,11 +175,10 @@ class JobAdmin(ReadOnlyAdmin):
     ordering = ("-created_at", "-public_id")
     list_display = ("job_status", "public_id", "tenant_link", "job_type_name", "created", "duration", "last_event")
     list_display_links = ("public_id",)
-    list_filter = (TenantFilter, AttentionFilter, StatusFilter, TypeFilter)
-    filter_parameters = frozenset({"tenant", "attention", "status", "job_type"})
+    list_filter = (TenantFilter, AttentionFilter, ReasonFilter, StatusFilter, TypeFilter, PeriodFilter)
+    filter_parameters = frozenset({"tenant", "attention", "reason", "status", "job_type", *PeriodFilter.names})
     list_select_related = ("tenant",)
     search_fields = ("public_id",)
-    search_help_text = "Search by job id (ULID or UUID), tenant slug or shop domain (whole values only)."
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return JobChangeList
@@ -144,6 +186,16 @@ class JobAdmin(ReadOnlyAdmin):
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         # No index has this order, but stuck jobs are few: they are sorted in memory.
         return ("updated_at", "public_id") if is_stuck_list(request) else self.ordering
+
+    def get_orders(self, request: HttpRequest) -> dict[Any, tuple[str, ...]]:
+        """By duration there is none: its index would be written with every event."""
+        orders: dict[Any, tuple[str, ...]] = {"created": ("created_at", "public_id")}
+        if is_stuck_list(request):
+            return orders | {"silent_for": ("-updated_at", "-public_id")}
+        # The index by status has no type, and would be read from its beginning for a day of last year.
+        if not any(name in SORTED_BY_TIME or name.startswith("created_at__") for name in request.GET):
+            orders["job_status"] = ("status", "-created_at", "-public_id")
+        return orders
 
     def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
         if not is_stuck_list(request):
@@ -172,21 +224,33 @@ class JobAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
     ) -> tuple[QuerySet[Job], bool]:
-        term = search_term.strip()
-        if not term:
+        """The jobs that a search found, or those of the one tenant that it found."""
+        if not search_term.strip():
             return queryset, False
-        if job_id := parse_job_id(term):
-            return queryset.filter(pk=job_id), False
-        return queryset.filter(tenant__in=find_tenant_ids(term)), False
+        found = self.found(request, search_term)
+        if len(found.tenants) == 1 and not found.tokens:
+            return queryset.filter(tenant__in=[tenant.pk for tenant in found.tenants]), False
+        return queryset.filter(pk__in=[job.pk for job in found.jobs]), False
+
+    def found(self, request: HttpRequest, text: str) -> Found:
+        """What a search for ``text`` finds. The result is kept with the request."""
+        kept: dict[str, Found] = request.__dict__.setdefault("found", {})
+        if text not in kept:
+            kept[text] = search(text, with_tokens=request.user.has_perm("tenants.view_apitoken"))
+        return kept[text]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The list. A search for the id of a job redirects to the page of that job."""
-        job_id = parse_job_id(request.GET.get("q", "").strip())
-        if job_id and self.has_view_permission(request) and Job.all_tenants.filter(pk=job_id).exists():
-            return HttpResponseRedirect(reverse("admin:jobs_job_change", args=[job_id]))
-        return super().changelist_view(request, extra_context)
+        """The list. A search that finds one job or one token redirects to its page."""
+        context = dict(extra_context or {})
+        text = request.GET.get("q", "").strip()
+        if text and self.has_view_permission(request):
+            found = self.found(request, text)
+            if found.count == 1 and (url := page_of_one(found)):
+                return HttpResponseRedirect(url)
+            context["found"] = found
+        return super().changelist_view(request, context)
 
-    @admin.display(description="status")
+    @admin.display(description="status", ordering="status")
     def job_status(self, job: Job) -> SafeString:
         return status_badge(job.status)
 
@@ -198,15 +262,15 @@ class JobAdmin(ReadOnlyAdmin):
     def job_type_name(self, job: Job) -> SafeString:
         return word_breaks(job.job_type)
 
-    @admin.display(description="created")
+    @admin.display(description="created", ordering="created_at")
     def created(self, job: Job) -> SafeString:
         return format_time_ago(job.created_at)
 
     @admin.display(description="duration")
-    def duration(self, job: Job) -> str:
-        return format_duration(elapsed(job)) if job.status != JobStatus.NOT_STARTED else "–"
+    def duration(self, job: Job) -> str | SafeString:
+        return format_duration(elapsed(job)) if job.status != JobStatus.NOT_STARTED else MISSING
 
-    @admin.display(description="silent for")
+    @admin.display(description="silent for", ordering="updated_at")
     def silent_for(self, job: Job) -> str:
         return format_duration(timezone.now() - job.updated_at)
 
@@ -244,19 +308,11 @@ class JobAdmin(ReadOnlyAdmin):
             messages.warning(request, f"There is no job {object_id}.")
             return HttpResponseRedirect(reverse("admin:jobs_job_changelist"))
         record_audit_entry(request, AuditAction.JOB_VIEWED, job.tenant, str(job.public_id))
-        address = reverse("admin:jobs_job_change", args=[job.public_id])
-        older, newer = adjacent_jobs(job)
-        live = self._live_context(request, job)
         context = {
             **self.admin_site.each_context(request),
-            **live,
-            "title": f"Job {job.public_id}",
+            **self._live_context(request, job),
             "opts": self.opts,
-            "uuid": job.public_id.to_uuid(),
-            "older": older,
-            "newer": newer,
-            "address": request.build_absolute_uri(address),
-            "curl": curl_command(live["detail"].renderer.base_url, f"/v1/jobs/{job.public_id}"),
+            "place": place_of(job, request, self),
         }
         return TemplateResponse(request, "admin/jobs/job/change_form.html", context)
 
@@ -292,18 +348,44 @@ class JobAdmin(ReadOnlyAdmin):
         return Job.all_tenants.select_related("tenant").filter(pk=job_id).first() if job_id else None
 
     def _live_context(self, request: HttpRequest, job: Job) -> dict[str, Any]:
-        after_seq = request.GET.get("after_seq", "0")
-        if not SEQ.fullmatch(after_seq):
-            raise BadRequest("after_seq must be a number of at most 10 digits.")
-        detail = JobDetail(job, request, int(after_seq))
-        paths = (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events")
+        seqs = {name: request.GET.get(name, "0") for name in ("after_seq", "before_seq", "as_of")}
+        for name, value in seqs.items():
+            if not SEQ.fullmatch(value):
+                raise BadRequest(f"{name} must be a number of at most 10 digits.")
+        after_seq, before_seq, as_of = map(int, seqs.values())
+        detail = JobDetail(job, request, after_seq, before_seq, newest_first=request.GET.get("order") == "newest")
+        address = reverse("admin:jobs_job_change", args=[job.public_id])
+        # What every link to another view of this page keeps.
+        kept = {name: request.GET[name] for name in (LIST_PARAMETER, "order") if name in request.GET}
         return {
             "job": job,
+            "title": f"{job.get_status_display()} · {job.job_type} of {job.tenant.slug}",
             "detail": detail,
             "elapsed": elapsed(job),
             "refresh_seconds": settings.CONSOLE_REFRESH_SECONDS,
-            "tenant_responses": [get_as_tenant(job.tenant, each, request) for each in paths],
+            "as_of": as_of,
+            "tenant_responses": self._tenant_responses(request, job, as_of),
+            "kept": urlencode(kept) + "&" if kept else "",
+            "kept_list": urlencode({LIST_PARAMETER: kept[LIST_PARAMETER]}) + "&" if LIST_PARAMETER in kept else "",
+            "uuid": job.public_id.to_uuid(),
+            "address": request.build_absolute_uri(address),
+            "curl": curl_command(detail.renderer.base_url, f"/v1/jobs/{job.public_id}"),
         }
+
+    def _tenant_responses(self, request: HttpRequest, job: Job, as_of: int) -> list[TenantResponse]:
+        """The API's responses now, or as of an event. A page of ``/job`` has many jobs: only the item is shown."""
+        if as_of:
+            return responses_after(job, as_of, request)
+        paths = (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events")
+        item = responses_after(job, job.last_seq, request)[-1]
+        return [*(get_as_tenant(job.tenant, each, request) for each in paths), item]
+
+
+def page_of_one(found: Found) -> str:
+    """The page of the job or the token that a search found; "" for a tenant, whose jobs are listed."""
+    if found.jobs:
+        return job_url(found.jobs[0].pk)
+    return reverse("admin:tenants_apitoken_change", args=[found.tokens[0].pk]) if found.tokens else ""
 
 
 def is_stuck_list(request: HttpRequest) -> bool:
@@ -313,17 +395,6 @@ def is_stuck_list(request: HttpRequest) -> bool:
 def elapsed(job: Job) -> timedelta:
     """The time from a job's creation to its last event, or to now while it has not ended."""
     return (job.updated_at if job.status in FINAL_STATUSES else timezone.now()) - job.created_at
-
-
-def adjacent_jobs(job: Job) -> tuple[Job | None, Job | None]:
-    """The tenant's next older and next newer job. Each reads one row through an index."""
-    jobs = Job.all_tenants.filter(tenant=job.tenant_id).only("public_id", "created_at")
-    # The condition on created_at alone starts the index scan at this job; the other one orders jobs of the same time.
-    before = Q(created_at__lt=job.created_at) | Q(public_id__lt=job.public_id)
-    after = Q(created_at__gt=job.created_at) | Q(public_id__gt=job.public_id)
-    older = jobs.filter(before, created_at__lte=job.created_at).newest_first().first()
-    newer = jobs.filter(after, created_at__gte=job.created_at).newest_first().reverse().first()
-    return older, newer
 
 
 def curl_command(base_url: str, path: str) -> str:

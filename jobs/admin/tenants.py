@@ -10,7 +10,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Model, QuerySet
+from django.db.models import F, Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
@@ -29,6 +29,11 @@ from jobs.admin.formatting import format_last_used, format_time_ago, format_time
 from jobs.models import AuditAction
 from tenants import tokens
 from tenants.models import ApiToken, Tenant
+
+# Tokens that are valid, or were until they expired, before those that are revoked; of each those that were used last.
+LAST_USED_FIRST = (F("revoked_at").asc(nulls_first=True), F("last_used_at").desc(nulls_last=True), "-created_at")
+# Rows of refused requests on a tenant's page.
+MAX_REFUSALS = 20
 
 
 def is_superuser(request: HttpRequest) -> bool:
@@ -147,7 +152,8 @@ class TenantAdmin(ConsoleAdmin):
                 "tenant": tenant,
                 "statuses": job_counts_by_status(tenant),
                 "days": job_counts_by_day(tenant),
-                "tokens": [(token, token_status(token)) for token in tenant.tokens.all()],
+                "refusals": tenant.refusals.order_by("-last_at", "-pk")[:MAX_REFUSALS],
+                "tokens": [(token, token_status(token)) for token in tenant.tokens.order_by(*LAST_USED_FIRST)],
                 "may_revoke": request.user.has_perm("tenants.revoke_apitoken"),
                 "may_issue": is_superuser(request),
                 **(extra_context or {}),

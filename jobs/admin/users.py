@@ -17,6 +17,9 @@ admin.site.unregister([User, Group])
 @admin.register(User)
 class ConsoleUserAdmin(UserAdmin):
     actions = None
+    # Django's widgets for choosing from two lists and for a date with a time have parts without a label.
+    filter_horizontal = ()
+    readonly_fields = ("last_login", "date_joined")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Allows the lookups of ``list_filter`` only. With others a link can cause a server error: a year of -1."""
@@ -26,3 +29,4 @@ class ConsoleUserAdmin(UserAdmin):
 @admin.register(Group)
 class ConsoleGroupAdmin(GroupAdmin):
     actions = None
+    filter_horizontal = ()

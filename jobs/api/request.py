@@ -71,6 +71,7 @@ class GatewayRequest(AnyCharsetRequest):
 
     # Set while the request is answered; the access log reads them.
     rejection: str | None = None  # why the credential was rejected
+    rejected: Any = None  # whose token it was, where that is known
     rate: Any = None  # the rate limit that it was counted against
     deadline: asyncio.Timeout | None = None  # for all reads of the database
 

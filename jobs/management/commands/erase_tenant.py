@@ -7,17 +7,18 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
-from django.db import DatabaseError
+from django.db import DatabaseError, transaction
 
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import erasure
+from jobs.ingest.command_audit import record_command_act
 from jobs.management.arguments import at_least
 from jobs.management.batches import IncompleteRun, StoppableCommand
 from jobs.management.errors import STORE_ERRORS, database_failed, reason
 from jobs.management.progress import Progress, counted
 from jobs.management.stopping import Stop, command_line, stoppable
 from jobs.management.waiting import DatabaseWait
-from jobs.models import Artifact, Job, JobEvent
+from jobs.models import Artifact, AuditAction, Job, JobEvent
 from tenants.models import Tenant, check_storage_prefix
 
 
@@ -61,7 +62,7 @@ class Command(StoppableCommand):
         with stoppable() as stop:
             wait = DatabaseWait(stop, self.say)
             try:
-                wait.run(partial(erasure.deactivate, tenant))
+                wait.run(partial(self.deactivate, tenant, command_line("erase_tenant", slug, ("--objects", objects))))
                 done = self.erase_jobs(tenant, batch, stop, wait)
                 removed = self.erase_objects(store, tenant.storage_prefix, stop) if store and not stop.requested else 0
                 tokens = None if stop.requested else wait.run(partial(erasure.erase_tenant, tenant))
@@ -78,6 +79,11 @@ class Command(StoppableCommand):
         self.stdout.write(f"Tenant {slug} is removed: {summary(done)}, {counted(tokens, 'token')}{files}")
         if not store:
             self.stdout.write(f"Its files under {tenant.storage_prefix or 'its keys'} are still in the artifact store.")
+
+    @transaction.atomic
+    def deactivate(self, tenant: Tenant, command: str) -> None:
+        erasure.deactivate(tenant)
+        record_command_act(AuditAction.TENANT_ERASED, tenant, command)
 
     def store_of(self, tenant: Tenant) -> ArtifactStore:
         """The store with the tenant's files. Raises CommandError if the tenant's prefix does not identify them."""

@@ -18,6 +18,7 @@ from ulid import ULID
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import removal
 from jobs.ingest.artifacts import referenced_keys
+from jobs.ingest.command_audit import record_command_act
 from jobs.ingest.removal import RemovedBatch, RemovedJob
 from jobs.management.arguments import duration, duration_text
 from jobs.management.batches import BatchCommand, IncompleteRun, Run
@@ -26,7 +27,7 @@ from jobs.management.files import Sink
 from jobs.management.id_list import absent, check_list, read_list
 from jobs.management.progress import counted
 from jobs.management.waiting import DatabaseWait
-from jobs.models import Job
+from jobs.models import AuditAction, Job
 from jobs.postgresql.base import CommitOutcomeUnknown
 from jobs.ulid import parse_ulid
 from tenants.models import Tenant
@@ -112,6 +113,8 @@ class Command(BatchCommand):
         age = older_than and duration_text(older_than)
         resume_command = self.resume_command(options, ("--older-than", age), ("--absent-from", absent_from), *own)
         try:
+            if number:  # before the first removal, so that a run that is killed has left its entry
+                record_command_act(AuditAction.JOBS_PRUNED, tenant, resume_command, f"up to {counted(number, 'job')}")
             with (
                 Sink.opened(options["record"], append=True) as record,
                 self.running(options, checkpoint, self.totals.jobs + number) as run,

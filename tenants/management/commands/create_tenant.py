@@ -6,7 +6,9 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 
+from tenants.acts import command_acted
 from tenants.models import Tenant
 
 
@@ -43,6 +45,9 @@ class Command(BaseCommand):
         except ValidationError as error:
             problems = [f"{field}: {' '.join(messages)}" for field, messages in error.message_dict.items()]
             raise CommandError("No tenant was created. " + " ".join(problems)) from error
-        tenant.save()
+        with transaction.atomic():
+            tenant.save()
+            command = f"create_tenant {slug}"
+            command_acted.send(Command, action="tenant_added", tenant=tenant, subject="", command=command)
         self.stdout.write(f"Created tenant {slug}. The prefix of its artifacts is “{tenant.storage_prefix}”.")
         self.stdout.write(f"Next: manage.py issue_token {slug}")

@@ -8,9 +8,11 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 from django.utils import timezone
 
 from tenants import tokens
+from tenants.acts import command_acted
 from tenants.models import Tenant
 
 
@@ -50,7 +52,10 @@ class Command(BaseCommand):
     def handle(self, *, slug: str, label: str, expires_at: datetime | None, **options: Any) -> None:
         try:
             tenant = Tenant.objects.get(slug=slug)
-            token = tokens.issue(tenant, label, expires_at)
+            with transaction.atomic():
+                token = tokens.issue(tenant, label, expires_at)
+                prefix, command = token.split("_")[1], f"issue_token {slug}"
+                command_acted.send(Command, action="token_issued", tenant=tenant, subject=prefix, command=command)
         except Tenant.DoesNotExist as error:
             raise CommandError(f"No tenant “{slug}”. Create it with: manage.py create_tenant {slug}") from error
         except ValidationError as error:

@@ -6,9 +6,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 
 from tenants import tokens
-from tenants.models import ApiToken
+from tenants.acts import command_acted
+from tenants.models import ApiToken, Tenant
 
 
 class Command(BaseCommand):
@@ -29,7 +31,12 @@ class Command(BaseCommand):
         # A whole token is accepted too. The output never shows its secret.
         prefix = prefix.removeprefix("jgw_").partition("_")[0]
         try:
-            revoked_now = tokens.revoke(prefix)
+            with transaction.atomic():
+                revoked_now = tokens.revoke(prefix)
+                if revoked_now:
+                    tenant = Tenant.objects.get(tokens__prefix=prefix)
+                    command = f"revoke_token jgw_{prefix}"
+                    command_acted.send(Command, action="token_revoked", tenant=tenant, subject=prefix, command=command)
         except ApiToken.DoesNotExist as error:
             raise CommandError(f"No token with the prefix jgw_{prefix}. Nothing was revoked.") from error
         if revoked_now:

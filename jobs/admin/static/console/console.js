@@ -1,4 +1,4 @@
-// The script of the support console: copy buttons, tenant suggestions, live updates, missing images, shortcuts.
+// The script of the support console: copy buttons, tenant suggestions, live updates, images, shortcuts.
 "use strict";
 
 const status = () => document.getElementById("live-status");
@@ -39,7 +39,7 @@ document.addEventListener(
 );
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
+  if (viewer?.open || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
   if (event.key === "/") {
     const find = document.getElementById("find");
     if (find) {
@@ -49,6 +49,65 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.key === "p") document.querySelector("a[rel=prev]")?.click();
   if (event.key === "n") document.querySelector("a[rel=next]")?.click();
+});
+
+// What is pasted outside a field is for the search.
+document.addEventListener("paste", (event) => {
+  const find = document.getElementById("find");
+  const text = event.clipboardData.getData("text").trim();
+  if (!find || !text || event.target.closest("input, textarea, select")) return;
+  event.preventDefault();
+  find.value = text.replace(/\s+/g, " ");
+  find.focus();
+});
+
+// Images open in a dialog: the arrow keys go to the one before and after, Escape closes it.
+const viewer = document.getElementById("viewer");
+let viewed = 0;
+
+// The gallery has each image once; the timeline has them again.
+const images = () => [...document.querySelectorAll(".artifacts:not(.artifacts-small) a[data-view]")];
+
+function view(index) {
+  const all = images();
+  viewed = (index + all.length) % all.length;
+  const { href, dataset } = all[viewed];
+  const image = document.getElementById("viewer-image");
+  const facts = document.getElementById("viewer-facts");
+  const describe = (size) => {
+    facts.textContent = [`${viewed + 1} of ${all.length}`, dataset.kind, dataset.role, size].filter(Boolean).join(" · ");
+  };
+  describe(dataset.size);
+  image.onload = () => describe(dataset.size || `${image.naturalWidth} × ${image.naturalHeight}`);
+  image.onerror = () => describe("This image could not be loaded from the artifact store.");
+  image.src = href;
+  image.alt = dataset.name;
+  document.getElementById("viewer-name").textContent = dataset.name;
+  document.getElementById("viewer-download").href = href;
+  for (const each of viewer.querySelectorAll("[data-step]")) each.hidden = all.length < 2;
+}
+
+document.addEventListener("click", (event) => {
+  const step = event.target.closest("[data-step]");
+  if (step) view(viewed + Number(step.dataset.step));
+  const link = event.target.closest("a[data-view]");
+  // With a modifier key a browser opens the image itself.
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  const index = images().findIndex(({ href }) => new URL(href).pathname === new URL(link.href).pathname);
+  if (index < 0) return;
+  event.preventDefault();
+  view(index);
+  viewer.showModal();
+});
+
+viewer?.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft") view(viewed - 1);
+  if (event.key === "ArrowRight") view(viewed + 1);
+});
+
+// A click beside the image closes the dialog.
+viewer?.addEventListener("click", (event) => {
+  if (event.target === viewer) viewer.close();
 });
 
 function suggest(input) {
@@ -135,10 +194,18 @@ function follow(live) {
     }
     const hadFailed = Boolean(live.querySelector(".failure"));
     live.replaceChildren(fresh.content.firstElementChild);
-    const newest = [...live.querySelectorAll(".is-new")].pop()?.querySelector(".event-line, a[aria-label]");
+    if (state().dataset.title) document.title = document.title.replace(/^.* \|/, () => `${state().dataset.title} |`);
+    const fresher = [...live.querySelectorAll(".is-new")];
+    const newest = live.querySelector(".newest-first") ? fresher.shift() : fresher.pop();
     const failure = hadFailed ? null : live.querySelector(".failure");
-    if (failure) announce(failure.textContent);
-    else if (newest) announce(newest.getAttribute("aria-label") ?? newest.textContent);
+    if (failure) announce(spoken(failure, "h2, p:not(.quiet), pre"));
+    else if (newest) announce(spoken(newest, "td a[aria-label], .event-type, .host, .stage, .message, .error"));
+  }
+
+  // What a screen reader says of an element: the text of these parts of it, without what is folded.
+  function spoken(element, parts) {
+    const shown = [...element.querySelectorAll(parts)].filter((each) => !each.closest("details"));
+    return shown.map((each) => each.getAttribute("aria-label") ?? each.innerText).join(" ");
   }
 
   function announce(text) {
@@ -148,11 +215,12 @@ function follow(live) {
   run();
 }
 
-// On a narrow screen the filters are above the list. Close those that are not in use.
-if (matchMedia("(max-width: 1024px)").matches) {
-  for (const each of document.querySelectorAll("#changelist-filter > details")) {
-    each.open = Boolean(each.querySelector("li.selected:not(:first-child), input[value]:not([value=''])[type=search]"));
-  }
+// On a narrow screen the filters are above the list, and folded.
+const filters = document.querySelector(".all-filters");
+const narrow = matchMedia("(max-width: 1024px)");
+if (filters) {
+  filters.open = !narrow.matches;
+  narrow.addEventListener("change", () => (filters.open = !narrow.matches));
 }
 
 document.querySelectorAll("[data-suggest]").forEach(suggest);

@@ -1,0 +1,150 @@
+"""What a tenant could see after a chosen event, and pages of a long timeline."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from jobs.admin.job_detail import MAX_GALLERY, PAGE_EVENTS
+from jobs.models import Artifact, JobEvent
+from tests.client import Client
+from tests.test_admin_jobs import artifact, event, visible_text
+
+
+def page_of(client, job, query=""):
+    response = client.get(f"/admin/jobs/job/{job.public_id}/change/{query}")
+    assert response.status_code == 200
+    return response
+
+
+def as_of(client, job, seq):
+    """The three responses after an event: the job, its events, and its item of /job."""
+    return [json.loads(each.text) for each in page_of(client, job, f"?as_of={seq}").context["tenant_responses"]]
+
+
+def now(client: Client, job):
+    path = f"/v1/jobs/{job.public_id}"
+    return [client.get(path).json(), client.get(f"{path}/events").json(), client.get("/job").json()["items"][0]]
+
+
+WORKFLOW = [
+    event(1, "queued", 1, message="Queued"),
+    event(2, "note", 2, visibility="internal", message="hush"),
+    event(3, "stage", 3, stage="render", message="Rendering", artifacts=[artifact("draft.png", "intermediate")]),
+    event(4, "succeeded", 4, artifacts=[artifact("front.png", label="front"), artifact("back.png")]),
+]
+OPERATION = [
+    event(1, "submitted", 1, hostname="a"),
+    event(2, "submitted", 2, hostname="b"),
+    event(3, "started", 3, hostname="a"),
+    event(4, "completed", 4, hostname="a", extra={"data": {"n": 1}, "changed": True}),
+    event(5, "started", 5, hostname="b", visibility="internal"),
+    event(6, "failed", 6, hostname="b", extra={"error": "disk full"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("events", "job_type"), [(WORKFLOW, "MODEL_GENERATOR"), (OPERATION, "vm.start")], ids=["workflow", "operation"]
+)
+def test_after_each_event_the_responses_are_those_that_the_api_gave_then(
+    support_client, acme_client, acme, job_of, local_store, events, job_type
+):
+    """The API is asked about the same job when it had no more events than that."""
+    job = job_of(acme, job_type=job_type, request={"prompt": "studio"}, events=events)
+    public_id = str(job.public_id)
+    seen = {seq: as_of(support_client, job, seq) for seq in range(1, len(events) + 1)}
+    for seq in range(1, len(events) + 1):
+        job.delete()
+        job = job_of(
+            acme,
+            public_id=public_id,
+            created_at="2026-04-15T12:00:00Z",
+            job_type=job_type,
+            request={"prompt": "studio"},
+            events=events[:seq],
+        )
+        assert seen[seq] == now(acme_client, job), seq
+
+
+def test_the_page_says_as_of_when_and_leads_back_to_now(support_client, acme, job_of):
+    job = job_of(acme, events=[event(1, "queued"), event(2, "failed", 9, message="No")])
+    page = page_of(support_client, job, "?_changelist_filters=tenant%3Dacme").content.decode()
+    link = "?_changelist_filters=tenant%3Dacme&amp;as_of=2#tenant-view-title"
+    assert page.count(f'href="{link}"') == 2  # of the reason and of the event
+    past = page_of(support_client, job, "?_changelist_filters=tenant%3Dacme&as_of=1").content.decode()
+    assert "As the tenant saw it after event #1" in past
+    assert 'href="?_changelist_filters=tenant%3Dacme&amp;#tenant-view-title">As it is now' in past
+    assert past.count('class="tenant-response"') == past.count('" open>\n    <summary><code>GET') == 3
+    assert '"NOT_STARTED"' in visible_text(past.split('id="tenant-view-title"')[1])
+
+
+def test_a_timeline_is_read_in_pages_newest_or_oldest_first(support_client, acme, job_of):
+    job = job_of(acme, events=[event(seq, "stage", message=f"step {seq} of many") for seq in range(1, 1_201)])
+
+    def seqs(query):
+        response = page_of(support_client, job, query)
+        following = re.search(r'href="\?([^"#]*(?:after|before)_seq=\d+)', response.content.decode())
+        return [line.seq for line in response.context["detail"].timeline], following and f"?{following[1]}"
+
+    walked = {}
+    for order in ("oldest", "newest"):
+        found, query = [], f"?order={order}"
+        while query:
+            page, query = seqs(query.replace("&amp;", "&"))
+            assert len(page) <= PAGE_EVENTS
+            found += page
+        walked[order] = found
+    assert walked["oldest"] == list(range(1, 1_201))
+    assert walked["newest"] == walked["oldest"][::-1]
+
+
+def test_of_a_long_job_only_a_page_of_events_and_artifacts_is_read(support_client, globex, job_of):
+    job = job_of(
+        globex, job_type="vm.start", events=[event(1, "submitted", hostname="a"), event(2, "failed", 1, hostname="a")]
+    )
+    fields = {"job": job, "tenant": globex}
+    first = job.events.get(seq=1)
+    events = [
+        JobEvent(**fields, seq=seq, event_type="note", created_at=first.created_at, hostname=None)
+        for seq in range(3, 3_003)
+    ]
+    made = JobEvent.all_tenants.bulk_create(events)
+    Artifact.all_tenants.bulk_create(
+        Artifact(
+            **fields, event=made[n], position=0, storage_key=f"tenants/globex/{n}.png", kind="k", role="intermediate"
+        )
+        for n in range(1_000)
+    )
+    job.last_seq = 3_002
+    job.save()
+    page_of(support_client, job)
+    with CaptureQueriesContext(connection) as queries:
+        response = page_of(support_client, job)
+    said = visible_text(response.content.decode())
+    assert "Events 3,002" in said
+    assert f"the first {MAX_GALLERY} of 1,000, final ones first" in said
+    assert "Why it failed" in said
+    assert response.content.decode().count('class="artifact"') == MAX_GALLERY + PAGE_EVENTS - 2
+    assert len(queries) < 25
+
+
+@pytest.mark.parametrize("text", ["one\ntwo\nthree\nfour\nfive", "x" * 500])
+def test_a_long_text_is_folded_and_a_short_one_is_not(support_client, acme, job_of, text):
+    job = job_of(acme, events=[event(1, "failed", message=text, extra={"error": "short"})])
+    page = page_of(support_client, job).content.decode()
+    assert page.count("<summary>Whole text</summary>") == 2  # of the reason and in the timeline
+    assert page.count(f"<p>{text}</p>") == 2
+    assert "<pre>short</pre>" in page
+
+
+def test_the_page_begins_with_the_status_and_the_reason(support_client, acme, job_of):
+    job = job_of(acme, events=[event(1, "failed", message="No garment")])
+    page = page_of(support_client, job).content.decode()
+    assert "<title>Failure · MODEL_GENERATOR of acme | Jobs Gateway console</title>" in page
+    order = [page.index(part) for part in ('class="badge badge-bad">Failure', "No garment", "<dt>Created", "<dt>ULID")]
+    assert order == sorted(order)
+    assert re.search(r'<details class="panel ids" id="ids">', page)
