@@ -111,9 +111,12 @@ def children_of(pid):
     return found
 
 
-def is_simulating(pid):
+BESIDE = ("simulate", "deliver_webhooks")
+
+
+def is_running(pid, command):
     try:
-        return b"simulate" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return command.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 
@@ -172,15 +175,17 @@ def jobs_in(base_url, folder):
 
 @pytest.mark.sqlite
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_demo_is_alive_until_the_server_ends_however_that_ends(data, number):
+def test_simulation_and_webhooks_run_until_the_server_ends_however_that_ends(data, number):
     with trial(data, SIMULATE="1") as (process, base_url, _):
         wait_until(lambda: jobs_in(base_url, data) > 41)
         assert "data-token" in httpx.get(base_url, timeout=60).text
-        [simulation] = [pid for pid, command in children_of(process.pid).items() if "simulate" in command]
-        workers = [pid for pid, command in children_of(process.pid).items() if "simulate" not in command]
+        children = children_of(process.pid)
+        beside = [(pid, name) for pid, command in children.items() for name in BESIDE if name in command]
+        assert sorted(name for _, name in beside) == sorted(BESIDE)
+        workers = children.keys() - {pid for pid, _ in beside}
         process.send_signal(number)
         process.wait(60)
-        wait_until(lambda: not is_simulating(simulation))
+        wait_until(lambda: not any(is_running(*each) for each in beside))
         for worker in workers:  # the server's own are on their own after SIGKILL
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)

@@ -68,6 +68,16 @@ def base_url() -> str:
     return f"http://{in_url(host)}:{settings.PORT}"
 
 
+def start_beside(command: str) -> None:
+    """Starts a command beside the server, at a low priority. It ends when this process has ended."""
+    subprocess.Popen(
+        [sys.executable, str(settings.BASE_DIR / "manage.py"), command, "--verbosity=0", f"--parent={os.getpid()}"],
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"METRICS_PORT": "0"},  # it is the server's
+        preexec_fn=lambda: os.nice(10),  # noqa: PLW1509 - this process has one thread
+    )
+
+
 class Command(BaseCommand):
     help = (
         "Migrates the database, collects static files when they changed, and serves the gateway on WEB_HOST:PORT with "
@@ -99,6 +109,8 @@ class Command(BaseCommand):
             if has_demo:
                 self.show_jobs_on_page(address)
                 self.start_simulation()
+            if demo:
+                start_beside("deliver_webhooks")
             self.become_server(address)
 
     def collect_static(self) -> None:
@@ -153,7 +165,7 @@ class Command(BaseCommand):
             os.environ[PAGE_VARIABLE] = str(os.getpid())  # this process becomes the server
 
     def start_simulation(self) -> None:
-        """Starts `manage.py simulate` beside the server, at a low priority. It ends when this process has ended."""
+        """Starts `manage.py simulate` beside the server."""
         if not settings.SIMULATE:
             return
         if Tenant.objects.exclude(slug=DEMO).exists():
@@ -161,17 +173,7 @@ class Command(BaseCommand):
                 "The store has other tenants too, so no jobs are simulated. To do it: manage.py simulate\n\n"
             )
             return
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(settings.BASE_DIR / "manage.py"),
-                "simulate",
-                "--verbosity=0",
-                f"--parent={os.getpid()}",
-            ],
-            stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: os.nice(10),  # noqa: PLW1509 - this process has one thread
-        )
+        start_beside("simulate")
 
     def become_server(self, address: str) -> None:
         connections.close_all()

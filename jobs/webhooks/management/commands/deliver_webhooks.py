@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from typing import Any
 
@@ -11,6 +12,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
 from jobs.database import row_security
+from jobs.management.arguments import at_least
+from jobs.management.stopping import POLL_SECONDS
 from jobs.webhooks.worker import Worker
 from jobs_gateway import metrics
 
@@ -26,17 +29,35 @@ class Command(BaseCommand):
             prog_name, subcommand, epilog=f"Example: METRICS_PORT=9101 manage.py {subcommand}", **kwargs
         )
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--parent",
+            metavar="PID",
+            type=at_least(1),
+            help="Stop when the process with this id has ended, which started this one. For serve --demo.",
+        )
+
+    def handle(self, *, parent: int | None, **options: Any) -> None:
         row_security.check_before_serving()
         if settings.METRICS_PORT:
             metrics.serve()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(deliver())
+            runner.run(deliver(parent))
 
 
-async def deliver() -> None:
+async def deliver(parent: int | None) -> None:
     worker = Worker()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
+    watch = asyncio.create_task(stop_after(parent, worker)) if parent else None
     await worker.run()
+    if watch:
+        watch.cancel()
+
+
+async def stop_after(parent: int, worker: Worker) -> None:
+    """Stops the worker when the process that started this one has ended."""
+    while os.getppid() == parent:
+        await asyncio.sleep(POLL_SECONDS)
+    worker.stop()
