@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from jobs_gateway_client.client import Artifact, Client
@@ -217,14 +217,16 @@ def write_line(value: object) -> None:
 def plain(value: Any) -> Any:
     """A model as the JSON that it came from."""
     if is_dataclass(value):
-        named = {each.name: getattr(value, each.name) for each in fields(value) if not each.name.startswith("_")}
-        return {name: plain(each) for name, each in named.items()}
+        names = [each.name for each in fields(value) if not each.name.startswith("_")]
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, dict):
-        return {name: plain(each) for name, each in cast("dict[str, Any]", value).items()}
+        named: dict[str, Any] = value
+        return {name: plain(each) for name, each in named.items()}
     if isinstance(value, list):
-        return [plain(each) for each in cast("list[Any]", value)]
+        items: list[Any] = value
+        return [plain(each) for each in items]
     return value
 
 
