@@ -6,12 +6,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 from jobs_gateway_client.client import Artifact, Client
@@ -222,11 +222,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, dict):
-        named: dict[str, Any] = value
-        return {name: plain(each) for name, each in named.items()}
+        return {name: plain(each) for name, each in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list):
-        items: list[Any] = value
-        return [plain(each) for each in items]
+        return [plain(each) for each in cast("Sequence[Any]", value)]
     return value
 
 
