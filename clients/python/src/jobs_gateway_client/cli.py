@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -217,14 +217,14 @@ def write_line(value: object) -> None:
 def plain(value: Any) -> Any:
     """A model as the JSON that it came from."""
     if is_dataclass(value):
-        named = {each.name: getattr(value, each.name) for each in fields(value) if not each.name.startswith("_")}
-        return {name: plain(each) for name, each in named.items()}
+        names = [each.name for each in fields(value) if not each.name.startswith("_")]
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, dict):
-        return {name: plain(each) for name, each in cast("dict[str, Any]", value).items()}
+        return {name: plain(each) for name, each in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list):
-        return [plain(each) for each in cast("list[Any]", value)]
+        return [plain(each) for each in cast("Sequence[Any]", value)]
     return value
 
 

@@ -93,7 +93,9 @@ def members(model: type, data: Mapping[str, Any], *left_out: str) -> dict[str, A
     Members that the model does not have are ignored: a newer gateway may send more.
     """
     names, converters = _shape(model)
-    values = {name: value for name, value in data.items() if name in names and name not in left_out}
+    values = dict(data) if data.keys() <= names else {name: data[name] for name in data.keys() & names}
+    for name in left_out:
+        values.pop(name, None)
     for name, convert in converters:
         if values.get(name) is not None:
             values[name] = convert(values[name])
