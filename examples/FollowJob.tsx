@@ -1,4 +1,4 @@
-// A job with its stages and pictures as they come. `token` belongs to the page's user: never put one into the page's code.
+// A job with its stages and pictures as they come. `token` is that of the page's user: a page's code has none.
 
 import { type Job, type JobEvent, JobsGateway } from "@jobs-gateway/client";
 import { useEffect, useState } from "react";

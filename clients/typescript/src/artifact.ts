@@ -79,7 +79,7 @@ export class Artifact implements ArtifactResponse {
         const isRefused = error instanceof DownloadError && REFUSED_STATUSES.has(error.status);
         if (!isRefused && !isTransient(error)) throw error;
         if (!isRefused) await sleep(retries.delayAfter(error), signal);
-        // Also after a lost connection: browsers hide an answer without CORS headers, as stores refuse a link, behind one.
+        // Also after a lost connection: that is what browsers make of a refusal without CORS headers.
         const isFresh = (await this.refresh({ signal })) !== url;
         if (isRefused && (!isFresh || ++links > MOST_LINKS)) throw error;
       }

@@ -38,10 +38,10 @@ export interface Source<Item> {
 /**
  * Every item of `source`, once and in order, until it is over.
  *
- * It reads the stream. Where streams do not work (the tenant has too many, a proxy holds them back or removes the header
- * that asks for them) it asks for pages with `Prefer: wait`, and where that is not honoured either it polls as slowly as
- * `Retry-After` says; after five minutes it tries a stream again. All three continue behind the last item, so that a
- * change from one to another, like any drop, loses and repeats nothing.
+ * It reads the stream. Where streams do not work (the tenant has too many, a proxy holds them back or removes the
+ * header that asks for them) it asks for pages with `Prefer: wait`, and where that is not honoured it polls as slowly
+ * as `Retry-After` says; after five minutes it tries a stream again. All three continue behind the last item, so that
+ * a change from one to another, like any drop, loses and repeats nothing.
  *
  * Throws ApiError where repeating is useless, and the last failure after `followRetryForMs` without any success.
  */

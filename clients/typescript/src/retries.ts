@@ -21,6 +21,7 @@ export class Retries {
   constructor(private readonly forMs: number) {}
 
   reset(): void {
+    this.lastError = undefined;
     this.#failures = 0;
   }
 

@@ -12,8 +12,8 @@ export interface JobsGatewayOptions {
   /** Such as `https://jobs.example.com`. */
   baseUrl: string;
   /**
-   * A gateway token or a Shopify session token, or a function that returns one, which is called for each request: session
-   * tokens expire within a minute. Without it the token is `process.env.JOBS_GATEWAY_TOKEN`, where there is a process.
+   * A gateway token or a Shopify session token, or a function that returns one and is called for each request: session
+   * tokens expire within a minute. Without it, `process.env.JOBS_GATEWAY_TOKEN` where there is a process.
    */
   token?: string | (() => string | Promise<string>);
   /** Used instead of the global `fetch`. */
@@ -22,9 +22,9 @@ export interface JobsGatewayOptions {
   requestTimeoutMs?: number;
   /** A stream that sends nothing at its start is taken for one that a proxy holds back; 10 seconds by default. */
   streamStartTimeoutMs?: number;
-  /** A stream or a download that sends nothing for so long is dead; 30 seconds by default. Streams send something every 15. */
+  /** A stream or a download that sends nothing for so long is dead; 30 seconds by default. */
   silenceTimeoutMs?: number;
-  /** How long a request is repeated while it fails with 429, 502, 503, 504 or a connection error; a minute by default. */
+  /** How long a request that fails with 429, 502, 503, 504 or a connection error is repeated; a minute by default. */
   retryForMs?: number;
   /** How long a follower goes on while all its requests fail; 10 minutes by default. */
   followRetryForMs?: number;
@@ -71,7 +71,7 @@ export class Transport {
 
   constructor(options: JobsGatewayOptions) {
     const url = new URL(options.baseUrl);
-    if (!/^https?:$/.test(url.protocol)) throw new TypeError(`baseUrl begins with https:// or http://, not ${url.protocol}`);
+    if (!/^https?:$/.test(url.protocol)) throw new TypeError("baseUrl must begin with https:// or http://.");
     this.#baseUrl = url.href.replace(/\/+$/, "");
     const token = options.token ?? environmentToken();
     this.#token = typeof token === "function" ? token : () => token;
@@ -84,10 +84,7 @@ export class Transport {
   }
 
   /** A JSON answer; transient failures are repeated. Throws ApiError, ConnectionError, the signal's reason. */
-  async json<Body>(
-    path: string,
-    options: SendOptions & { retries?: Retries } = {},
-  ): Promise<Answer<Body>> {
+  async json<Body>(path: string, options: SendOptions & { retries?: Retries } = {}): Promise<Answer<Body>> {
     const retries = options.retries ?? new Retries(this.retryForMs);
     for (;;) {
       try {

@@ -3,7 +3,18 @@ import { test } from "node:test";
 
 import { ApiError, ConnectionError, JobsGateway, JobsGatewayError } from "@jobs-gateway/client";
 
-import { all, append, clientOf, finish, GATEWAY_URL, openJob, take, token, until, useProxy } from "./support/gateway.mjs";
+import {
+  all,
+  append,
+  clientOf,
+  finish,
+  GATEWAY_URL,
+  openJob,
+  take,
+  token,
+  until,
+  useProxy,
+} from "./support/gateway.mjs";
 import { startProxy } from "./support/proxy.mjs";
 
 const used = useProxy();
@@ -65,7 +76,8 @@ test("errors have code, detail and the request's id", async () => {
     assert.match(error.detail, /query\.limit: .*; query\.offset: /);
     return true;
   });
-  await assert.rejects(clientOf(used.proxy, { token: "wrong" }).jobs.get("x"), { status: 401, code: "UNAUTHENTICATED" });
+  const stranger = clientOf(used.proxy, { token: "wrong" });
+  await assert.rejects(stranger.jobs.get("x"), { status: 401, code: "UNAUTHENTICATED" });
   assert.equal(used.proxy.requests.length, 3, "nothing was repeated");
 });
 
