@@ -181,6 +181,26 @@ def test_nothing_of_another_tenant_is_delivered_and_nothing_internal(acme, globe
     deliver(scenario, ours=accepting, theirs=accepting)
 
 
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True, databases=["default", "api"])
+def test_events_are_read_by_the_role_that_row_security_binds(api_role, acme, globex, local_store):
+    async def scenario(ours, theirs):
+        jobs = {}
+        for tenant, receiver in ((acme, ours), (globex, theirs)):
+            await write(endpoints.create, tenant, receiver.url)
+            jobs[tenant] = await write(ledger.open_job, tenant, "MODEL_GENERATOR")
+            picture = PICTURE | {"storage_key": f"tenants/{tenant.slug}/front.png"}
+            await write(ledger.finish, jobs[tenant], "Done", artifacts=[picture])
+        async with working():
+            await until(lambda: ours.accepted and theirs.accepted)
+        for tenant, receiver in ((acme, ours), (globex, theirs)):
+            [received] = receiver.accepted
+            assert received.job == str(jobs[tenant].pk)
+            assert len(received.json["data"]["result"]) == 1
+
+    deliver(scenario, ours=accepting, theirs=accepting)
+
+
 @pytest.mark.parametrize("how", ["ledger", "loader"])
 def test_events_from_more_than_a_day_ago_are_not_pushed(acme, job, how):
     """That is decided when they are recorded, not when they are delivered."""

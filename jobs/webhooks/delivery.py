@@ -466,9 +466,7 @@ class Delivery:
         self.context.has_changes(self)
 
 
-def attempt_of(
-    endpoint: int, answer: Answer, number: int, outcome: Outcome, row: FeedRow | None, **more: Any
-) -> Attempt:
+def attempt_of(endpoint: int, answer: Answer, number: int, outcome: Outcome, row: FeedRow | None) -> Attempt:
     """The row of the log for an attempt at ``row``, or for that of a test event."""
     about: dict[str, Any] = {"event_type": "webhook.test"}
     if row is not None:
