@@ -21,7 +21,7 @@ from typing import Any
 
 from ulid import ULID
 
-from tests.gateway import serving
+from benchmarks.servers import serving
 from tests.servers import temporary_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,13 +48,19 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
         raise SystemExit("Node is not installed.")
     with temporary_folder("jgw-bench-") as folder:
         database_url = f"sqlite:///{folder / 'store.sqlite3'}"
-        environment = {"DATABASE_URL": database_url, "DATA_DIR": str(folder), "ENV_FILE": os.devnull}
+        environment = os.environ | {
+            "DJANGO_SETTINGS_MODULE": "jobs_gateway.settings",
+            "DATABASE_URL": database_url,
+            "DATA_DIR": str(folder),
+            "ENV_FILE": os.devnull,
+            "ACCESS_LOG": "0",
+        }
         manage(environment, "migrate", "--verbosity", "0")
         manage(environment, "create_tenant", "bench")
         token = manage(environment, "issue_token", "bench").split()[-1]
         followed = write(folder)
         manage(environment, "backfill_jobs", str(folder / "jobs.ndjson"))
-        with serving(database_url, ARTIFACTS_DIR=str(folder / "artifacts"), ACCESS_LOG="0") as gateway:
+        with serving("gateway", environment, token, folder) as gateway:
             given = {
                 "GATEWAY_URL": f"http://127.0.0.1:{gateway.port}",
                 "JOBS_GATEWAY_TOKEN": token,
@@ -62,14 +68,14 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
                 "ROUNDS": str(rounds),
             }
             script = Path(__file__).with_suffix(".mjs")
-            printed = subprocess.run([node, script], env=os.environ | given, check=True, capture_output=True).stdout
+            printed = subprocess.run([node, script], env=environment | given, check=True, capture_output=True).stdout
     return json.loads(printed)
 
 
 def manage(environment: dict[str, str], *command: str) -> str:
     return subprocess.run(
         [sys.executable, ROOT / "manage.py", *command],
-        env=os.environ | environment,
+        env=environment,
         check=True,
         text=True,
         stdout=subprocess.PIPE,
