@@ -312,7 +312,7 @@ def test_incidents_cost_a_pause_and_no_event(cluster, store, filled, gateway, re
             measured.append(measure(cluster, how, gateway, writers, reads, ready))
             record_property(str(number), json.dumps(measured[-1]))
         output, errors = backfill.communicate(timeout=300)
-        assert backfill.returncode == 0, errors
+        assert backfill.returncode == 0, errors.decode()
         assert "rejected 0" in output.decode()
     except BaseException:
         crowd.stop()  # its threads would keep the process from ending
