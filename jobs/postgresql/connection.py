@@ -7,16 +7,14 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import pq
 from psycopg.abc import PQGen
-from psycopg.conninfo import make_conninfo
 from psycopg.waiting import Ready, Wait
 
 Value = TypeVar("Value")
 
 # How long a server may take for an answer before it is asked whether it is there at all, and how often after that.
 SILENCE_SECONDS = 5.0
-PING_SECONDS = 2
+PING_SECONDS = 2  # the least that psycopg takes
 
 
 class ConnectionWithPing(psycopg.Connection[Any]):
@@ -45,10 +43,12 @@ class ConnectionWithPing(psycopg.Connection[Any]):
             return stop.value
 
     def _require_server(self) -> None:
-        pgconn = self.pgconn
-        server = make_conninfo(
-            host=self.info.host, hostaddr=pgconn.hostaddr.decode(), port=self.info.port, connect_timeout=PING_SECONDS
-        )
-        if pq.PGconn.ping(server.encode()) == pq.Ping.NO_RESPONSE:
-            pgconn.finish()
-            raise psycopg.OperationalError(f"the server {self.info.host} port {self.info.port} does not answer")
+        """Makes another connection, for libpq's own ping would hold up every thread of the process meanwhile."""
+        info = self.info
+        try:
+            psycopg.connect(info.dsn, password=info.password, connect_timeout=PING_SECONDS).close()
+        except psycopg.errors.ConnectionTimeout as error:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"the server {info.host} port {info.port} does not answer") from error
+        except psycopg.OperationalError:
+            pass  # it answered: that it has no connection left, for example
