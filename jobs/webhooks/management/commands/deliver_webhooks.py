@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from jobs.database import row_security
 from jobs.webhooks.worker import Worker
 from jobs_gateway import metrics
+from jobs_gateway.settings import limit_pools_of_a_worker
 
 
 class Command(BaseCommand):
@@ -27,6 +28,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        limit_pools_of_a_worker()  # one event loop and one thread, as in a worker of the server
         row_security.check_before_serving()
         if settings.METRICS_PORT:
             metrics.serve()
