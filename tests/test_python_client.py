@@ -110,7 +110,7 @@ def artifacts() -> Iterator[Path]:
 def gateway(django_db_setup: None, artifacts: Path) -> Iterator[Gateway]:
     """One for all tests: it reads what each of them has committed. Its links expire in 6 seconds."""
     environment = {"STREAMS_PER_TENANT": "6", "PRESIGN_TTL_SECONDS": "6", "ARTIFACTS_DIR": str(artifacts)}
-    with serving(database_of_this_test(), **environment) as served:
+    with serving(database_of_this_test(), 1, **environment) as served:
         yield served
 
 
@@ -155,7 +155,7 @@ def finished_with_pictures(artifacts: Path, acme: Any, number: int = 2) -> Any:
         path = artifacts / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(PICTURE)
-    drawn = [{"storage_key": key, "kind": "on_model_render", "role": "final", "label": "front"} for key in keys]
+    drawn: Any = [{"storage_key": key, "kind": "on_model_render", "role": "final", "label": "front"} for key in keys]
     ledger.finish(job, "Done", artifacts=drawn)
     return job
 

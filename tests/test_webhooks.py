@@ -579,6 +579,28 @@ def test_two_workers_share_the_endpoints_and_take_over(acme, job, monkeypatch):
     deliver(scenario, receiver=accepting)
 
 
+def test_a_worker_that_stops_leaves_nothing_to_be_sent_twice(acme):
+    async def scenario(receiver):
+        await write(endpoints.create, acme, receiver.url)
+        jobs = [await write(ledger.open_job, acme, "MODEL_GENERATOR") for _ in range(4)]
+        for job in jobs:
+            for _ in range(10):
+                await write(ledger.append, job, "stage")
+        for expected in (5, 15, 30):
+            async with working():
+                await until(lambda expected=expected: len(receiver.accepted) >= expected)
+        async with working():
+            await until(lambda: len(receiver.accepted) == 40)
+            await until_async(lambda: not BlockedJob.objects.exists())
+        assert receiver.order() == {str(job.pk): list(range(1, 11)) for job in jobs}
+
+    async def slowly(receiver, request, received):
+        await asyncio.sleep(0.01)
+        return await accepting(receiver, request, received)
+
+    deliver(scenario, receiver=slowly)
+
+
 def test_a_worker_without_its_lease_sends_nothing_and_writes_nothing(acme, job):
     async def scenario(receiver):
         await write(endpoints.create, acme, receiver.url)

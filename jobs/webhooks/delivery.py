@@ -83,7 +83,9 @@ class Delivery:
         # The window: events that were read and are not answered, by position, in ascending order, with their job.
         self._window: dict[int, str] = {}
         self._events: dict[str, deque[FeedRow]] = {}  # those of the window by job, each job's first one is next
-        self._ready: deque[str] = deque()  # jobs of the window without a request
+        # Jobs of the window without a request, a heap: by the position of the next event, so that what is sent twice
+        # after a kill is little.
+        self._ready: list[tuple[int, str]] = []
         self._began: dict[str, float] = {}  # when the request of each job of the window began
         self._blocked: dict[str, BlockedRow] = {row.job: row for row in claim.blocked}
         self._due: list[tuple[float, str]] = [(row.next_attempt_at, row.job) for row in claim.blocked]  # a heap
@@ -153,11 +155,18 @@ class Delivery:
         )
 
     async def stop(self) -> None:
-        """Starts no more attempts, and waits for those under way."""
+        """Starts no more attempts, and waits for those under way. The next worker sends what follows.
+
+        The jobs of the window get rows, so that what was delivered of others is not sent again.
+        """
         self.is_stopping = True
         self.wake.set()
         if self.attempts:
             await asyncio.wait(self.attempts)
+        for job in list(self._events):
+            row = self._events[job][0]
+            self._leave_window(job)
+            self._block(job, BlockedRow(job, row.event[0], 0, time(), time()))
 
     # --- The loop ---
 
@@ -194,7 +203,7 @@ class Delivery:
             self._window[row.position] = job
             if job not in self._events:
                 self._events[job] = deque()
-                self._ready.append(job)
+                heapq.heappush(self._ready, (row.position, job))
             self._events[job].append(row)
         self.read_up_to = page.up_to
         self.wake.set()  # there may be another page
@@ -239,7 +248,7 @@ class Delivery:
                 self._busy.add(due)
                 return lambda: self._attempt_of_blocked(due)
             if not blocked and self._ready and len(self._blocked) < MAX_BLOCKED:
-                job = self._ready.popleft()
+                _, job = heapq.heappop(self._ready)
                 row = self._events[job][0]
                 return lambda: self._attempt_of_window(job, row)
         return None
@@ -296,7 +305,7 @@ class Delivery:
             self._answered_blocked(job, row, answer)
             return
         if answer is None:
-            self._ready.appendleft(job)
+            heapq.heappush(self._ready, (row.position, job))
             return
         if answer.is_success:
             self._succeeded(row, answer, 1)
@@ -307,7 +316,7 @@ class Delivery:
         del self._window[row.position]
         self._events[job].popleft()
         if self._events[job]:
-            self._ready.append(job)
+            heapq.heappush(self._ready, (self._events[job][0].position, job))
         else:
             del self._events[job]
 

@@ -16,6 +16,7 @@ from jobs.management.arguments import at_least
 from jobs.management.stopping import POLL_SECONDS
 from jobs.webhooks.worker import Worker
 from jobs_gateway import metrics
+from jobs_gateway.settings import limit_pools_of_a_worker
 
 
 class Command(BaseCommand):
@@ -38,6 +39,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, parent: int | None, **options: Any) -> None:
+        limit_pools_of_a_worker()  # one event loop and one thread, as in a worker of the server
         row_security.check_before_serving()
         if settings.METRICS_PORT:
             metrics.serve()
