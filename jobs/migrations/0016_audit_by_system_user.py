@@ -9,7 +9,8 @@ INDEX = models.Index(
 
 
 def add_index(apps, schema_editor):
-    columns = "jobs_auditentry (system_user, at DESC, id DESC) WHERE NOT system_user = ''"
+    # In quotes, because SYSTEM_USER is a function of SQL.
+    columns = 'jobs_auditentry ("system_user", at DESC, id DESC) WHERE NOT "system_user" = \'\''
     if schema_editor.connection.vendor == "postgresql":
         schema_editor.execute("DROP INDEX CONCURRENTLY IF EXISTS audit_system_user")  # of a build that was interrupted
         schema_editor.execute(f"CREATE INDEX CONCURRENTLY audit_system_user ON {columns}")
