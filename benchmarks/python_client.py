@@ -12,6 +12,7 @@ import json
 import statistics
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -175,8 +176,8 @@ def main() -> None:
             sides = [side(url, token) for side in (Bare, Blocking, BareAsync, Asynchronous)]
             saved = folder / "saved.png"
             measure("list, pages of 200", [side.list for side in sides])
-            measure("follow, 500 events", [lambda side=side: side.follow(followed["public_id"]) for side in sides])
-            measure("download, 1 MB", [lambda side=side: side.download(drawn["public_id"], saved) for side in sides])
+            measure("follow, 500 events", [partial(side.follow, followed["public_id"]) for side in sides])
+            measure("download, 1 MB", [partial(side.download, drawn["public_id"], saved) for side in sides])
 
 
 def measure(label: str, calls: list[Callable[[], int]]) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,10 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def has_status(gateway: Gateway, target: str, status: int) -> bool:
+    return gateway.get(target).status == status
 
 
 def finished_with_pictures(artifacts: Path, acme: Any, number: int = 2) -> Any:
@@ -570,7 +575,7 @@ def test_a_link_that_has_expired_is_renewed_and_the_store_never_gets_the_token(
     def expired(pictures: Any) -> Any:
         for picture in pictures:
             target = picture.image_url.removeprefix(proxy.url)
-            until(lambda target=target: gateway.get(target).status == 403)
+            until(partial(has_status, gateway, target, 403))
         return pictures
 
     choices = [lambda job: expired(job.result), lambda job: expired(job.latest_event.artifacts)]
