@@ -15,17 +15,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Protocol
 
 from django.db import Error as DatabaseFailure
-from ulid import ULID
 
 from jobs.artifacts.signing import CannotSign
 from jobs.database.events import FeedRow
 from jobs.webhooks import metrics
+from jobs.webhooks.attempts import attempt_of
 from jobs.webhooks.leases import BlockedRow, Change, Claim, EndpointConfig, moment
-from jobs.webhooks.models import Attempt, Outcome
-from jobs.webhooks.payload import event_id, event_type, job_of, payload
+from jobs.webhooks.models import Outcome
+from jobs.webhooks.payload import event_id, job_of, payload
 from jobs.webhooks.queries import read_next_event, read_page
 from jobs.webhooks.sender import Answer, Sender
 from jobs.webhooks.signing import signature_headers
@@ -473,21 +473,3 @@ class Delivery:
 
     def _has_changes(self) -> None:
         self.context.has_changes(self)
-
-
-def attempt_of(endpoint: int, answer: Answer, number: int, outcome: Outcome, row: FeedRow | None) -> Attempt:
-    """The row of the log for an attempt at ``row``, or for that of a test event."""
-    about: dict[str, Any] = {"event_type": "webhook.test"}
-    if row is not None:
-        about = {"job": ULID.from_hex(job_of(row)), "seq": row.event[0], "event_type": event_type(row)}
-    return Attempt(
-        endpoint_id=endpoint,
-        at=moment(time()),
-        number=number,
-        outcome=outcome,
-        status=answer.status,
-        error=answer.error[:200],
-        duration_ms=round(answer.seconds * 1000),
-        answer=answer.body,
-        **about,
-    )

@@ -18,7 +18,7 @@ from ulid import ULID
 from jobs.models import JobCounts
 from jobs.webhooks import signing
 from jobs.webhooks.addresses import ForbiddenAddress, check_address
-from jobs.webhooks.delivery import attempt_of
+from jobs.webhooks.attempts import attempt_of
 from jobs.webhooks.leases import config_of
 from jobs.webhooks.models import Attempt, BlockedJob, Endpoint, EndpointSecret, Outcome, Redelivery
 from jobs.webhooks.payload import TEST_TYPE, payload_of_test

@@ -19,6 +19,9 @@ from jobs.database.records import columns
 from jobs.models import Job, JobCounts, JobEvent, JobStatus
 from jobs.ulid import ULIDField
 
+# Of a read, the wait for a connection included. Nobody waits for it as for a request of the API.
+READ_SECONDS = 10.0
+
 
 class PageRow(NamedTuple):
     """One page of the events that are pushed."""
@@ -92,7 +95,7 @@ async def _read(
     """The document of a query, from the primary: endpoints' positions are there too. Raises DatabaseError."""
     values["event_types"] = orjson.dumps(event_types).decode()
     try:
-        async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS):
+        async with asyncio.timeout(READ_SECONDS):
             return await query.read_document(values, settings.API_DATABASE, limit)
     except TimeoutError as error:
-        raise OperationalError(f"no answer within {settings.DATABASE_DEADLINE_SECONDS} s") from error
+        raise OperationalError(f"no answer within {READ_SECONDS} s") from error
