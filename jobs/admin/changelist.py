@@ -75,9 +75,9 @@ class ConsoleChangeList(ChangeList):
 
     model_admin: ConsoleAdmin
     # The number of the column that sorts the list, and "asc" or "desc", as Django's templates read it.
-    sorted_column: dict[int, str]
+    sorted_column: dict[int, Any]
 
-    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> tuple[str, ...]:
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
         self.sorted_column = {}
         orders = self.model_admin.get_orders(request)
         given = self.params.pop(ORDER_VAR, "").partition(".")[0]
@@ -92,7 +92,7 @@ class ConsoleChangeList(ChangeList):
         order: tuple[str, ...] = orders[name]
         return tuple(reverse_order(each) for each in order) if given.startswith("-") else order
 
-    def get_ordering_field_columns(self) -> dict[int, str]:
+    def get_ordering_field_columns(self) -> dict[int, Any]:
         return self.sorted_column
 
 
@@ -206,7 +206,7 @@ class PeriodFilter(admin.ListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Raises IncorrectLookupParameters for a value that is no time."""
         try:
-            times = {name: _parse_time(value) for name, value in self.used_parameters.items()}
+            times = {name: _parse_time(str(value)) for name, value in self.used_parameters.items()}
         except (ValueError, OverflowError) as error:
             raise IncorrectLookupParameters(str(error)) from error
         if "from" in times:

@@ -245,7 +245,7 @@ class JobAdmin(ReadOnlyAdmin):
         text = request.GET.get("q", "").strip()
         if text and self.has_view_permission(request):
             found = self.found(request, text)
-            if found.count == 1 and (url := page_of_one(found)):
+            if found.total == 1 and (url := page_of_one(found)):
                 return HttpResponseRedirect(url)
             context["found"] = found
         return super().changelist_view(request, context)

@@ -43,8 +43,8 @@ class Found(NamedTuple):
     tokens: list[ApiToken]
 
     @property
-    def count(self) -> int:
-        return sum(map(len, self))
+    def total(self) -> int:
+        return len(self.jobs) + len(self.tenants) + len(self.tokens)
 
 
 def search(text: str, *, with_tokens: bool) -> Found:

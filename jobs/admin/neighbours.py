@@ -41,11 +41,12 @@ def place_of(job: Job, request: HttpRequest, model_admin: Any) -> Place:
     query = request.GET.get(LIST_PARAMETER, "")
     if query and (place := _place_in_list(job, query, request, model_admin)):
         return place
-    newer, older = _adjacent_jobs(job)
+    newer, older = (job_url(each.pk) if each else "" for each in _adjacent_jobs(job))
     return Place(
         "",
         "",
-        *(job_url(each.pk) if each else "" for each in (newer, older)),
+        newer,
+        older,
         f"{reverse('admin:jobs_job_changelist')}?{urlencode({'tenant': job.tenant.slug})}",
         f"Jobs of {job.tenant.slug}",
     )
@@ -68,12 +69,13 @@ def _place_in_list(job: Job, query: str, request: HttpRequest, model_admin: Any)
     # The page that has the job now: the caller may have walked to another one.
     params[PAGE_VAR] = str(index // model_admin.list_per_page + 1)
     query = params.urlencode()
-    before = ids[index - 1] if index else None
-    after = ids[index + 1] if index + 1 < len(ids) else None
+    before = job_url(ids[index - 1], query) if index else ""
+    after = job_url(ids[index + 1], query) if index + 1 < len(ids) else ""
     return Place(
         f"{index + 1:,}",
         f"more than {MAX_COUNTED:,}" if len(ids) > MAX_COUNTED else f"{len(ids):,}",
-        *(job_url(each, query) if each else "" for each in (before, after)),
+        before,
+        after,
         f"{reverse('admin:jobs_job_changelist')}?{query}",
         "Jobs",
     )

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import connections
 from django.db.models import F, QuerySet, TextField, Value
@@ -118,7 +118,7 @@ def jobs_failed_for(reason: str, since: datetime) -> list[ULID]:
     return list(found)
 
 
-def _failed_events(since: datetime) -> QuerySet[JobEvent]:
+def _failed_events(since: datetime) -> QuerySet[Any]:
     """Failed events, the newest first; ``reason`` is the beginning of their text."""
     events = JobEvent.all_tenants.filter(event_type="failed", created_at__gt=since).order_by("-created_at")
     # An error that is no text, which the list does not show either, is rare: it is counted by its JSON.

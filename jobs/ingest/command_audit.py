@@ -23,12 +23,12 @@ def record_command_act(action: AuditAction, tenant: Tenant | None, command: str,
 
     A ``command`` that is longer than its column, by the name of a file, is cut off.
     """
-    fields = {name: AuditEntry._meta.get_field(name).max_length for name in ("system_user", "command", "subject")}
-    values = {"system_user": system_user(), "command": command, "subject": subject}
     AuditEntry.objects.create(
         action=action,
         tenant_slug=tenant.slug if tenant else "",
-        **{name: values[name][:length] for name, length in fields.items()},
+        system_user=system_user()[:64],
+        command=command[:300],
+        subject=subject[:64],
     )
 
 
