@@ -88,10 +88,10 @@ def test_in_a_trial_nothing_is_inline_and_the_policy_is_that_of_the_plain_page(
     assert "unsafe" not in policies[0]
 
 
-@pytest.mark.parametrize("process", ["", "1", "0", str(os.getpid())])
+@pytest.mark.parametrize("process", ["", "1", "0", "its own"])
 def test_a_process_that_only_has_the_variable_shows_the_plain_page(client, demo_token, monkeypatch, process):
     plain = client.get("/")
-    monkeypatch.setenv(PAGE_VARIABLE, process)
+    monkeypatch.setenv(PAGE_VARIABLE, str(os.getpid()) if process == "its own" else process)
     response = client.get("/")
     assert not is_live(response)
     assert response.content == plain.content
