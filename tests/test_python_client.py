@@ -31,6 +31,7 @@ from jobs.models import Job, JobCounts, JobEvent
 from tests.faulty_proxy import PASS, Fault, FaultyProxy, ProxiedRequest, faulty_proxy
 from tests.gateway import Gateway, database_of_this_test, serving
 from tests.servers import free_ports, temporary_folder
+from tests.signed_webhooks import signed_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -781,3 +782,59 @@ def test_the_wheel_works_and_is_typed_strictly_in_an_empty_project(tmp_path):
     files = ["program.py", "follow_job.py"]
     run("mypy", "--strict", "--python-version", "3.10", "--python-executable", python, *files)
     run("pyright", "--pythonpath", python, *files)
+
+
+# --- Webhooks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.sqlite
+class TestWebhooks:
+    def test_a_webhook_of_the_gateway_is_read(self):
+        signed = signed_webhook()
+        mixed_case = {name.title(): value for name, value in signed["headers"].items()}
+        for body in (signed["body"], signed["body"].encode()):
+            for headers in (signed["headers"], mixed_case):
+                webhook = sdk.webhooks.unwrap(body, headers, signed["secret"])
+                assert (webhook.id, webhook.type) == ("01JADE5XAMPK9M0Q7RS3T4V5W6-4", "job.succeeded")
+                assert webhook.event is not None
+                assert webhook.event.event.message == "Done ✓"
+                assert webhook.event.job.public_id == "01JADE5XAMPK9M0Q7RS3T4V5W6"
+                assert (webhook.result, webhook.timestamp.isoformat()) == ([], "2026-04-15T12:00:09+00:00")
+
+    def test_a_test_event_is_about_no_job(self):
+        signed = signed_webhook({}, "webhook.test")
+        webhook = sdk.webhooks.unwrap(signed["body"], signed["headers"], signed["secret"])
+        assert (webhook.type, webhook.event, webhook.result) == ("webhook.test", None, None)
+
+    def test_after_a_rotation_either_secret_verifies_it(self):
+        signed = signed_webhook()
+        both = signed["headers"] | {"webhook-signature": f"v1,bm8= {signed['headers']['webhook-signature']}"}
+        assert sdk.webhooks.unwrap(signed["body"], both, signed["secret"]).type == "job.succeeded"
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"webhook-id": "x"},
+            {"webhook-timestamp": "1776254409"},
+            {"webhook-timestamp": "now"},
+            {"webhook-timestamp": "٣"},
+            {"webhook-signature": ""},
+            {"webhook-signature": "v1,é"},
+        ],
+    )
+    def test_changed_headers_are_refused(self, change):
+        signed = signed_webhook()
+        with pytest.raises(sdk.webhooks.WebhookVerificationError):
+            sdk.webhooks.unwrap(signed["body"], signed["headers"] | change, signed["secret"])
+
+    def test_another_body_another_secret_and_a_missing_header_are_refused(self):
+        signed = signed_webhook()
+        for body, headers, secret in (
+            (signed["body"] + " ", signed["headers"], signed["secret"]),
+            (signed["body"], signed["headers"], signed["other"]),
+            (signed["body"], {"webhook-id": "x"}, signed["secret"]),
+        ):
+            with pytest.raises(sdk.webhooks.WebhookVerificationError):
+                sdk.webhooks.unwrap(body, headers, secret)
+        with pytest.raises(ValueError, match="whsec_"):
+            sdk.webhooks.unwrap(signed["body"], signed["headers"], "whsec_")

@@ -15,6 +15,7 @@ import pytest
 from tests.browser import needs_chromium
 from tests.gateway import Gateway, database_of_this_test, serving
 from tests.node import CLIENT, LONGEST_SECONDS, MODULES, ROOT, Backend, install_and_build, needs_node, run, site
+from tests.signed_webhooks import signed_webhook
 
 pytestmark = [needs_node, pytest.mark.django_db(transaction=True)]
 
@@ -84,9 +85,17 @@ def served(client, gateway, pictures, transactional_db):
         yield Served(gateway, address, call(address, "new_tenant"))
 
 
-@pytest.mark.parametrize("file", sorted((CLIENT / "test").glob("*.test.mjs")), ids=lambda path: path.name)
-def test_its_own_tests_pass(file, served):
-    run("node", "--test", file, **served.environment)
+OWN_TESTS = {path.name: path for path in sorted((CLIENT / "test").glob("*.test.mjs"))}
+
+
+@pytest.mark.parametrize("name", [name for name in OWN_TESTS if name != "webhooks.test.mjs"])
+def test_its_own_tests_pass(name, served):
+    run("node", "--test", OWN_TESTS[name], **served.environment)
+
+
+@pytest.mark.sqlite
+def test_it_verifies_the_gateways_webhooks(client):
+    run("node", "--test", OWN_TESTS["webhooks.test.mjs"], SIGNED=json.dumps(signed_webhook()))
 
 
 @pytest.mark.sqlite

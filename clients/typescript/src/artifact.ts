@@ -1,4 +1,4 @@
-import { saveFile } from "#files";
+import { saveFile } from "#platform";
 
 import { DownloadError, JobsGatewayError } from "./errors.js";
 import { isTransient, Retries, sleep } from "./retries.js";

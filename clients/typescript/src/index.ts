@@ -4,7 +4,9 @@ export { ApiError, ConnectionError, DownloadError, JobsGatewayError, JobTimeoutE
 export { Listing } from "./listing.js";
 export type { JobsGatewayOptions } from "./transport.js";
 export type {
+  ArtifactResponse,
   FeedEvent,
+  FeedEventResponse,
   FeedOptions,
   FleetJob,
   FleetJobPage,
@@ -21,3 +23,4 @@ export type {
   ValidationError,
   WaitOptions,
 } from "./types.js";
+export * as webhooks from "./webhooks.js";

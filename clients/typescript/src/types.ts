@@ -6,6 +6,7 @@ import type { components, operations } from "./openapi.js";
 type Schemas = components["schemas"];
 
 export type ArtifactResponse = Schemas["ArtifactResponse"];
+export type FeedEventResponse = Schemas["FeedEvent"];
 export type FeedResponse = Schemas["FeedResponse"];
 export type FleetJob = Schemas["FleetJobResponse"];
 export type FleetJobPage = Schemas["FleetJobListResponse"];
@@ -32,7 +33,7 @@ export type Job = Omit<JobDetailResponse, "result" | "latest_event"> & {
  * the feed is read in pages, because streams do not work, only the last event of a page has the page's end as its
  * cursor. The others have its beginning, so that a restart may repeat some of a page: drop those by their `id`.
  */
-export type FeedEvent = Omit<Schemas["FeedEvent"], "event"> & { event: JobEvent; cursor: string };
+export type FeedEvent = Omit<FeedEventResponse, "event"> & { event: JobEvent; cursor: string };
 
 type Query<Name extends keyof operations> = NonNullable<operations[Name]["parameters"]["query"]>;
 

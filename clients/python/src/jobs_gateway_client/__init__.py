@@ -9,6 +9,7 @@
 ``AsyncClient`` has the same methods for asyncio. The models are in :mod:`jobs_gateway_client.models`.
 """
 
+from jobs_gateway_client import webhooks
 from jobs_gateway_client.async_client import AsyncArtifact, AsyncClient
 from jobs_gateway_client.client import Artifact, Client
 from jobs_gateway_client.errors import (
@@ -49,4 +50,5 @@ __all__ = [
     "RateLimitedError",
     "UnavailableError",
     "UnexpectedResponseError",
+    "webhooks",
 ]

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { randomBytes, webcrypto } from "node:crypto";
 import { rename, rm, writeFile } from "node:fs/promises";
 
 /** Writes to a temporary file beside `path`, and renames it: no other process sees half a file. */
@@ -12,3 +12,6 @@ export async function saveFile(path: string, chunks: AsyncIterable<Uint8Array>):
     throw error;
   }
 }
+
+/** Node 18 has no global `crypto`. */
+export const subtle = webcrypto.subtle as SubtleCrypto;

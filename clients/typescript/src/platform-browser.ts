@@ -5,3 +5,5 @@ export async function saveFile(_path: string, _chunks: AsyncIterable<Uint8Array>
   const detail = "Browsers cannot write files. Use artifact.blob() here.";
   throw new JobsGatewayError({ code: "NO_FILE_SYSTEM", detail });
 }
+
+export const subtle = globalThis.crypto.subtle;
