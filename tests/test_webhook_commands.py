@@ -20,6 +20,7 @@ from django.utils import timezone
 from standardwebhooks.webhooks import Webhook
 
 from jobs.ingest import ledger
+from jobs.models import AuditEntry
 from jobs.webhooks import endpoints, signing
 from jobs.webhooks.models import Attempt, BlockedJob, Endpoint
 from tests.gateway import database_of_this_test
@@ -210,3 +211,21 @@ def test_deliver_webhooks_delivers_until_it_is_stopped(acme, tmp_path):
     assert "Traceback" not in text
     endpoint = Endpoint.objects.get()
     assert (endpoint.position, endpoint.lease_owner) == (1, "")
+
+
+def test_commands_that_change_an_endpoint_leave_an_audit_entry_without_its_url(acme):
+    run("create_webhook", acme.slug, "https://hooks.example/?key=0secret0")
+    endpoint = Endpoint.objects.get()
+    run("rotate_webhook_secret", endpoint.pk)
+    Endpoint.objects.update(is_enabled=False)
+    run("enable_webhook", endpoint.pk, "--from-now")
+    run("delete_webhook", endpoint.pk)
+    entries = AuditEntry.objects.filter(tenant_slug=acme.slug).order_by("pk")
+    assert list(entries.values_list("action", "command")) == [
+        ("webhook_added", "python manage.py create_webhook acme"),
+        ("webhook_changed", f"python manage.py rotate_webhook_secret {endpoint.pk}"),
+        ("webhook_changed", f"python manage.py enable_webhook {endpoint.pk} --from-now"),
+        ("webhook_removed", f"python manage.py delete_webhook {endpoint.pk}"),
+    ]
+    assert {entry.subject for entry in entries} == {f"webhook endpoint {endpoint.pk}"}
+    assert all(entry.system_user for entry in entries)

@@ -6,7 +6,11 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 
+from jobs.ingest.command_audit import record_command_act
+from jobs.management.stopping import command_line
+from jobs.models import AuditAction
 from jobs.webhooks import endpoints
 from tenants.models import Tenant
 
@@ -35,7 +39,11 @@ class Command(BaseCommand):
 
     def handle(self, *, slug: str, url: str, event_types: list[str], **options: Any) -> None:
         try:
-            endpoint, secret = endpoints.create(Tenant.objects.get(slug=slug), url, event_types)
+            with transaction.atomic():
+                endpoint, secret = endpoints.create(Tenant.objects.get(slug=slug), url, event_types)
+                # Without the URL, whose query may hold a secret.
+                command = command_line("create_webhook", slug)
+                record_command_act(AuditAction.WEBHOOK_ADDED, endpoint.tenant, command, str(endpoint))
         except Tenant.DoesNotExist as error:
             raise CommandError(f"No tenant “{slug}”. Create it with: manage.py create_tenant {slug}") from error
         except ValidationError as error:

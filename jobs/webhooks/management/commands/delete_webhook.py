@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
+from django.db import transaction
 
+from jobs.ingest.command_audit import record_command_act
+from jobs.management.stopping import command_line
+from jobs.models import AuditAction
 from jobs.webhooks.management.lookup import add_endpoint_argument, endpoint_of
 
 
@@ -20,5 +24,9 @@ class Command(BaseCommand):
 
     def handle(self, *, endpoint: int, **options: Any) -> None:
         row = endpoint_of(endpoint)
-        row.delete()
+        with transaction.atomic():
+            record_command_act(
+                AuditAction.WEBHOOK_REMOVED, row.tenant, command_line("delete_webhook", endpoint), str(row)
+            )
+            row.delete()
         self.stdout.write(f"Deleted webhook endpoint {endpoint} of tenant {row.tenant.slug}.")

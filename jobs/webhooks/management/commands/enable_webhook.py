@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
+from django.db import transaction
 
+from jobs.ingest.command_audit import record_command_act
+from jobs.management.stopping import command_line
+from jobs.models import AuditAction
 from jobs.webhooks import endpoints
 from jobs.webhooks.management.lookup import add_endpoint_argument, endpoint_of
 
@@ -32,5 +36,8 @@ class Command(BaseCommand):
         if row.is_enabled:
             self.stdout.write(f"Webhook endpoint {endpoint} is enabled already; nothing changed.")
             return
-        endpoints.enable(row, from_now=from_now)
+        with transaction.atomic():
+            endpoints.enable(row, from_now=from_now)
+            command = command_line("enable_webhook", endpoint, ("--from-now", from_now))
+            record_command_act(AuditAction.WEBHOOK_CHANGED, row.tenant, command, str(row))
         self.stdout.write(f"Enabled webhook endpoint {endpoint} of tenant {row.tenant.slug}.")

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
+from django.db import transaction
 
+from jobs.ingest.command_audit import record_command_act
+from jobs.management.stopping import command_line
+from jobs.models import AuditAction
 from jobs.webhooks import endpoints
 from jobs.webhooks.management.lookup import add_endpoint_argument, endpoint_of
 
@@ -23,6 +27,10 @@ class Command(BaseCommand):
         add_endpoint_argument(parser)
 
     def handle(self, *, endpoint: int, **options: Any) -> None:
-        secret = endpoints.rotate_secret(endpoint_of(endpoint))
+        row = endpoint_of(endpoint)
+        with transaction.atomic():
+            secret = endpoints.rotate_secret(row)
+            command = command_line("rotate_webhook_secret", endpoint)
+            record_command_act(AuditAction.WEBHOOK_CHANGED, row.tenant, command, str(row))
         self.stderr.write("The new secret follows. Keep it: it cannot be shown again.")
         self.stdout.write(secret)
