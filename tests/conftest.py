@@ -410,7 +410,7 @@ def demo(s3_store: Storage, s3_server: servers.S3, settings: Settings, monkeypat
     policy = copy.deepcopy(settings.CONTENT_SECURITY_POLICY)
     policy["DIRECTIVES"]["img-src"].append(s3_server.endpoint_url)
     settings.CONTENT_SECURITY_POLICY = policy
-    monkeypatch.setattr("jobs.management.commands.seed_demo.draw", draw_once)
+    monkeypatch.setattr("jobs.demo.pictures.draw", draw_once)
     call_command("seed_demo", verbosity=0)
     return Tenant.objects.get(slug="demo")
 

@@ -464,6 +464,7 @@ def test_what_other_programs_read_is_not_taken_for_a_setting(names):
 def test_every_documented_setting_is_known_whichever_of_them_are_set():
     listed = re.findall(r"^\| `([A-Z0-9_]+)` \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
     values = {"CACHE_URL": "redis://cache", "TRUSTED_PROXIES": "10.0.0.7", "DATABASE_URL": "sqlite://:memory:"}
+    values["WEBHOOK_ALLOWED_NETWORKS"] = "10.0.0.0/8"
     texts = {"AWS_STORAGE_BUCKET_NAME": "", "DATABASE_API_URL": "", "DATABASE_REPLICA_URL": "", "METRICS_PORT": "0"}
     given = {name: "1" for name in listed if name != "DATA_DIR"} | values | texts
     assert settings_with("UNKNOWN_SETTINGS", **given) == [[]]

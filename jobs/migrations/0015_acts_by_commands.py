@@ -5,6 +5,11 @@ from django.conf import settings
 from django.db import migrations, models
 
 
+def remove_acts_by_commands(apps, schema_editor):
+    """The table of before has no room for them."""
+    apps.get_model("jobs", "AuditEntry").objects.filter(actor=None).delete()
+
+
 class Migration(migrations.Migration):
     dependencies = [
         ("jobs", "0014_late_events"),
@@ -55,4 +60,5 @@ class Migration(migrations.Migration):
                 to=settings.AUTH_USER_MODEL,
             ),
         ),
+        migrations.RunPython(migrations.RunPython.noop, remove_acts_by_commands),
     ]

@@ -142,9 +142,8 @@ class Command(BaseCommand):
             )
             return False
         # Not a simulated one: it is removed after a while.
-        job = Job.all_tenants.filter(
-            tenant__slug=DEMO, status="SUCCESS", job_type=JobType.PRODUCT_TO_MODEL_PHASED
-        ).exclude(**{f"request__{SIMULATED}": True}).newest_first().first()  # fmt: skip
+        seeded = Job.all_tenants.filter(tenant__slug=DEMO, **{f"request__{SIMULATED}__isnull": True})
+        job = seeded.filter(status="SUCCESS", job_type=JobType.PRODUCT_TO_MODEL_PHASED).newest_first().first()
         header = f"-H 'Authorization: Bearer {access.token}'"
         self.stdout.write("\nAsk it something:\n\n")
         for path in ("v1/jobs?limit=5", f"v1/jobs/{job}", f"v1/jobs/{job}/events?since=0", "job?limit=5"):
