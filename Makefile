@@ -8,8 +8,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 # What checks import the settings with: nothing of the developer's environment or .env.
 BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/checks DATABASE_URL=sqlite:///:memory: DJANGO_SECRET_KEY=checks
 
-# A worker of pytest-xdist for each core; with PYTHONDONTWRITEBYTECODE each of them would compile all tests again.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses=auto --maxprocesses=4 --dist=loadscope
+# A worker of pytest-xdist for each core and one more, for many tests wait for processes; with PYTHONDONTWRITEBYTECODE
+# each of them would compile all tests again.
+WORKERS = $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadscope
 
 .DEFAULT_GOAL := help
 .PHONY: help run serve test test-full lint prove openapi client-models screenshots bench lock
