@@ -401,7 +401,7 @@ def s3(*buckets: str) -> Iterator[S3]:
                     "-master.telemetry=false",
                     "-master.volumeSizeLimitMB=64",
                     "-master.volumePreallocate=false",
-                    "-volume.max=20",
+                    "-volume.max=200",
                     "-volume.minFreeSpace=1MiB",
                     "-volume.preStopSeconds=0",
                 ],

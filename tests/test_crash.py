@@ -40,6 +40,8 @@ def crash_until_done(
     from its checkpoint, or begins at the first line.
     """
     chance = random.Random(crashes)
+    # A command that waits for the database does not end with it.
+    store = Store(store.url, store.folder, {**store.environment, "DATABASE_WAIT_SECONDS": "0"})
     checkpoint = source.with_name("checkpoint")
     lines = len(source.read_bytes().splitlines())
     number = started = 0

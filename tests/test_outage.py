@@ -102,9 +102,9 @@ def wait_until_recovered(gateway, token):
     assert gateway.get(ROUTES[0], UNKNOWN_TOKEN).status == 401
 
 
-def console(gateway):
+def console(gateway, **headers):
     """The console's response to an unknown session."""
-    return gateway.get("/admin/", Cookie=f"sessionid={'a' * 32}")
+    return gateway.get("/admin/", Cookie=f"sessionid={'a' * 32}", **headers)
 
 
 @pytest.fixture(params=["stopped", "hanging"])
