@@ -202,8 +202,8 @@ def test_a_pooler_behind_which_the_primary_was_demoted_is_noticed_within_two_sec
                 answer = gateway.get("/readyz")
                 assert answer.status == 503
                 assert not answer.body.startswith(b"database: ok")
-                wait_until(lambda: gateway.get("/v1/jobs", token).status == 503)
                 server.psql("SELECT pg_promote()")
+                wait_until(lambda: gateway.get("/readyz").status == 200)
                 wait_until(lambda: gateway.get("/v1/jobs", token).status == 200)
 
 
