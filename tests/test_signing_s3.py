@@ -32,6 +32,11 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 NOW = datetime(2026, 4, 15, 12, 0, 0, tzinfo=UTC).timestamp()
 
 
+@pytest.fixture(autouse=True)
+def lifetime(settings):
+    settings.PRESIGN_TTL_SECONDS = 900
+
+
 # --- Byte for byte ------------------------------------------------------------------------------------------------
 
 # Endpoint, region, addressing.
