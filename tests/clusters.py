@@ -195,15 +195,14 @@ class Cluster:
         return None
 
     def is_whole(self) -> bool:
-        """Whether there is a leader, and two nodes follow it, one of them synchronously.
+        """Whether there is a leader, and all other nodes follow it and belong to the quorum.
 
-        By what is written in etcd: Patroni promotes no node that is not written down there as synchronous.
+        By what is written in etcd: Patroni promotes no node that is not written down there.
         """
         leader = self.leader()
         members = leader.ask("cluster").get("members", ()) if leader else ()
-        states = {member["role"]: member["state"] for member in members}
-        followers = [member for member in members if member["state"] == "streaming"]
-        return len(followers) == len(self.nodes) - 1 and states.get("sync_standby") == "streaming"
+        followers = [each for each in members if (each["role"], each["state"]) == ("quorum_standby", "streaming")]
+        return len(followers) == len(self.nodes) - 1
 
     def wait_until_whole(self) -> Node:
         """The leader."""
@@ -218,8 +217,8 @@ class Cluster:
         return leader
 
     def switch_over(self, leader: Node, candidate: Node | None = None) -> None:
-        """Hands the leadership to another node, as ``patronictl switchover`` does: to the synchronous one unless
-        ``candidate`` is given. Returns when Patroni has done it."""
+        """Hands the leadership to another node, as ``patronictl switchover`` does: to any unless ``candidate``
+        is given. Returns when Patroni has done it."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{leader.api_port}/switchover",
             data=json.dumps({"leader": leader.name} | ({"candidate": candidate.name} if candidate else {})).encode(),
@@ -233,7 +232,7 @@ class Cluster:
                     answer.read()
                 return
             except urllib.error.HTTPError as error:
-                # 412: Patroni has not written down yet which node follows synchronously.
+                # 412: Patroni has not written down yet which nodes are in the quorum.
                 if error.code != 412 or time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
@@ -272,7 +271,7 @@ def configuration(node: Node, etcd_port: int) -> dict[str, Any]:
                 "loop_wait": LOOP_SECONDS,
                 "retry_timeout": RETRY_SECONDS,
                 "maximum_lag_on_failover": 1_048_576,
-                "synchronous_mode": True,
+                "synchronous_mode": "quorum",
                 "postgresql": {
                     "use_pg_rewind": True,
                     "use_slots": True,

@@ -10,9 +10,13 @@ from django.core.files.base import ContentFile
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from jobs.management import id_list
 from jobs.models import Artifact, Job
+from jobs.postgresql.base import ConnectionEnded
 from tenants.models import Tenant
-from tests.stores import counts_of, true_counts
+from tests import servers
+from tests.servers import wait_until
+from tests.stores import Store, counts_of, true_counts
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
 
@@ -107,6 +111,62 @@ def test_backfill_artifacts_goes_on(acme, jobs, ended):
     assert "The database answers again" in said
     assert said.splitlines()[-1].startswith("filled 6, unchanged 0, missing 0, orphaned 0")
     assert Artifact.all_tenants.filter(size=10).count() == 6
+
+
+def test_export_jobs_goes_on_with_the_list_of_ids(acme, jobs, tmp_path, monkeypatch):
+    whole, failures = id_list.record_reader.ids, iter([ConnectionEnded("the server has gone")])
+
+    def ids(*args):
+        for failure in failures:
+            raise failure
+        return whole(*args)
+
+    monkeypatch.setattr(id_list.record_reader, "ids", ids)
+    said = run("export_jobs", str(tmp_path / "jobs"), f"--ids={tmp_path / 'ids'}")
+    assert "The database answers again" in said
+    assert (tmp_path / "ids").read_text().split()[:6] == sorted(str(job.public_id) for job in jobs)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with servers.postgresql() as made:
+        made.psql("CREATE ROLE gateway LOGIN", "CREATE DATABASE gateway OWNER gateway")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def store(server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wait")
+    environment = {"DATABASE_WAIT_SECONDS": "3", "ARTIFACTS_DIR": str(folder / "artifacts")}
+    store = Store(server.url("gateway", user="gateway"), folder, environment)
+    store.run("migrate", "--verbosity=0")
+    store.add_tenants("demo")
+    return store
+
+
+@pytest.mark.parametrize("command", [("simulate", "--every=0.1s", "--speed=50"), ("deliver_webhooks",)], ids=" ".join)
+def test_what_runs_until_it_is_stopped_goes_on_too_and_stops_after_the_time(server, store, tmp_path, command):
+    def is_connected():
+        return server.psql("SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'gateway'").strip() == "t"
+
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = store.start(*command, stderr=output)
+    try:
+        wait_until(is_connected, process, log)
+        server.stop()
+        server.start()
+        wait_until(is_connected, process, log)
+        server.stop()
+        process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "The database failed: " in log.read_text()
+        assert f"python manage.py {command[0]}" in log.read_text()
+    finally:
+        process.kill()
+        process.communicate()
+        server.stop()
+        server.start()
 
 
 def test_it_stops_after_the_time_and_names_the_command_that_resumes(acme, jobs, tmp_path, ended, settings):

@@ -42,7 +42,11 @@ DNS_THREADS = 64
 
 
 class Worker:
-    """One process of ``deliver_webhooks``. ``run`` delivers until it is cancelled or ``stop`` is called."""
+    """One process of ``deliver_webhooks``.
+
+    ``run`` delivers until it is cancelled or ``stop`` is called. Raises DatabaseFailure when the database has been away
+    for ``DATABASE_WAIT_SECONDS``.
+    """
 
     sender: Sender
 
@@ -122,6 +126,7 @@ class Worker:
             logger.warning("The leases end by themselves: %s", error)
 
     async def _refresh(self) -> None:
+        answered_at = monotonic()
         while True:
             began = monotonic()
             renew = began - self._renewed_at >= RENEW_SECONDS
@@ -130,7 +135,10 @@ class Worker:
                 lease = await self._in_database(leases.refresh, self.name, held, renew)
             except DatabaseFailure as error:
                 logger.warning("The leases of webhook endpoints cannot be renewed: %s", error)
+                if monotonic() - answered_at >= settings.DATABASE_WAIT_SECONDS:
+                    raise
             else:
+                answered_at = monotonic()
                 if renew:
                     self._renewed_at, self._leased_until = began, began + leases.LEASE_SECONDS
                 self._apply(lease)
@@ -236,11 +244,14 @@ class Worker:
         return due
 
     async def _until_written(self, change: Callable[[], None]) -> None:
+        give_up_at = monotonic() + settings.DATABASE_WAIT_SECONDS
         while True:
             try:
                 return await self._in_database(change)
             except DatabaseFailure as error:
                 logger.warning("The database does not answer: %s", error)
+                if monotonic() >= give_up_at:
+                    raise
                 await asyncio.sleep(REFRESH_SECONDS)
 
     async def _in_database(self, function: Callable[..., Value], *args: Any) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -19,9 +20,11 @@ from jobs.management.errors import DATABASE_ERRORS, FileError, database_failed
 from jobs.management.files import Sink
 from jobs.management.id_list import write_list
 from jobs.management.progress import counted
+from jobs.management.stopping import stoppable
 from jobs.management.waiting import DatabaseWait
 from jobs.models import Job
 from jobs.ulid import parse_ulid
+from tenants.models import Tenant
 
 
 class Command(BatchCommand):
@@ -79,6 +82,8 @@ class Command(BatchCommand):
                 self.running(options, checkpoint, jobs.count()) as run,
             ):
                 finished = self.export(jobs, out, options["batch"], run)
+            if finished and options["ids"]:
+                self.write_ids(options["ids"], tenant)
         except BrokenPipeError:
             # Python flushes standard output when it exits, and would fail again.
             sys.stdout = None
@@ -89,15 +94,15 @@ class Command(BatchCommand):
             raise IncompleteRun(database_failed(error), self.resume(options, file, own)) from error
         if not finished:
             raise IncompleteRun("Stopped", self.resume(options, file, own))
-        if options["ids"]:
-            # After the export: a job that is not listed was removed. A job that was added meanwhile may be listed.
-            everyone = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
-            try:
-                number = write_list(options["ids"], everyone, tenant.slug if tenant else None)
-            except FileError as error:
-                raise IncompleteRun(str(error), self.resume(options, file, own)) from error
-            self.stderr.write(f"{counted(number, 'job')} listed in {options['ids']}")
         checkpoint.remove()
+
+    def write_ids(self, file: str, tenant: Tenant | None) -> None:
+        """After the export: a job that is not listed was removed. A job that was added meanwhile may be listed."""
+        everyone = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
+        with stoppable() as stop:
+            write = partial(write_list, file, everyone, tenant.slug if tenant else None)
+            number = DatabaseWait(stop, self.say).run(write)
+        self.stderr.write(f"{counted(number, 'job')} listed in {file}")
 
     def resume(self, options: dict[str, Any], file: str, own: tuple[object, ...]) -> str:
         if self.after is None:

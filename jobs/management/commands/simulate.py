@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.db import IntegrityError, connection
 
@@ -12,10 +13,10 @@ from jobs.demo.access import DEMO
 from jobs.demo.simulator import Simulator
 from jobs.ingest.ledger import LedgerBusy
 from jobs.management.arguments import at_least, factor, interval, percentage
-from jobs.management.batches import StoppableCommand
+from jobs.management.batches import IncompleteRun, StoppableCommand
 from jobs.management.errors import DATABASE_ERRORS, STORE_ERRORS, database_failed, reason
 from jobs.management.progress import Progress, counted
-from jobs.management.stopping import Stop, stoppable
+from jobs.management.stopping import Stop, command_line, stoppable
 from jobs_gateway.settings import limit_pools_of_a_worker
 from tenants.models import Tenant
 
@@ -31,7 +32,8 @@ class Command(StoppableCommand):
         "run ends jobs that this one leaves unfinished."
     )
     example = "--every 5s --speed 2 --fail 25%"
-    exit_codes = "0: it was stopped; 1: it could not start, or the tenant was removed"
+    exit_codes = "0: it was stopped; 1: it could not start, the tenant was removed, or the database stayed away"
+    resume = ""
     requires_system_checks = ()  # they import the API, which takes half a second and is not needed here
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -90,6 +92,15 @@ class Command(StoppableCommand):
         if self._called_from_command_line:  # type: ignore[attr-defined]  # Django's own
             limit_pools_of_a_worker()  # an error of the database comes soon, so that a stop does not wait for it
         simulator = Simulator(self.tenant_named(tenant, yes), every=every, speed=speed, fail_share=fail, keep=keep)
+        self.resume = command_line(
+            self.name,
+            ("--tenant", tenant),
+            ("--every", f"{every:g}s"),
+            ("--speed", f"{speed:g}"),
+            ("--fail", f"{fail * 100:g}%"),
+            ("--keep", keep),
+            ("--yes", yes),
+        )
         progress = Progress(self.stderr, None, self.name)
         is_shown = verbosity > 0
         if is_shown:
@@ -121,8 +132,12 @@ class Command(StoppableCommand):
             raise CommandError(database_failed(error)) from error
 
     def repeat(self, step: Any, stop: Stop, slug: str) -> None:
-        """Runs ``step`` until it succeeds or a stop is requested. Says why it waits, and when it goes on."""
+        """Runs ``step`` until it succeeds or a stop is requested. Says why it waits, and when it goes on.
+
+        Raises IncompleteRun when the database has been away for ``DATABASE_WAIT_SECONDS``.
+        """
         said, wait_seconds = "", SHORTEST_WAIT_SECONDS
+        give_up_at = time.monotonic() + settings.DATABASE_WAIT_SECONDS
         while not stop.requested:
             try:
                 step()
@@ -131,6 +146,8 @@ class Command(StoppableCommand):
                     raise
                 raise CommandError(f"Tenant “{slug}” was removed.") from error
             except (LedgerBusy, *DATABASE_ERRORS, *STORE_ERRORS) as error:
+                if isinstance(error, DATABASE_ERRORS) and time.monotonic() >= give_up_at:
+                    raise IncompleteRun(database_failed(error), self.resume) from error
                 if (why := failure_text(error)) != said:
                     self.say(f"{why}. The simulation waits until this is over.")
                     said = why

@@ -10,10 +10,13 @@ from typing import Any
 import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
+from django.db import Error as DatabaseFailure
 
 from jobs.database import row_security
 from jobs.management.arguments import at_least
-from jobs.management.stopping import POLL_SECONDS
+from jobs.management.batches import IncompleteRun
+from jobs.management.errors import database_failed
+from jobs.management.stopping import POLL_SECONDS, command_line
 from jobs.webhooks.worker import Worker
 from jobs_gateway import metrics
 from jobs_gateway.settings import limit_pools_of_a_worker
@@ -43,8 +46,12 @@ class Command(BaseCommand):
         row_security.check_before_serving()
         if settings.METRICS_PORT:
             metrics.serve()
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(deliver(parent))
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(deliver(parent))
+        except DatabaseFailure as error:
+            # Every endpoint goes on from what is written.
+            raise IncompleteRun(database_failed(error), command_line("deliver_webhooks")) from error
 
 
 async def deliver(parent: int | None) -> None:
