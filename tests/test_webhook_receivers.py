@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "webhooks.md").read_text()
 NODE, NPM = shutil.which("node"), shutil.which("npm")
 needs_node = pytest.mark.skipif(not (NODE and NPM), reason="Node is not installed: apt-get install nodejs npm")
+PHP = shutil.which("php")
+needs_php = pytest.mark.skipif(not PHP, reason="PHP is not installed: apt-get install php-cli")
 BODY = '{"type":"job.succeeded","data":{"text":"é – 😀"}}'.encode()
 ID = "01JADE5XAMPK9M0Q7RS3T4V5W6-4"
 
@@ -73,21 +75,23 @@ def example(language):
 
 
 EXAMPLES = [
-    pytest.param("python", [sys.executable], "example.py", id="python"),
-    pytest.param("js", [NODE], "example.mjs", id="js", marks=needs_node),
+    pytest.param("python", [sys.executable, "example"], id="python"),
+    pytest.param("js", [NODE, "--input-type=module", "--eval", "$(example)"], id="js", marks=needs_node),
+    pytest.param("php", [PHP, "-S", "127.0.0.1:$(port)", "example"], id="php", marks=needs_php),
 ]
 
 
-@pytest.mark.parametrize(("language", "program", "name"), EXAMPLES)
-def test_the_examples_accept_what_is_genuine_and_drop_doubles(language, program, name, secret, tmp_path):
-    (tmp_path / name).write_text(example(language))
+@pytest.mark.parametrize(("language", "command"), EXAMPLES)
+def test_the_examples_accept_what_is_genuine_and_drop_doubles(language, command, secret, tmp_path):
+    (tmp_path / "example").write_text(example(language))
     (port,) = free_ports(1)
+    given = {"$(example)": example(language), "127.0.0.1:$(port)": f"127.0.0.1:{port}"}
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*program, name],
+            [given.get(word, word) for word in command],
             cwd=tmp_path,
-            env=os.environ | {"WEBHOOK_SECRET": secret, "PORT": str(port)},
+            env=os.environ | {"WEBHOOK_SECRET": secret, "PORT": str(port), "SEEN_FOLDER": str(tmp_path)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
