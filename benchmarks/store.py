@@ -146,6 +146,7 @@ def environment_of(database_url: str, folder: Path) -> dict[str, str]:
         "DATABASE_API_URL": "",
         "DJANGO_SETTINGS_MODULE": "jobs_gateway.settings",
         "DJANGO_SECRET_KEY": "benchmark",
+        "PRESIGN_TTL_SECONDS": "900",  # as the peers sign
         "AWS_STORAGE_BUCKET_NAME": "pictures",
         "AWS_S3_ENDPOINT_URL": "http://127.0.0.1:9000",
         "AWS_S3_ADDRESSING_STYLE": "path",

@@ -231,8 +231,6 @@ REQUIRE_ROW_SECURITY = env.bool("REQUIRE_ROW_SECURITY", default=False)
 STATEMENT_TIMEOUT_MS = env.int("STATEMENT_TIMEOUT_MS", default=1500)
 # Seconds that a call of the ledger waits on PostgreSQL for the counter of its tenant, which another writer has locked.
 LEDGER_LOCK_SECONDS = env.float("LEDGER_LOCK_SECONDS", default=30)
-# Seconds that a caller waits for a connection of the pool, or for a server to connect to.
-DATABASE_POOL_WAIT_SECONDS = 30
 # Seconds that a command which works in batches waits for a database that is away, before it stops.
 DATABASE_WAIT_SECONDS = env.float("DATABASE_WAIT_SECONDS", default=60)
 # Seconds that a request of the API waits for PostgreSQL in all: a little longer than it takes to cancel.
@@ -244,8 +242,7 @@ def limit_pools_of_a_worker() -> None:
     for config in DATABASES.values():
         if pool := config["OPTIONS"].get("pool"):
             pool |= {"max_size": DATABASE_POOL_SIZE or 4, "timeout": 1}  # seconds
-    global DATABASE_POOL_WAIT_SECONDS  # noqa: PLW0603 - before Django reads the settings
-    DATABASE_POOL_WAIT_SECONDS = 1
+            config["POOL_WAIT_SECONDS"] = 1
 
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

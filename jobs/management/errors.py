@@ -34,7 +34,7 @@ def reason(error: Exception) -> str:
 
 
 def database_failed(error: Exception) -> str:
-    return f"The database failed: {reason(error)}"
+    return f"The database failed: {reason(error).removesuffix('.')}"
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any
 
 import psycopg
-from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.db.backends.postgresql import base
 from django.db.utils import DatabaseErrorWrapper
@@ -20,6 +19,8 @@ from psycopg_pool import PoolTimeout
 
 from jobs.postgresql.connection import ConnectionWithPing
 
+# How long a caller waits for a connection of the pool, or for a server to connect to.
+POOL_WAIT_SECONDS = 30.0
 READ_ONLY = "25006"
 # SQLSTATEs by which a server says that it takes no writes, stops, has crashed, or takes no connections yet.
 SERVER_LEFT = (READ_ONLY, "57P01", "57P02", "57P03")
@@ -88,11 +89,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.pool.drain()
 
     def get_new_connection(self, conn_params: Any) -> Any:
-        """Waits ``DATABASE_POOL_WAIT_SECONDS`` at most.
+        """Waits ``POOL_WAIT_SECONDS`` at most, of the database's settings if they have it.
 
         The pool stops trying after a few seconds without a server. Asking it again makes it try again.
         """
-        give_up_at = monotonic() + settings.DATABASE_POOL_WAIT_SECONDS
+        give_up_at = monotonic() + float(self.settings_dict.get("POOL_WAIT_SECONDS", POOL_WAIT_SECONDS))
         while True:
             try:
                 return super().get_new_connection(conn_params)

@@ -9,12 +9,11 @@ from typing import Any
 
 import uvloop
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseFailure
 
 from jobs.database import row_security
 from jobs.management.arguments import at_least
-from jobs.management.batches import IncompleteRun
 from jobs.management.errors import database_failed
 from jobs.management.stopping import POLL_SECONDS, command_line
 from jobs.webhooks.worker import Worker
@@ -51,7 +50,8 @@ class Command(BaseCommand):
                 runner.run(deliver(parent))
         except DatabaseFailure as error:
             # Every endpoint goes on from what is written.
-            raise IncompleteRun(database_failed(error), command_line("deliver_webhooks")) from error
+            again = command_line("deliver_webhooks")
+            raise CommandError(f"{database_failed(error)}. Start it again with: {again}") from error
 
 
 async def deliver(parent: int | None) -> None:
