@@ -31,6 +31,8 @@ from tenants.models import Tenant
 for number in range(int(sys.argv[2])):
     tenant = Tenant.objects.create(slug=f"hooks-{number}")
     endpoints.create(tenant, f"{sys.argv[1]}{number}")
+    if number < int(sys.argv[3]):
+        endpoints.create(tenant, f"{sys.argv[1]}hangs")
 """
 LOADER = """
 import sys
@@ -74,13 +76,15 @@ while due < began + seconds:
 
 
 class Receiver:
-    """Accepts everything, and keeps when each delivery arrived and how old its event was."""
+    """Accepts everything, and keeps when each delivery arrived and how old its event was. One path never answers."""
 
     def __init__(self) -> None:
         self.arrived: list[float] = []
         self.ages: list[float] = []
 
     async def handle(self, request: web.Request) -> web.Response:
+        if request.path == "/hangs":
+            await asyncio.Event().wait()
         body = orjson.loads(await request.read())
         self.arrived.append(monotonic())
         self.ages.append(time() - datetime.fromisoformat(body["timestamp"]).timestamp())
@@ -88,25 +92,43 @@ class Receiver:
 
 
 def measure(seconds: float, workers: int) -> dict[str, Any]:
-    """Deliveries a second with a backlog, ms of CPU a delivery, and the latencies in ms at ``EVENTS_A_SECOND``."""
+    """Deliveries a second with a backlog, without and with an endpoint that never answers beside the others, three
+    times each in turn; ms of CPU a delivery; and the latencies in ms at ``EVENTS_A_SECOND``."""
+    alone, beside = [], []
+    for _ in range(3):
+        alone.append(run_once(seconds, workers, hanging=0, with_latency=False))
+        beside.append(run_once(seconds, workers, hanging=1, with_latency=False))
+    last = run_once(seconds, workers, hanging=0, with_latency=True)
+    rate = statistics.median(each["deliveries a second"] for each in alone)
+    rate_beside = statistics.median(each["deliveries a second"] for each in beside)
+    return last | {
+        "deliveries a second": rate,
+        "beside a hanging endpoint": rate_beside,
+        "ratio": round(rate_beside / rate, 2),
+    }
+
+
+def run_once(seconds: float, workers: int, hanging: int, with_latency: bool) -> dict[str, Any]:
     with temporary_folder("jgw-bench-") as folder, postgresql(settings={"shared_buffers": "512MB"}) as database:
         environment = store.environment_of(database.url("postgres"), folder) | {
             "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
         }
         run(environment, "manage.py", "migrate", "--verbosity", "0")
-        return asyncio.run(measure_with(environment, seconds, workers))
+        return asyncio.run(measure_with(environment, seconds, workers, hanging, with_latency))
 
 
-async def measure_with(environment: dict[str, str], seconds: float, workers: int) -> dict[str, Any]:
+async def measure_with(
+    environment: dict[str, str], seconds: float, workers: int, hanging: int, with_latency: bool
+) -> dict[str, Any]:
     receiver = Receiver()
     application = web.Application()
     application.router.add_post("/{path:.*}", receiver.handle)
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    await asyncio.to_thread(run, environment, "-c", SETUP, url, str(ENDPOINTS))
+    await asyncio.to_thread(run, environment, "-c", SETUP, url, str(ENDPOINTS), str(hanging))
     jobs = max(1, int(seconds * 10))
     await asyncio.to_thread(run, environment, "-c", LOADER, str(jobs), "10")
     expected = jobs * 10 * ENDPOINTS
@@ -117,20 +139,24 @@ async def measure_with(environment: dict[str, str], seconds: float, workers: int
         first, last = expected // 10, expected * 9 // 10
         rate = (last - first) / (receiver.arrived[last] - receiver.arrived[first])
         cpu = sum(cpu_seconds(each.pid) for each in processes)
-        receiver.ages.clear()
-        await asyncio.to_thread(run, environment, "-c", WRITER, str(EVENTS_A_SECOND), str(seconds))
-        await asyncio.sleep(3)
+        measured = {
+            "workers": workers,
+            "deliveries": expected,
+            "deliveries a second": round(rate),
+            "CPU ms a delivery": round(1000 * cpu / expected, 2),
+        }
+        if with_latency:
+            receiver.ages.clear()
+            await asyncio.to_thread(run, environment, "-c", WRITER, str(EVENTS_A_SECOND), str(seconds))
+            await asyncio.sleep(3)
+            ages = sorted(receiver.ages)
+            measured |= {
+                "latency p50 ms": round(1000 * statistics.median(ages)),
+                "latency p99 ms": round(1000 * ages[len(ages) * 99 // 100]),
+                "latencies": len(ages),
+            }
     await runner.cleanup()
-    ages = sorted(receiver.ages)
-    return {
-        "workers": workers,
-        "deliveries": expected,
-        "deliveries a second": round(rate),
-        "CPU ms a delivery": round(1000 * cpu / expected, 2),
-        "latency p50 ms": round(1000 * statistics.median(ages)),
-        "latency p99 ms": round(1000 * ages[len(ages) * 99 // 100]),
-        "latencies": len(ages),
-    }
+    return measured
 
 
 @contextlib.contextmanager

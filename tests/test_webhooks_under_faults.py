@@ -204,10 +204,10 @@ async def run(size: Size, tenants: list[Any], folder: Path, server: Any) -> int:
                     for seed, tenant in enumerate(tenants * 2)
                 ]
                 healthy = [(each, owner) for each, owner, is_healthy in receivers if is_healthy]
+                expected = len(healthy) * size.events // len(tenants)
                 for number in range(size.kills):
-                    arrived = sum(len(each.accepted) for each, _ in healthy)
-                    wanted = arrived + size.events // (4 * size.kills)
-                    await until_or(lambda wanted=wanted: sum(len(each.accepted) for each, _ in healthy) >= wanted, 20)
+                    wanted = expected * (number + 1) // (size.kills + 1)
+                    await until_or(lambda wanted=wanted: sum(len(each.accepted) for each, _ in healthy) >= wanted, 60)
                     await loop.run_in_executor(pool, workers.kill, number)
                     if size.database_goes and number % 3 == 0:
                         await loop.run_in_executor(pool, take_database_away, server)
