@@ -62,7 +62,7 @@ class JobQuerySet(models.QuerySet["Job"]):
     def failed_since(self, since: datetime) -> Self:
         """Jobs that have failed, by an event after ``since``."""
         failing = JobEvent.all_tenants.filter(event_type="failed", created_at__gt=since)
-        return self.filter(v1_status=JobStatus.FAILURE, pk__in=failing.values("job"))
+        return self.filter(v1_status=JobStatus.FAILURE, pk__in_array=failing.values("job"))
 
     def silent_since(self, since: datetime) -> Self:
         """Jobs in progress with no event after ``since``."""

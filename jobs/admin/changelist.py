@@ -59,7 +59,10 @@ class EstimatingPaginator(Paginator):
         if connections[self.object_list.db].vendor != "postgresql":
             return f"more than {MAX_COUNTED:,}"
         plan = json.loads(self.object_list.order_by().values("pk").explain(format="json"))
-        return f"about {round_to_two_digits(max(plan[0]['Plan']['Plan Rows'], self.counted)):,} (estimate)"
+        estimate = plan[0]["Plan"]["Plan Rows"]
+        if estimate <= MAX_COUNTED:  # of a condition whose rows the planner does not know
+            return f"more than {MAX_COUNTED:,}"
+        return f"about {round_to_two_digits(estimate):,} (estimate)"
 
 
 def round_to_two_digits(number: float) -> int:

@@ -13,7 +13,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db.models import Case, OuterRef, QuerySet, Subquery, When
+from django.db.models import Case, OuterRef, QuerySet, Subquery, When, prefetch_related_objects
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Coalesce, JSONObject
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -159,6 +159,8 @@ class JobChangeList(ConsoleChangeList):
             return
         super().get_results(request)
         self.result_list = list(self.result_list)
+        # Not by a join: where the planner expects one row, it would look for its tenant in all of them, and for each.
+        prefetch_related_objects(self.result_list, "tenant")
         for job in self.result_list:
             if job.last_event_data:
                 text = TenantRenderer(request, caller_for(job.tenant)).redact_text
@@ -177,7 +179,6 @@ class JobAdmin(ReadOnlyAdmin):
     list_display_links = ("public_id",)
     list_filter = (TenantFilter, AttentionFilter, ReasonFilter, StatusFilter, TypeFilter, PeriodFilter)
     filter_parameters = frozenset({"tenant", "attention", "reason", "status", "job_type", *PeriodFilter.names})
-    list_select_related = ("tenant",)
     search_fields = ("public_id",)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.db import connections
-from django.db.models import F, QuerySet, TextField, Value
+from django.db.models import F, OuterRef, QuerySet, Subquery, TextField, Value
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Coalesce, Left, NullIf
 from django.utils import timezone
@@ -73,7 +73,10 @@ def failures_by_reason() -> Reasons:
     """
     now = timezone.now()
     times = (now - DAY, now - WEEK)
-    events = _failed_events(now - WEEK).filter(job__v1_status=JobStatus.FAILURE).annotate(**_jobs_since(times))
+    # For each event, where a join might read the whole table of jobs.
+    status = Subquery(Job.all_tenants.filter(pk=OuterRef("job_id")).values("v1_status"))
+    events = _failed_events(now - WEEK).alias(status=status).filter(status=JobStatus.FAILURE)
+    events = events.annotate(**_jobs_since(times))
     failures = list(events.values_list("job_id", "created_at", "reason", "day_jobs", "week_jobs")[: MAX_FAILURES + 1])
     week, day = Counter[str](), Counter[str]()
     counted: set[tuple[ULID, str]] = set()  # agents of one operation often fail for one reason
