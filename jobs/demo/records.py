@@ -205,15 +205,15 @@ def _id(number: int) -> ULID:
 
 
 def simulated_record(
-    tenant: Tenant, public_id: ULID, now: datetime, chance: random.Random, fails: bool
+    tenant: Tenant, public_id: ULID, now: datetime, chance: random.Random, fails: bool, is_operation: bool
 ) -> RecordBuilder:
     """A job that is opened ``now`` and ends, with its events until then. Its other properties are random.
 
-    One job in five is an operation. If it is to fail, some or all of its agents do.
+    If an operation is to fail, some or all of its agents do.
     """
     record = {"public_id": str(public_id), "tenant": tenant.slug, "created_at": _text(now), "events": []}
     builder = RecordBuilder(chance.randrange(10**6), tenant.storage_prefix, record, now)
-    if chance.random() < OPERATION_SHARE:
+    if is_operation:
         record["job_type"], request, agents = chance.choice([each for each in ENDING if _fails(each[2]) == fails])
         _operation(request, agents, builder)
     else:
@@ -340,7 +340,6 @@ def _fails(agents: tuple[Agent, ...]) -> bool:
 
 
 ENDING = [each for each in OPERATIONS if _last_events(each[2]) <= {"completed", "failed"}]
-OPERATION_SHARE = 0.2  # of the simulated jobs
 SIMULATED = "simulated"  # the member of the request of a simulated job that marks it
 
 # For each event of an agent: the seconds after its submission or its start, and the message.

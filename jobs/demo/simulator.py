@@ -28,6 +28,8 @@ MAX_IN_PROGRESS = 50
 FIRST_JOBS, FIRST_JOBS_SPEED = 4, 5
 # Jobs that are removed in one transaction.
 MAX_REMOVED = 100
+# The second job of so many is an operation: at regular intervals, so that the newest few jobs always include one.
+OPERATION_EVERY = 5
 # The time that a job takes, as a multiple of what its record says: at random between these two.
 WORKFLOW_PACE, OPERATION_PACE = (0.8, 1.6), (0.2, 0.4)
 
@@ -152,10 +154,11 @@ class Simulator:
         now, opened_at = timezone.now(), time.monotonic()
         public_id = ULID.from_datetime(now)
         fails = self._chance.random() < self.fail_share
-        builder = simulated_record(self.tenant, public_id, now, self._chance, fails)
-        is_operation = "hostname" in builder.record["events"][0]
+        number = next(self._numbers)
+        is_operation = number % OPERATION_EVERY == 1
+        builder = simulated_record(self.tenant, public_id, now, self._chance, fails, is_operation)
         pace = self._chance.uniform(*(OPERATION_PACE if is_operation else WORKFLOW_PACE)) / self.speed
-        job = SimulatedJob(opened_at, next(self._numbers), public_id, builder, now, opened_at, pace, fails)
+        job = SimulatedJob(opened_at, number, public_id, builder, now, opened_at, pace, fails)
         job.schedule()
         return job
 
