@@ -366,10 +366,14 @@ def test_a_writer_that_holds_sqlite_for_too_long_makes_calls_fail_as_busy(acme, 
 
 @pytest.mark.postgresql
 @committing
-def test_a_call_is_repeated_after_a_deadlock_unless_the_caller_has_a_transaction(acme, job):
+def test_a_call_is_repeated_after_a_deadlock_unless_the_caller_has_a_transaction(acme, job, postgresql_server):
+    postgresql_server.psql("GRANT SET ON PARAMETER deadlock_timeout TO gateway")
+
     def lock_counter_then_job():
-        """In the wrong order. The call waits first, so it is the one that PostgreSQL cancels."""
+        """In the wrong order. It looks for a deadlock so late that the call does, and is cancelled."""
         with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL deadlock_timeout = '60s'")
             list(JobCounts.objects.for_tenant(acme).select_for_update())
             counter_locked.set()
             wait_until(waits_for_a_lock)
