@@ -159,7 +159,7 @@ class JobChangeList(ConsoleChangeList):
             return
         super().get_results(request)
         self.result_list = list(self.result_list)
-        # Not by a join: where the planner expects one row, it would look for its tenant in all of them, and for each.
+        # Of those that were not read with their jobs.
         prefetch_related_objects(self.result_list, "tenant")
         for job in self.result_list:
             if job.last_event_data:
@@ -197,6 +197,10 @@ class JobAdmin(ReadOnlyAdmin):
         if not any(name in SORTED_BY_TIME or name.startswith("created_at__") for name in request.GET):
             orders["job_status"] = ("status", "-created_at", "-public_id")
         return orders
+
+    def get_list_select_related(self, request: HttpRequest) -> tuple[str, ...]:
+        # Of failed jobs the planner expects one, and would search all tenants for that of each.
+        return () if request.GET.get(AttentionFilter.parameter_name) in FAILED_WITHIN else ("tenant",)
 
     def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
         if not is_stuck_list(request):
