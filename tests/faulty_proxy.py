@@ -52,6 +52,7 @@ class FaultyProxy:
         self.port = 0
         self.plan: Plan = lambda request: PASS
         self.requests: list[ProxiedRequest] = []
+        self.stalled = 0  # responses
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself refers to them weakly
 
     @property
@@ -114,6 +115,7 @@ class FaultyProxy:
                         await self._cut(writer, fault)
                         return
                     if fault.stall_after and fault.stall_after in passed:
+                        self.stalled += 1
                         await asyncio.Event().wait()
         finally:
             upstream.close()

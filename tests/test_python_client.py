@@ -429,7 +429,7 @@ def test_a_silent_stream_is_dropped_and_continued(kind, proxy, acme_token, job):
     events = lambda client: client.jobs.events(str(job.pk))  # noqa: E731
     with beside() as run:
         follower = run(kind.items, proxy.url, acme_token, events, policy=policy)
-        until(lambda: len(proxy.requests) == 1)
+        until(lambda: proxy.stalled == 1)
         ledger.finish(job, "Done")
         assert messages(done(follower)) == ["event 1", "Done"]
     assert proxy.streams == len(proxy.requests) == 2
