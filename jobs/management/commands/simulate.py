@@ -137,7 +137,7 @@ class Command(StoppableCommand):
         Raises IncompleteRun when the database has been away for ``DATABASE_WAIT_SECONDS``.
         """
         said, wait_seconds = "", SHORTEST_WAIT_SECONDS
-        give_up_at = time.monotonic() + settings.DATABASE_WAIT_SECONDS
+        failed_at: float | None = None  # when the database went away
         while not stop.requested:
             try:
                 step()
@@ -146,7 +146,8 @@ class Command(StoppableCommand):
                     raise
                 raise CommandError(f"Tenant “{slug}” was removed.") from error
             except (LedgerBusy, *DATABASE_ERRORS, *STORE_ERRORS) as error:
-                if isinstance(error, DATABASE_ERRORS) and time.monotonic() >= give_up_at:
+                failed_at = (failed_at or time.monotonic()) if isinstance(error, DATABASE_ERRORS) else None
+                if failed_at and time.monotonic() - failed_at >= settings.DATABASE_WAIT_SECONDS:
                     raise IncompleteRun(database_failed(error), self.resume) from error
                 if (why := failure_text(error)) != said:
                     self.say(f"{why}. The simulation waits until this is over.")
