@@ -52,6 +52,7 @@ class FaultyProxy:
         self.port = 0
         self.plan: Plan = lambda request: PASS
         self.requests: list[ProxiedRequest] = []
+        self.answered = 0  # requests whose response has begun
         self.stalled = 0  # responses
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself refers to them weakly
 
@@ -107,6 +108,7 @@ class FaultyProxy:
                     writer.write(chunk[: fault.cut_after_bytes - len(passed)])
                     await self._cut(writer, fault)
                     return
+                self.answered += not passed
                 passed += chunk
                 writer.write(chunk)
                 await writer.drain()

@@ -466,7 +466,7 @@ def test_the_feed_from_now_on_with_filters(kind, proxy, acme, acme_token, job):
         follower = run(
             kind.items, proxy.url, acme_token, lambda client: client.events("latest", **filters), 2, policy=QUICK
         )
-        until(lambda: proxy.streams == 1)
+        until(lambda: proxy.answered == 1)  # the stream has begun, and with it what is news
         ledger.append(news, "queued", "left out")
         ledger.append(news, "stage", "one")
         ledger.finish(news, "Done")
@@ -559,7 +559,7 @@ def test_wait_through_a_proxy_that_does_not_let_requests_wait(kind, proxy, acme_
     proxy.plan = lambda request: Fault(without=("prefer",))
     with beside() as run:
         waiting = run(kind.result, proxy.url, acme_token, lambda client: client.jobs.wait(str(job.pk)))
-        until(lambda: len(proxy.requests) == 1)
+        until(lambda: proxy.answered == 1)
         ledger.finish(job, "Done")
         assert done(waiting).status == "SUCCESS"
     assert proxy.requests[1].at - proxy.requests[0].at >= 2, "the poll hint of a new job"
