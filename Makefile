@@ -9,9 +9,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/checks DATABASE_URL=sqlite:///:memory: DJANGO_SECRET_KEY=checks
 
 # A worker of pytest-xdist for each core and one more, for many tests wait for processes; with PYTHONDONTWRITEBYTECODE
-# each of them would compile all tests again.
+# each of them would compile all tests again. Files in the order of tests/conftest.py, not by their number of tests.
 WORKERS = $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
-PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadscope
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help run serve test test-full lint prove openapi client-models screenshots bench lock
@@ -51,7 +51,7 @@ client-models: $(VENV)/.installed-dev ## Write the models of both clients anew, 
 	cd clients/typescript && npm ci && npm run generate && npm run build
 
 screenshots: $(VENV)/.installed-dev ## Take the screenshots in docs/screenshots again; needs Chromium.
-	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/test_console_browser.py tests/test_live_page.py -k screenshots
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/test_console_browser.py tests/test_live_page.py --full -k screenshots
 
 bench: $(VENV)/.installed-bench ## Measure the gateway beside FastAPI, DRF and the limit, then its growth to 1,000,000 jobs: half an hour, 4 GB of disk.
 	$(BIN)/python -m benchmarks

@@ -96,7 +96,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    hypothesis.settings.register_profile("short", max_examples=100)
+    hypothesis.settings.register_profile("short", max_examples=50)
     hypothesis.settings.register_profile("full", max_examples=1_000)
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "short")
     config.pluginmanager.register(leak_checks.SecurityTestTable())
@@ -117,10 +117,23 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     other = {"sqlite": "postgresql", "postgresql": "sqlite"}[TEST_DATABASE]
     unwanted = {other} if config.getoption("--full") else {other, "full"}
-    left_out = [item for item in items if unwanted & {mark.name for mark in item.iter_markers()}]
+
+    def is_unwanted(item: pytest.Item) -> bool:
+        marks = {mark.name for mark in item.iter_markers()}
+        is_alike = f"full_on_{TEST_DATABASE}" in marks and TEST_DATABASE not in marks
+        return bool(unwanted & marks) or (is_alike and not config.getoption("--full"))
+
+    left_out = [item for item in items if is_unwanted(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+    items.sort(key=lambda item: not starts_processes(item))  # the long files first, so that no core is idle at the end
+
+
+def starts_processes(item: pytest.Item) -> bool:
+    """Whether the item's file starts servers, browsers or commands."""
+    names = {"serving", "Store", "needs_chromium", "needs_node", "subprocess", "SQLiteStores"}
+    return not names.isdisjoint(vars(item.getparent(pytest.Module).obj))  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -214,8 +227,8 @@ def s3_store(s3_server: servers.S3, settings: Settings, monkeypatch: pytest.Monk
         addressing_style="path",
     )
     client = s3_server.client()
-    for each in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=each["Key"])
+    if found := client.list_objects_v2(Bucket=BUCKET).get("Contents"):
+        client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": each["Key"]} for each in found]})
 
 
 @pytest.fixture

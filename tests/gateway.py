@@ -124,7 +124,7 @@ def serving(database_url: str, workers: int = 1, **environment: str) -> Iterator
                 start_new_session=True,
             )
         try:
-            wait_until(lambda: answers(f"http://127.0.0.1:{port}/v1/openapi.json"), process, log)
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/livez"), process, log)
             yield Gateway(port, log, process.pid)
         finally:
             process.send_signal(signal.SIGTERM)

@@ -12,12 +12,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests import servers
 
+ROOT = Path(__file__).resolve().parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")  # "gw0", "gw1", … under pytest-xdist
 WORKER_NUMBER = 0 if WORKER == "main" else int(WORKER.removeprefix("gw"))
 BUCKET = f"artifacts-{WORKER}"
@@ -33,8 +36,9 @@ def is_of_this_run(variable: str) -> bool:
 
 def start_all(database: str) -> None:
     """Starts everything side by side, so that the workers of this process inherit the addresses."""
+    names = [f"MIGRATED_{database.upper()}", "S3", "VALKEY", "PICTURES", *(["TRIAL"] if database == "sqlite" else [])]
     with ThreadPoolExecutor() as pool:
-        for started in [pool.submit(address, name) for name in (f"MIGRATED_{database.upper()}", "S3", "VALKEY")]:
+        for started in [pool.submit(address, name) for name in names]:
             started.result()
 
 
@@ -93,6 +97,19 @@ def migrate_sqlite() -> str:
     return str(folder / "migrated.sqlite3")
 
 
+def prepare_trial() -> str:
+    folder = temporary_folder("trial") / "data"
+    # Named in full, so that nothing of the environment of tests gets in.
+    environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(folder), "ENV_FILE": os.devnull}
+    command = [sys.executable, "manage.py", "serve", "--demo", "--prepare-only"]
+    subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=300)
+    return str(folder)
+
+
+def pictures_folder() -> str:
+    return str(temporary_folder("pictures"))
+
+
 START = {
     "POSTGRESQL": start_postgresql,
     "PGBOUNCER": start_pgbouncer,
@@ -100,6 +117,8 @@ START = {
     "VALKEY": start_valkey,
     "MIGRATED_POSTGRESQL": migrate_postgresql,
     "MIGRATED_SQLITE": migrate_sqlite,
+    "TRIAL": prepare_trial,
+    "PICTURES": pictures_folder,
 }
 
 
@@ -136,3 +155,16 @@ def migrated_postgresql() -> str:
 def migrated_sqlite() -> Path:
     """The path of a migrated database without rows of tests, to be copied."""
     return Path(address("MIGRATED_SQLITE"))
+
+
+def copy_trial(folder: Path) -> Path:
+    """Makes ``folder`` the ``DATA_DIR`` of a trial before its first start, and returns it.
+
+    Drawing the pictures of the demo and compressing static files take a quarter of a minute.
+    """
+    return Path(shutil.copytree(address("TRIAL"), folder))
+
+
+def pictures() -> Path:
+    """The folder of the demo's pictures that a test has drawn."""
+    return Path(address("PICTURES"))

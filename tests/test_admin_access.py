@@ -16,6 +16,8 @@ from jobs.webhooks.models import Attempt, Endpoint
 from tenants.models import ApiToken, Tenant
 from tests.client import Client
 
+pytestmark = pytest.mark.full_on_postgresql
+
 EVENTS = [
     {"seq": 1, "event_type": "queued", "created_at": "2026-04-15T12:00:00Z"},
     {"seq": 2, "event_type": "failed", "message": "No", "created_at": "2026-04-15T12:00:09Z"},

@@ -20,7 +20,7 @@ from jobs.models import Artifact, Job
 from tests.shared_servers import BUCKET
 from tests.stores import everything, exported
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.full_on_postgresql]
 
 
 def image(width, height, kind="PNG"):

@@ -16,7 +16,7 @@ from jobs.ingest import bulk
 from jobs.models import Job
 from tests.shared_servers import BUCKET
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.full_on_postgresql]
 
 
 def lines(first, number, **more):

@@ -286,6 +286,7 @@ def test_no_page_is_wider_than_a_phone(context, sam, admin_user, demo):
 HEIGHTS = {"job-failed": 1500, "job-done": 1300, "job-agents": 1500}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("width", "scheme", "names"),
     [

@@ -22,7 +22,7 @@ from jobs_gateway.page_waits import MAX_WAITS
 from tests.gateway import Gateway, database_of_this_test, serving
 from tests.streams import LONGEST_SECONDS, Stream, get
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.full_on_postgresql]
 
 FAILURES = "/admin/jobs/job/failures/"
 PROMPTLY = 1.5  # seconds, for news that wake the request
@@ -146,7 +146,14 @@ def test_new_failures_of_all_tenants_reach_a_waiting_home_page(gateway, session,
 
 
 @pytest.mark.parametrize("path_of", [timeline, lambda _: FAILURES], ids=["timeline", "failures"])
-@pytest.mark.parametrize("ending", ["logged out", "deactivated", "no staff", "out of the group"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "logged out",
+        "out of the group",
+        *(pytest.param(end, marks=pytest.mark.full) for end in ("deactivated", "no staff")),
+    ],
+)
 def test_a_session_or_permission_that_ends_ends_the_wait(gateway, session, sam, job, path_of, ending):
     path = path_of(job)
     if path == FAILURES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,7 +61,7 @@ class BlankPage(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None: ...
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def origins():
     """Two origins that serve a blank page."""
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), BlankPage) for _ in range(2)]
@@ -83,22 +82,32 @@ class Shop(NamedTuple):
     picture_bytes: int
 
 
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A file of the artifact store."""
+    folder = tmp_path_factory.mktemp("artifacts") / "tenants/acme"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (3, 2), (200, 100, 50)).save(folder / "front.png")
+    return folder / "front.png"
+
+
+@pytest.fixture(scope="module")
+def gateway(django_db_setup, origins, picture):
+    store = str(picture.parents[2])
+    environment = {"ARTIFACTS_DIR": store, "CORS_ALLOWED_ORIGINS": origins[0], "RATE_LIMIT_PER_TENANT": "100"}
+    with serving(database_of_this_test(), **environment) as gateway:
+        yield gateway
+
+
 @pytest.fixture
-def shop(origins, acme, acme_token, job_of, tmp_path):
-    picture = io.BytesIO()
-    Image.new("RGB", (3, 2), (200, 100, 50)).save(picture, "png")
-    (tmp_path / "tenants/acme").mkdir(parents=True)
-    (tmp_path / "tenants/acme/front.png").write_bytes(picture.getvalue())
+def shop(gateway, origins, picture, acme, acme_token, job_of):
     artifact = {"storage_key": "tenants/acme/front.png", "kind": "render", "role": "final"}
     event = {"seq": 1, "event_type": "succeeded", "created_at": "2026-04-15T12:00:09Z", "artifacts": [artifact]}
     job = job_of(acme, events=[event])
-    environment = {"ARTIFACTS_DIR": str(tmp_path), "CORS_ALLOWED_ORIGINS": origins[0], "RATE_LIMIT_PER_TENANT": "100"}
-    with serving(database_of_this_test(), **environment) as gateway:
-        host = f"127.0.0.1:{gateway.port}"
-        body = json.loads(gateway.get(f"/v1/jobs/{job}", acme_token, Host=host).body)
-        [final] = body["result"]
-        assert final["image_url"].startswith(f"http://{host}/artifacts/")
-        yield Shop(*origins, f"http://{host}/v1/jobs/{job}", final["image_url"], acme_token, len(picture.getvalue()))
+    host = f"127.0.0.1:{gateway.port}"
+    [final] = json.loads(gateway.get(f"/v1/jobs/{job}", acme_token, Host=host).body)["result"]
+    assert final["image_url"].startswith(f"http://{host}/artifacts/")
+    return Shop(*origins, f"http://{host}/v1/jobs/{job}", final["image_url"], acme_token, picture.stat().st_size)
 
 
 def test_a_page_of_an_allowed_origin_reads_answers_and_their_headers(shop, browser_page):

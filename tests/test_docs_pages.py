@@ -14,6 +14,8 @@ from django.urls import reverse
 from tests.browser import needs_chromium
 from tests.gateway import database_of_this_test, serving
 
+pytestmark = pytest.mark.full_on_postgresql
+
 PAGES = ("/docs", "/redoc")
 
 
@@ -74,11 +76,16 @@ def test_collected_files_get_names_of_their_content(anonymous_client, settings, 
             assert (tmp_path / url.removeprefix("/static/")).exists()
 
 
-@pytest.fixture
-def served(transactional_db: None) -> Iterator[str]:
-    """The address of a gateway that answers from the database of this test."""
+@pytest.fixture(scope="module")
+def address(django_db_setup: None) -> Iterator[str]:
     with serving(database_of_this_test()) as gateway:
         yield f"http://127.0.0.1:{gateway.port}"
+
+
+@pytest.fixture
+def served(address: str, transactional_db: None) -> str:
+    """The address of a gateway that reads what this test has committed."""
+    return address
 
 
 @needs_chromium

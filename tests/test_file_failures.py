@@ -26,7 +26,7 @@ from jobs.management.batches import IncompleteRun
 from jobs.models import Job
 from tests.shared_servers import BUCKET
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.full_on_postgresql]
 
 
 def lines(number: int) -> list[bytes]:
@@ -283,14 +283,30 @@ STOPPED, NO_ANSWER = "Stopped.", "Stopped: there was no answer to a question."
     ("command", "prompt", "typed", "status", "last_line"),
     [
         ("erase_tenant acme", b"to continue: ", CTRL_C, 1, "Nothing was removed."),
-        ("erase_tenant acme", b"to continue: ", CTRL_D, 1, "Nothing was removed."),
+        pytest.param("erase_tenant acme", b"to continue: ", CTRL_D, 1, "Nothing was removed.", marks=pytest.mark.full),
         # Django's own, of which docs/deploy.md names the first.
-        ("createsuperuser --email ada@example.com", b"Username", CTRL_C, 1, "Operation cancelled."),
-        ("createsuperuser --email ada@example.com", b"Username", CTRL_D, 1, NO_ANSWER),
-        ("createsuperuser --username ada --email ada@example.com", b"Password: ", CTRL_C, 1, "Operation cancelled."),
+        pytest.param(
+            "createsuperuser --email ada@example.com",
+            b"Username",
+            CTRL_C,
+            1,
+            "Operation cancelled.",
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
+            "createsuperuser --email ada@example.com", b"Username", CTRL_D, 1, NO_ANSWER, marks=pytest.mark.full
+        ),
+        pytest.param(
+            "createsuperuser --username ada --email ada@example.com",
+            b"Password: ",
+            CTRL_C,
+            1,
+            "Operation cancelled.",
+            marks=pytest.mark.full,
+        ),
         ("createsuperuser --username ada --email ada@example.com", b"Password: ", CTRL_D, 1, NO_ANSWER),
         ("flush", b"to cancel: ", CTRL_C, 130, STOPPED),
-        ("flush", b"to cancel: ", CTRL_D, 1, NO_ANSWER),
+        pytest.param("flush", b"to cancel: ", CTRL_D, 1, NO_ANSWER, marks=pytest.mark.full),
     ],
 )
 def test_a_command_that_is_stopped_at_a_prompt_changes_nothing(new_store, command, prompt, typed, status, last_line):

@@ -9,6 +9,8 @@ import time
 import pytest
 from ulid import ULID
 
+pytestmark = pytest.mark.full_on_postgresql
+
 
 def line(number):
     record = {"public_id": str(ULID.from_int(number)), "tenant": "acme", "job_type": "restart"}

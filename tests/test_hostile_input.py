@@ -164,17 +164,24 @@ def test_in_every_header(acme_client, job, header):
 # --- through a real server, as raw bytes ---
 
 
-@pytest.fixture
-def artifacts(tmp_path):
-    (tmp_path / "tenants/acme").mkdir(parents=True)
-    (tmp_path / "tenants/acme/front.png").write_bytes(b"picture")
-    return tmp_path
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("artifacts")
+    (folder / "tenants/acme").mkdir(parents=True)
+    (folder / "tenants/acme/front.png").write_bytes(b"picture")
+    return folder
 
 
-@pytest.fixture
-def gateway(transactional_db, acme_token, artifacts):
+@pytest.fixture(scope="module")
+def served(django_db_setup, artifacts):
     with serving(database_of_this_test(), TOKEN_CACHE_SECONDS="5", ARTIFACTS_DIR=str(artifacts)) as gateway:
         yield gateway
+
+
+@pytest.fixture
+def gateway(served, transactional_db):
+    """One for all tests: it reads what each of them has committed."""
+    return served
 
 
 def test_over_a_socket(gateway, acme_token, job):

@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 
 from tests.browser import needs_chromium
+from tests.shared_servers import copy_trial
 from tests.stores import ROOT, Store
 from tests.test_console_browser import save_screenshot
 from tests.test_serve import serving
@@ -26,7 +27,7 @@ TIMEOUT_MS = 60_000  # a busy machine
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory):
     """A trial without a simulation, its address, and its store."""
-    folder = tmp_path_factory.mktemp("trial")
+    folder = copy_trial(tmp_path_factory.mktemp("trial") / "data")
     with serving(folder, "--demo", ACCESS_LOG="0") as (_, base_url, _):
         environment = {"DATA_DIR": str(folder), "ENV_FILE": os.devnull}
         yield base_url, Store(f"sqlite:///{folder / 'gateway.sqlite3'}", ROOT, environment)
@@ -160,6 +161,7 @@ def test_it_fits_the_screen_and_its_text_has_contrast(page, trial, width):
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
+@pytest.mark.full
 def test_screenshots_of_the_page_are_saved(page, trial, simulation):
     page.set_viewport_size({"width": 1280, "height": 1100})
     page.emulate_media(reduced_motion="reduce")

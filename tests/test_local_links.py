@@ -27,6 +27,8 @@ from jobs.artifacts.signing import links
 from tests.client import Client
 from tests.servers import answers, free_ports, wait_until
 
+pytestmark = pytest.mark.full_on_postgresql
+
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 KEY = "tenants/acme/01JADE/front.png"
 HOST = "http://testserver"

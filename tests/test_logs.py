@@ -16,6 +16,8 @@ from jobs_gateway import logs
 from tenants.callers import Caller
 from tests.gateway import database_of_this_test, serving
 
+pytestmark = pytest.mark.full_on_postgresql
+
 TOKEN = "jgw_abcdefghijkl_" + "Z" * 43
 SESSION_TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJkZXN0IjoiaHR0cHM6Ly9hIn0.c2lnbmF0dXJl"
 KEY = "tenants/acme/01JADE/front.png"

@@ -23,6 +23,8 @@ from tests.conftest import client_with
 from tests.gateway import ROOT, database_of_this_test, serving
 from tests.streams import end_of, stream
 
+pytestmark = pytest.mark.full_on_postgresql
+
 ROUTES = {"v1/jobs": "/v1/jobs", "v1/jobs/<str:public_id>": "/v1/jobs/01JADE5XAMPK9M0Q7RS3T4V5W6", "job": "/job"}
 
 

@@ -30,6 +30,8 @@ from jobs.api.v1.serializers import (
 from jobs.fold import AGENT_RANKS
 from tests.test_checks import manage
 
+pytestmark = pytest.mark.full_on_postgresql
+
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden" / "openapi.json"
 CONTRACT = HERE / "contract" / "openapi.yaml"

@@ -188,6 +188,7 @@ def test_a_job_of_125000_artifacts_stays_readable(acme_client, acme, job_of):
     assert (len(item["timeline"]), len(item["result"])) == (500, RESULT_ARTIFACTS)
 
 
+@pytest.mark.full
 def test_a_job_of_500000_artifacts_stays_readable(acme_client, acme, job_of):
     job = job_of(acme)
     add_events(job, 500)

@@ -33,7 +33,7 @@ from tests.gateway import Gateway, database_of_this_test, serving
 from tests.servers import free_ports, temporary_folder
 from tests.signed_webhooks import signed_webhook
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.full_on_postgresql]
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "clients" / "python"

@@ -23,6 +23,8 @@ from tests import servers
 from tests.client import Client
 from tests.gateway import database_of_this_test, serving
 
+pytestmark = pytest.mark.full_on_postgresql
+
 LOCAL_MEMORY = ""  # CACHE_URL is not set
 NOON = 1_776_254_400.0  # the clock stands still, so that no window ends in the middle of a test
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from jobs.artifacts.redaction import Redactor, redactor
 
+pytestmark = pytest.mark.full_on_postgresql
+
 PREFIX = "tenants/acme/"
 BASES = (
     "https://pix.s3*.amazonaws.com*/",

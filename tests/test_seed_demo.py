@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from functools import cache
 from itertools import product
 
 import pytest
@@ -13,6 +12,9 @@ from PIL import Image
 from jobs.demo.drawing import draw
 from jobs.models import Artifact, Job, JobCounts, JobEvent, JobStatus, JobType
 from tenants.models import Tenant
+from tests import shared_servers
+
+pytestmark = pytest.mark.full_on_postgresql
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +23,14 @@ def drawn_once(monkeypatch):
     monkeypatch.setattr("jobs.demo.pictures.draw", draw_once)
 
 
-draw_once = cache(draw)
+def draw_once(*asked):
+    """The picture of ``draw``, from a file that all workers of the test run share."""
+    file = shared_servers.pictures() / "-".join(map(str, asked))
+    if not file.exists():
+        beside = file.with_name(f"{file.name}-{shared_servers.WORKER}")
+        beside.write_bytes(draw(*asked))
+        beside.rename(file)
+    return file.read_bytes()
 
 
 def seed_demo(*arguments):

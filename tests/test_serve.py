@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import servers
+from tests import servers, shared_servers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -128,19 +128,10 @@ def wait_until(is_so):
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """The folder of a trial before its first start; drawing its pictures takes seconds."""
-    folder = tmp_path_factory.mktemp("prepared") / "data"
-    printed, _ = serve(folder, "--demo", "--prepare-only").communicate(timeout=300)
-    assert "Tenant demo: 41 jobs" in printed
-    return folder
-
-
 @pytest.fixture
-def data(prepared, tmp_path):
-    """A copy of it."""
-    return Path(shutil.copytree(prepared, tmp_path / "data"))
+def data(tmp_path):
+    """The folder of a trial before its first start."""
+    return shared_servers.copy_trial(tmp_path / "data")
 
 
 @contextlib.contextmanager
@@ -174,7 +165,7 @@ def jobs_in(base_url, folder):
 
 
 @pytest.mark.sqlite
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGKILL])
 def test_simulation_and_webhooks_run_until_the_server_ends_however_that_ends(data, number):
     with trial(data, SIMULATE="1") as (process, base_url, _):
         wait_until(lambda: jobs_in(base_url, data) > 41)
@@ -204,7 +195,11 @@ def test_without_the_simulation_nothing_is_added_and_the_page_is_there(data):
 @pytest.mark.sqlite
 @pytest.mark.parametrize(
     "production",
-    [{"DJANGO_ALLOWED_HOSTS": "127.0.0.1"}, {"WEB_HOST": "0.0.0.0"}, {"PUBLIC_BASE_URL": "http://127.0.0.1:1"}],
+    [
+        {"WEB_HOST": "0.0.0.0"},
+        pytest.param({"DJANGO_ALLOWED_HOSTS": "127.0.0.1"}, marks=pytest.mark.full),
+        pytest.param({"PUBLIC_BASE_URL": "http://127.0.0.1:1"}, marks=pytest.mark.full),
+    ],
 )
 def test_where_others_may_reach_it_the_page_holds_no_token(data, production):
     with trial(data, DJANGO_SECRET_KEY="s" * 50, **production) as (process, base_url, _):
@@ -244,10 +239,10 @@ def test_what_the_embedded_default_keeps_secret_is_read_by_its_owner_only(folder
 
 
 @pytest.mark.sqlite
-def test_it_says_that_it_serves_only_when_a_request_is_answered(tmp_path):
+def test_it_says_that_it_serves_only_when_a_request_is_answered(data):
     """A client that starts with the line never meets a port that is closed."""
     (port,) = servers.free_ports(1)
-    process = serve(tmp_path, PORT=str(port), WEB_WORKERS="2")
+    process = serve(data, PORT=str(port), WEB_WORKERS="2")
     is_announced = threading.Event()
 
     def read():

@@ -33,6 +33,8 @@ from tests import servers
 from tests.gateway import database_of_this_test
 from tests.stores import Store, counts_of, true_counts
 
+pytestmark = pytest.mark.full_on_postgresql
+
 FAILED = {JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE}
 
 

@@ -19,15 +19,23 @@ from tests.forgery import SECRET, hmac_header
 from tests.gateway import database_of_this_test, serving
 from tests.test_rate_limits import LOCAL_MEMORY, count_in  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.full_on_postgresql
+
 FORM = b"Cookie: csrftoken=abcdefghijklmnopqrstuvwxyz012345\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 SIGN_IN = b"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\n" + FORM
 LATE = {"code": "REQUEST_TIMEOUT", "detail": "The announced request body did not arrive within 5 seconds."}
 
 
-@pytest.fixture
-def gateway(transactional_db):
+@pytest.fixture(scope="module")
+def served(django_db_setup):
     with serving(database_of_this_test(), SHOPIFY_API_SECRET=SECRET, SHOPIFY_API_KEY="key") as gateway:
         yield gateway
+
+
+@pytest.fixture
+def gateway(served, transactional_db):
+    """One for all tests: it reads what each of them has committed."""
+    return served
 
 
 @contextlib.contextmanager
@@ -130,14 +138,15 @@ def test_an_hmac_covers_a_body_without_a_length_too(gateway, acme_token):
 
 @pytest.mark.full
 @pytest.mark.parametrize("sent", [signal.SIGHUP, signal.SIGTERM])
-def test_an_unfinished_request_keeps_no_worker_from_stopping(gateway, sent):
-    (before,) = gateway.workers()
-    with callers(gateway, SIGN_IN + b"Content-Length: 100\r\n\r\n", 2):
-        os.kill(gateway.pid, sent)
-        deadline = time.monotonic() + 20
-        while os.path.exists(f"/proc/{before}") and time.monotonic() < deadline:  # noqa: PTH110
-            time.sleep(0.1)
-        assert time.monotonic() < deadline
+def test_an_unfinished_request_keeps_no_worker_from_stopping(transactional_db, sent):
+    with serving(database_of_this_test()) as gateway:
+        (before,) = gateway.workers()
+        with callers(gateway, SIGN_IN + b"Content-Length: 100\r\n\r\n", 2):
+            os.kill(gateway.pid, sent)
+            deadline = time.monotonic() + 20
+            while os.path.exists(f"/proc/{before}") and time.monotonic() < deadline:  # noqa: PTH110
+                time.sleep(0.1)
+            assert time.monotonic() < deadline
 
 
 def test_two_thousand_idle_connections_delay_no_request(gateway, acme_token):

@@ -22,6 +22,8 @@ import django, sys
 django.setup()
 from jobs.ingest import bulk
 from tenants.models import Tenant
+
+pytestmark = pytest.mark.full_on_postgresql
 Tenant.objects.create(slug="acme")
 for loaded in bulk.load(open(sys.argv[1], "rb")):
     assert not loaded.rejections
@@ -146,13 +148,16 @@ def wait_for(checkpoint: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 KINDS = [loading, folding, describing, exporting, pruning]
+SHORT = [(loading, by_sigterm), (folding, by_ctrl_c), (pruning, by_sigterm)]
 
 
 @pytest.mark.parametrize(
     ("work", "stop"),
-    [(work, by_sigterm) for work in KINDS]
-    + [(folding, by_ctrl_c)]
-    + [pytest.param(work, by_ctrl_c, marks=pytest.mark.full) for work in KINDS if work is not folding],
+    [
+        pytest.param(work, stop, marks=() if (work, stop) in SHORT else pytest.mark.full)
+        for work in KINDS
+        for stop in (by_sigterm, by_ctrl_c)
+    ],
 )
 def test_it_stops_after_its_batch_and_the_printed_command_resumes_it(store, new_store, source, tmp_path, work, stop):
     checkpoint = tmp_path / "the checkpoint"

@@ -17,7 +17,7 @@ from tests.gateway import Gateway, database_of_this_test, serving
 from tests.node import CLIENT, LONGEST_SECONDS, MODULES, ROOT, Backend, install_and_build, needs_node, run, site
 from tests.signed_webhooks import signed_webhook
 
-pytestmark = [needs_node, pytest.mark.django_db(transaction=True)]
+pytestmark = [needs_node, pytest.mark.django_db(transaction=True), pytest.mark.full_on_postgresql]
 
 EXAMPLES = ROOT / "examples"
 PAGE = b'<!doctype html><title>A shop</title><div id="root"></div><script src="/page.js"></script>'

@@ -51,7 +51,7 @@ async def serve_api_request(request: ApiRequest) -> Response:
         request.get_host()
         request.resolver_match = match = _resolved(path)
         async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS) as request.deadline:
-            return cast(Response, await match.func(request, *match.args, **match.kwargs))
+            return await match.func(request, *match.args, **match.kwargs)
     except TimeoutError:
         error: Exception = OperationalError(f"no answer within {settings.DATABASE_DEADLINE_SECONDS} s")
     except Exception as raised:  # noqa: BLE001 - every error becomes JSON
@@ -76,13 +76,12 @@ class TenantViewSet(ViewSet):
         DRF's permission and throttle classes are not called: ``jobs.api.checks`` rejects settings that name some.
         """
         self.negotiate(request)
-        if type(getattr(request, "user", None)) is not Caller:
-            request.user = await _authentication.authenticate(  # type: ignore[assignment]
-                request, CREDENTIALS, request.read_body
-            )
-        self.caller = cast(Caller, request.user)
+        caller: Any = getattr(request, "user", None)
+        if type(caller) is not Caller:
+            caller = request.user = await _authentication.authenticate(request, CREDENTIALS, request.read_body)
+        self.caller = caller
         if request.method in ("GET", "HEAD"):
-            return cast(Response, await getattr(self, self.action_map["get"])(request, **kwargs))
+            return await getattr(self, self.action_map["get"])(request, **kwargs)
         if request.method != "OPTIONS":
             raise MethodNotAllowed(request.method or "")
         about = self.metadata_class().determine_metadata(cast(Request, request), self)  # type: ignore[misc, operator]

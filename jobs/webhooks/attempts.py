@@ -8,10 +8,10 @@ from typing import Any
 from ulid import ULID
 
 from jobs.database.events import FeedRow
+from jobs.webhooks.answer import Answer
 from jobs.webhooks.leases import moment
 from jobs.webhooks.models import Attempt, Outcome
 from jobs.webhooks.payload import TEST_TYPE, event_type, job_of
-from jobs.webhooks.sender import Answer
 
 
 def attempt_of(endpoint: int, answer: Answer, number: int, outcome: Outcome, row: FeedRow | None) -> Attempt:

@@ -22,12 +22,13 @@ from django.db import Error as DatabaseFailure
 from jobs.artifacts.signing import CannotSign
 from jobs.database.events import FeedRow
 from jobs.webhooks import metrics
+from jobs.webhooks.answer import Answer
 from jobs.webhooks.attempts import attempt_of
 from jobs.webhooks.leases import BlockedRow, Change, Claim, EndpointConfig, moment
 from jobs.webhooks.models import Outcome
 from jobs.webhooks.payload import event_id, job_of, payload
 from jobs.webhooks.queries import read_next_event, read_page
-from jobs.webhooks.sender import Answer, Sender
+from jobs.webhooks.sender import Sender
 from jobs.webhooks.signing import signature_headers
 
 logger = logging.getLogger("jobs.webhooks")

@@ -18,11 +18,11 @@ from ulid import ULID
 from jobs.models import JobCounts
 from jobs.webhooks import signing
 from jobs.webhooks.addresses import ForbiddenAddress, check_address
+from jobs.webhooks.answer import Answer
 from jobs.webhooks.attempts import attempt_of
 from jobs.webhooks.leases import config_of
 from jobs.webhooks.models import Attempt, BlockedJob, Endpoint, EndpointSecret, Outcome, Redelivery
 from jobs.webhooks.payload import TEST_TYPE, payload_of_test
-from jobs.webhooks.sender import Answer, Sender
 from jobs.webhooks.signing import signature_headers
 from tenants.models import Tenant
 
@@ -122,6 +122,9 @@ def redeliver_failed(endpoint: Endpoint, since: datetime) -> int:
 
 def send_test(endpoint: Endpoint) -> Attempt:
     """Sends a test event at once, from this process, whether or not the endpoint is enabled. Takes up to 16 seconds."""
+    # Here, because its HTTP client takes as long to import as Django, and every process imports this module.
+    from jobs.webhooks.sender import Sender
+
     config = config_of(Endpoint.objects.select_related("tenant").prefetch_related("secrets").get(pk=endpoint.pk))
     body, now = payload_of_test(), timezone.now()
     keys = [key.key for key in config.keys if key.expires_at > now.timestamp()]

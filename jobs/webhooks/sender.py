@@ -6,12 +6,13 @@ import asyncio
 import ssl
 from email.utils import parsedate_to_datetime
 from time import perf_counter, time
-from typing import NamedTuple, Self
+from typing import Self
 
 import aiohttp
 from django.conf import settings
 
 from jobs.webhooks.addresses import checked_socket
+from jobs.webhooks.answer import Answer
 
 # A status within this time counts. Leases of endpoints are longer, so that no other worker sends the same meanwhile.
 ATTEMPT_SECONDS = 15.0
@@ -21,18 +22,6 @@ ANSWER_SECONDS = 1.0  # to read it
 # theirs for 5 seconds or more.
 KEEP_ALIVE_SECONDS = 2.0
 HEADERS = {"Content-Type": "application/json", "User-Agent": "Jobs-Gateway", "Accept-Encoding": "identity"}
-
-
-class Answer(NamedTuple):
-    status: int | None  # None: no answer, and ``error`` says why
-    body: str  # its beginning
-    error: str
-    seconds: float
-    retry_after: float | None  # seconds that the receiver asked for, by 429 or 503
-
-    @property
-    def is_success(self) -> bool:
-        return self.status is not None and 200 <= self.status < 300
 
 
 class Sender:
