@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import aclosing, closing, contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -134,9 +135,21 @@ def job(acme):
 
 @contextmanager
 def beside() -> Iterator[Callable[..., Future[Any]]]:
-    """Runs functions in threads, while the test writes."""
-    with ThreadPoolExecutor() as pool:
-        yield pool.submit
+    """Runs functions in threads, while the test writes. A test that fails does not wait for them."""
+
+    def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - as an executor does it
+                future.set_exception(error)
+
+        Thread(target=work, daemon=True).start()
+        return future
+
+    yield run
 
 
 def done(future: Future[Any]) -> Any:
@@ -390,7 +403,7 @@ def test_following_works_through_old_proxies(proxy, acme_token, job, old_proxy):
     events = lambda client: client.jobs.events(str(job.pk))  # noqa: E731
     with beside() as run:
         followers = [run(kind.items, proxy.url, acme_token, events, policy=policy) for kind in (Blocking, Asynchronous)]
-        until(lambda: proxy.streams == 2)
+        until(lambda: proxy.streams >= 2)
         written = write_events(job, 6, lambda n: time.sleep(0.3))
         assert [messages(done(each)) for each in followers] == [written] * 2
     assert proxy.streams == 2, "it is not tried again at once"
@@ -429,7 +442,7 @@ def test_a_silent_stream_is_dropped_and_continued(kind, proxy, acme_token, job):
     events = lambda client: client.jobs.events(str(job.pk))  # noqa: E731
     with beside() as run:
         follower = run(kind.items, proxy.url, acme_token, events, policy=policy)
-        until(lambda: proxy.stalled == 1)
+        until(lambda: proxy.stalled >= 1)
         ledger.finish(job, "Done")
         assert messages(done(follower)) == ["event 1", "Done"]
     assert proxy.streams == len(proxy.requests) == 2
@@ -440,7 +453,7 @@ def test_a_job_that_is_deleted_meanwhile_is_not_found(kind, proxy, acme_token, j
     with beside() as run:
         events = lambda client: client.jobs.events(str(job.pk))  # noqa: E731
         follower = run(kind.items, proxy.url, acme_token, events, policy=QUICK)
-        until(lambda: proxy.streams == 1)
+        until(lambda: proxy.streams >= 1)
         removal.remove(Job.all_tenants.filter(pk=job.pk))
         with pytest.raises(sdk.NotFoundError):
             done(follower)
@@ -466,7 +479,7 @@ def test_the_feed_from_now_on_with_filters(kind, proxy, acme, acme_token, job):
         follower = run(
             kind.items, proxy.url, acme_token, lambda client: client.events("latest", **filters), 2, policy=QUICK
         )
-        until(lambda: proxy.answered == 1)  # the stream has begun, and with it what is news
+        until(lambda: proxy.answered >= 1)  # with the place that it starts from
         ledger.append(news, "queued", "left out")
         ledger.append(news, "stage", "one")
         ledger.finish(news, "Done")
@@ -490,7 +503,7 @@ def test_a_store_that_was_restored_is_read_again_without_doubles(kind, proxy, ac
     )
     with beside() as run:
         follower = run(kind.items, proxy.url, acme_token, lambda client: client.events(), 5, policy=QUICK)
-        until(lambda: proxy.streams == 2)
+        until(lambda: proxy.streams >= 2)
         # The backup did not have the last event; another one takes its position.
         last = JobEvent.objects.for_tenant(acme).order_by("position").last()
         with transaction.atomic():
@@ -517,7 +530,7 @@ def test_wait_returns_the_job_once_it_is_over(kind, proxy, acme_token, job, stat
             lambda client: client.jobs.wait(str(job.pk), LONGEST_SECONDS),
             policy=QUICK,
         )
-        until(lambda: len(proxy.requests) == len(faults))
+        until(lambda: len(proxy.requests) >= len(faults))
         (ledger.finish if status == "SUCCESS" else ledger.fail)(job, "over")
         found = done(waiting)
     assert found.status == status
@@ -549,7 +562,7 @@ def test_wait_for_a_job_that_is_unknown_or_deleted_meanwhile(kind, proxy, acme_t
         kind.result(proxy.url, acme_token, lambda client: client.jobs.wait(str(ULID()), 10))
     with beside() as run:
         waiting = run(kind.result, proxy.url, acme_token, lambda client: client.jobs.wait(str(job.pk)))
-        until(lambda: len(proxy.requests) == 2)
+        until(lambda: len(proxy.requests) >= 2)
         removal.remove(Job.all_tenants.filter(pk=job.pk))
         with pytest.raises(sdk.NotFoundError):
             done(waiting)
@@ -559,7 +572,7 @@ def test_wait_through_a_proxy_that_does_not_let_requests_wait(kind, proxy, acme_
     proxy.plan = lambda request: Fault(without=("prefer",))
     with beside() as run:
         waiting = run(kind.result, proxy.url, acme_token, lambda client: client.jobs.wait(str(job.pk)))
-        until(lambda: proxy.answered == 1)
+        until(lambda: proxy.answered >= 1)
         ledger.finish(job, "Done")
         assert done(waiting).status == "SUCCESS"
     assert proxy.requests[1].at - proxy.requests[0].at >= 2, "the poll hint of a new job"
@@ -723,6 +736,7 @@ def test_the_start_in_the_clients_readme_runs(proxy, artifacts, acme, acme_token
 
 TYPED_PROGRAM = """
 from pathlib import Path
+from threading import Thread
 
 from jobs_gateway_client import Artifact, AsyncArtifact, AsyncClient, Client, Event, JobNotFinishedError, Policy
 from jobs_gateway_client.models import FleetJobResponse, JobSummaryResponse
