@@ -8,9 +8,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 # What checks import the settings with: nothing of the developer's environment or .env.
 BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/checks DATABASE_URL=sqlite:///:memory: DJANGO_SECRET_KEY=checks
 
-# A worker of pytest-xdist for each core and two more, for many tests wait for processes; with PYTHONDONTWRITEBYTECODE
+# A worker of pytest-xdist for each core and one more, for many tests wait for processes; with PYTHONDONTWRITEBYTECODE
 # each of them would compile all tests again. Files in the order of tests/conftest.py, not by their number of tests.
-WORKERS = $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 2)))
+WORKERS = $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

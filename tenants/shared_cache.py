@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -47,8 +48,12 @@ class SharedCache:
         return self._redis
 
     async def close(self) -> None:
+        """A server that does not answer any more keeps nobody from stopping."""
         if self._redis is not None:
-            await self._redis.aclose()
+            from redis.exceptions import RedisError
+
+            with suppress(RedisError, OSError):
+                await self._redis.aclose()
             self._redis = self._loop = None
 
 

@@ -736,7 +736,6 @@ def test_the_start_in_the_clients_readme_runs(proxy, artifacts, acme, acme_token
 
 TYPED_PROGRAM = """
 from pathlib import Path
-from threading import Thread
 
 from jobs_gateway_client import Artifact, AsyncArtifact, AsyncClient, Client, Event, JobNotFinishedError, Policy
 from jobs_gateway_client.models import FleetJobResponse, JobSummaryResponse

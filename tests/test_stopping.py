@@ -16,14 +16,14 @@ import pytest
 
 from tests.stores import Store
 
+pytestmark = pytest.mark.full_on_postgresql
+
 JOBS, BATCH = 25, 10
 FILL = """
 import django, sys
 django.setup()
 from jobs.ingest import bulk
 from tenants.models import Tenant
-
-pytestmark = pytest.mark.full_on_postgresql
 Tenant.objects.create(slug="acme")
 for loaded in bulk.load(open(sys.argv[1], "rb")):
     assert not loaded.rejections
