@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
-from django.core.signals import request_finished, request_started
+from django.core.signals import request_finished, request_started, setting_changed
 from django.db import close_old_connections, connections
 from django.http import HttpResponse
 from django.test import Client as DjangoClient
@@ -201,6 +201,20 @@ async def never() -> None:
 
 def make_application(enforce_csrf_checks: bool) -> Any:
     from jobs_gateway import application
+
+    async def pages(scope: Any, receive: Any, send: Any) -> None:
+        await pages_of(enforce_csrf_checks)(scope, receive, send)
+
+    return application.with_middleware(pages)
+
+
+# By whether they check for CSRF. Making them looks at every static file, which takes longer than most tests.
+_pages: dict[bool, Any] = {}
+setting_changed.connect(lambda **_: _pages.clear(), weak=False)
+
+
+def pages_of(enforce_csrf_checks: bool) -> Any:
+    """The application of Django's pages, under the settings as they are now."""
     from jobs_gateway.pages import PageHandler
 
     class Pages(PageHandler):
@@ -210,7 +224,9 @@ def make_application(enforce_csrf_checks: bool) -> Any:
                 vars(request)["_dont_enforce_csrf_checks"] = not enforce_csrf_checks
             return request, error
 
-    return application.with_middleware(Pages())
+    if enforce_csrf_checks not in _pages:
+        _pages[enforce_csrf_checks] = Pages()
+    return _pages[enforce_csrf_checks]
 
 
 @contextmanager
