@@ -8,6 +8,8 @@ from django.views import defaults
 from jobs_gateway.landing import LandingPage
 from jobs_gateway.openapi import openapi_document, redoc, swagger
 
+admin.autodiscover()
+
 urlpatterns: list[URLPattern | URLResolver] = [
     path("v1/openapi.json", openapi_document, name="openapi"),  # type: ignore[arg-type]  # the API calls it
     path("v1/", include("jobs.api.v1.urls")),
