@@ -46,7 +46,11 @@ def axe() -> str:
 def violations(page: Any, rules: list[str] | None = None) -> list[str]:
     """What axe-core finds on the page: rule, element and reason."""
     found = page.evaluate(
-        "async rules => (await axe.run(document, rules ? {runOnly: {type: 'rule', values: rules}} : {})).violations",
+        """async rules => {
+            const options = {resultTypes: ["violations"]};
+            if (rules) options.runOnly = {type: "rule", values: rules};
+            return (await axe.run(document, options)).violations;
+        }""",
         rules,
     )
     return [f"{each['id']}: {node['html'][:160]} {node['failureSummary']}" for each in found for node in each["nodes"]]

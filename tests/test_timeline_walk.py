@@ -41,6 +41,7 @@ def walk(port, token, path, number, written):
         page = [(event["seq"], event["message"]) for event in body["events"]]
         assert all(event["visibility"] == "public" for event in body["events"])
         assert len(page) <= 500
+        assert all(seq > since for seq, _ in page), "or it would go on for ever"
         if page and chance.random() < 0.1:
             page = page[: chance.randrange(len(page))]  # what it had dealt with, and whose seq it had saved
             client.close()
