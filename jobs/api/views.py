@@ -78,7 +78,8 @@ class TenantViewSet(ViewSet):
         self.negotiate(request)
         caller: Any = getattr(request, "user", None)
         if type(caller) is not Caller:
-            caller = request.user = await _authentication.authenticate(request, CREDENTIALS, request.read_body)
+            caller = await _authentication.authenticate(request, CREDENTIALS, request.read_body)
+            request.user = caller
         self.caller = caller
         if request.method in ("GET", "HEAD"):
             return await getattr(self, self.action_map["get"])(request, **kwargs)
