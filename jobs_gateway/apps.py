@@ -12,6 +12,7 @@ class GatewayConfig(AppConfig):
     """The wiring: it has no models, only what Django looks for in apps."""
 
     name = "jobs_gateway"
+    default = True  # of the two in this file
 
     def ready(self) -> None:
         from jobs_gateway import checks  # noqa: F401 - registers them
