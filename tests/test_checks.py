@@ -206,3 +206,22 @@ def test_serving_is_refused_with_a_setting_that_cannot_work(tmp_path):
     assert "(jobs.E001)" in done.stderr
     assert "it may be 1 to 604800" in done.stderr
     assert not (tmp_path / "gateway.sqlite3").exists()
+
+
+IMPORTS = """
+import sys, django
+django.setup()
+from django.core import checks
+assert not {"jobs.admin.jobs", "jobs.api.views", "pydantic", "aiohttp"} & sys.modules.keys()
+checks.run_checks(tags=[checks.Tags.admin])
+assert {"jobs.admin.jobs", "jobs.webhooks.admin"} <= sys.modules.keys()
+assert "aiohttp" not in sys.modules
+"""
+
+
+@pytest.mark.sqlite
+def test_a_command_imports_no_console_and_no_api_and_the_check_of_the_console_does():
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "jobs_gateway.settings"}
+    command = [sys.executable, "-c", IMPORTS]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
