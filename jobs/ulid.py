@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.lookups import In
 from ulid import ULID
+from ulid_transform import bytes_to_ulid, ulid_to_bytes
 
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
 
@@ -25,25 +26,15 @@ def parse_ulid(text: str) -> ULID:
     # The upper case of “ſ” is S: what is not ASCII must not become it.
     if not (text.isascii() and _ULID.fullmatch(canonical)):
         raise ValueError(f"{text!r} is not a ULID: 26 characters of 0-9 and A-Z without I, L, O and U")
-    return ULID.from_int(int(canonical.translate(_AS_BASE_32), 32))  # 1 µs, where from_str takes 10
+    return ULID.from_bytes(ulid_to_bytes(canonical))
 
 
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_AS_BASE_32 = str.maketrans(_ALPHABET, "0123456789abcdefghijklmnopqrstuv")
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-
-
-def ulid_text(stored: str, pairs: list[str] = _PAIRS) -> str:
+def ulid_text(stored: str) -> str:
     """The ULID, in upper case, of an id as the database spells it: hexadecimal digits, with or without dashes.
 
-    Written out in one expression because the list does it for every row: 0.9 µs, a third of the way through ``ULID``.
+    The list does it for every row; the way through ``ULID`` takes fifteen times as long.
     """
-    n = int(stored.replace("-", ""), 16)
-    return (
-        f"{pairs[n >> 120]}{pairs[n >> 110 & 1023]}{pairs[n >> 100 & 1023]}{pairs[n >> 90 & 1023]}"
-        f"{pairs[n >> 80 & 1023]}{pairs[n >> 70 & 1023]}{pairs[n >> 60 & 1023]}{pairs[n >> 50 & 1023]}"
-        f"{pairs[n >> 40 & 1023]}{pairs[n >> 30 & 1023]}{pairs[n >> 20 & 1023]}{pairs[n >> 10 & 1023]}{pairs[n & 1023]}"
-    )
+    return bytes_to_ulid(bytes.fromhex(stored.replace("-", "")))
 
 
 class ULIDField(models.UUIDField):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from functools import cache, lru_cache
 from typing import Annotated, Any, ClassVar, Self
+from urllib.parse import parse_qs
 
-from django.http import QueryDict
+from django.conf import settings
+from django.core.exceptions import TooManyFieldsSent
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticKnownError
 
@@ -50,19 +52,20 @@ class Params(BaseModel):
             return cls._defaults()
         if context is None and len(query_string) <= MAX_CACHED_QUERY:
             return cls._cached(query_string)
-        return cls.read(request.GET, context)
+        return cls.read(query_string, context)
 
     @classmethod
     @lru_cache(maxsize=1024)
     def _cached(cls, query_string: str) -> Self:
-        return cls.read(QueryDict(query_string))
+        return cls.read(query_string)
 
     @classmethod
-    def read(cls, query: QueryDict, context: Any = None) -> Self:
+    def read(cls, query_string: str, context: Any = None) -> Self:
         """Raises Invalid (422, on ``/job`` 400) that names every bad parameter."""
-        sent: dict[str, Any] = {name: query[name] for name in cls.model_fields if name in query}
+        query = parsed(query_string)
+        sent: dict[str, Any] = {name: query[name][-1] for name in cls.model_fields if name in query}
         for name in cls.repeatable:
-            if values := [*query.getlist(name), *query.getlist(f"{name}[]")]:
+            if values := [*query.get(name, ()), *query.get(f"{name}[]", ())]:
                 sent[name] = values
         try:
             return cls.model_validate(sent, context=context)
@@ -78,6 +81,17 @@ class Params(BaseModel):
     @cache
     def _defaults(cls) -> Self:
         return cls()
+
+
+def parsed(query_string: str) -> dict[str, list[str]]:
+    """The values of each parameter, as Django's QueryDict reads them, which takes four times as long.
+
+    Raises TooManyFieldsSent.
+    """
+    try:
+        return parse_qs(query_string, keep_blank_values=True, max_num_fields=settings.DATA_UPLOAD_MAX_NUMBER_FIELDS)
+    except ValueError:
+        raise TooManyFieldsSent("There are too many query parameters.") from None
 
 
 # The bounds stand first: otherwise the OpenAPI document does not have them.

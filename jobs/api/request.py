@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
-from django.http import QueryDict
 from django.http.request import HttpRequest, split_domain_port, validate_host
 from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
@@ -134,10 +133,6 @@ class ApiRequest(GatewayRequest):
     @cached_property
     def META(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: N802 - Django's name
         return AnyCharsetRequest(self.scope, io.BytesIO()).META
-
-    @cached_property
-    def GET(self) -> QueryDict:  # type: ignore[override]  # noqa: N802 - Django's name
-        return QueryDict(self.query_string)
 
     @cached_property
     def _checked_host(self) -> str:

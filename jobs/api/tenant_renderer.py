@@ -70,7 +70,7 @@ class TenantRenderer:
         self._logged: set[str] = set()
         self.tally = Tally()
 
-    @property
+    @cached_property
     def fingerprint(self) -> tuple[object, ...]:
         """Everything besides the rows that a response depends on. Two requests that are rendered alike have the same
         value.
@@ -78,7 +78,7 @@ class TenantRenderer:
         ``links.window`` changes with the signing window and with the credentials, their expiry included.
         """
         prefix = self._caller.storage_prefix
-        return (self.asked_at, self.base_url, self.links.window, prefix, artifact_store().base_urls)
+        return self.asked_at, self.base_url, self.links.window, prefix, artifact_store().base_urls
 
     # Made at its first use: an answer without a body redacts nothing.
     @cached_property

@@ -102,15 +102,19 @@ class JobFilters(Params):
 
     def query(self) -> Filters:
         """The filters as they are written in a URL."""
-        return [
-            (name, value)
-            for name, values in self.model_dump(mode="json", include=_FILTER_NAMES).items()
-            if values is not None
-            for value in (values if isinstance(values, list) else [values])
-        ]
+        return written({name: getattr(self, name) for name in JobFilters.model_fields})
 
 
-_FILTER_NAMES = set(JobFilters.model_fields)
+def written(filters: dict[str, Any]) -> Filters:
+    """``filters``, which are checked, as they are written in a URL."""
+    if not any(filters.values()):  # most walks have none
+        return []
+    return [
+        (name, value)
+        for name, values in JobFilters.model_construct(**filters).model_dump(mode="json").items()
+        if values is not None
+        for value in (values if isinstance(values, list) else [values])
+    ]
 
 
 class ListParams(JobFilters):
@@ -128,8 +132,7 @@ class ListParams(JobFilters):
     def position(cls, cursor: str, info: ValidationInfo) -> Position:
         """Where the page begins. If a filter is invalid, the filters of the cursor are not compared."""
         given = {name: info.data[name] for name in JobFilters.model_fields if name in info.data}
-        complete = len(given) == len(JobFilters.model_fields)
-        filters = JobFilters.model_construct(**given).query() if complete else None
+        filters = written(given) if len(given) == len(JobFilters.model_fields) else None
         tenant_id: Any = info.context
         try:
             return position_of(cursor, tenant_id, filters)

@@ -135,7 +135,7 @@ async def job_page(tenant: int, params: ListParams) -> str:
 
 
 def summaries(document: str) -> list[SummaryRow]:
-    return [SummaryRow(*row) for row in orjson.loads(document)]
+    return [*starmap(SummaryRow, orjson.loads(document))]
 
 
 class ListFilters(NamedTuple):

@@ -45,14 +45,15 @@ class JobViewSet(FollowingViewSet):
         params = ListParams.of(request, tenant_id)
         document = await queries.job_page(tenant_id, params)
         serializer = serializers.JobListResponseSerializer
-        validator = self.validator(shape_of(serializer), document, vars(params))
+        filters = params.query()
+        validator = self.validator(shape_of(serializer), document, params.limit, params.offset, filters)
         if not_modified := self.not_modified(validator):
             return not_modified
 
         def render() -> Rendered:
             rows = queries.summaries(document)
             url = self.renderer.base_url + request.path
-            link = paging.next_link(url, tenant_id, params.query(), params.limit, rows)
+            link = paging.next_link(url, tenant_id, filters, params.limit, rows)
             return Rendered(to_json(serializer.represent(rows, params)), link)
 
         # The validator stands for the document: it is made of it.
