@@ -5,12 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import signal
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from ulid import ULID
 
 from jobs.ingest import bulk, ledger, record_reader
+from jobs.management import id_list
+from jobs.management.errors import FileError
 from jobs.models import Job
 from tests.records import records
 from tests.stores import SQLiteStores, everything, exported
@@ -55,6 +60,26 @@ def test_it_resumes_after_a_job_and_appends(acme, job_of, tmp_path):
     path = tmp_path / "jobs.ndjson"
     path.write_bytes(whole.splitlines(keepends=True)[0])
     assert export(tmp_path, after=ids[0]) == whole
+
+
+def test_a_signal_while_the_list_is_written_stops_it_and_the_printed_command_writes_it_whole(acme, job_of, tmp_path):
+    for _ in range(3):
+        job_of(acme)
+    ids, interrupted = tmp_path / "ids", []
+
+    def interrupt_the_list(execute, *statement):
+        rows = execute(*statement)
+        if ids.exists() and not interrupted:
+            interrupted.append(os.kill(os.getpid(), signal.SIGINT))
+        return rows
+
+    with connection.execute_wrapper(interrupt_the_list), pytest.raises(CommandError, match="Stopped") as stopped:
+        export(tmp_path, ids=str(ids))
+    with pytest.raises(FileError, match="incomplete"):
+        id_list.check_list(str(ids), None)
+    [command] = [line.split() for line in str(stopped.value).splitlines() if "manage.py" in line]
+    call_command(*command[command.index("export_jobs") :], stderr=io.StringIO())
+    assert [*id_list.read_list(str(ids), None)] == [*Job.all_tenants.order_by("pk").values_list("pk", flat=True)]
 
 
 def test_gzip_is_known_by_its_name_and_the_same_each_time(acme, job_of, tmp_path):

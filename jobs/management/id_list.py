@@ -19,17 +19,23 @@ from ulid import ULID
 from jobs.ingest import record_reader
 from jobs.management.errors import FileError, reading
 from jobs.management.files import Sink
+from jobs.management.stopping import Stop
 from jobs.models import Job
 from jobs.ulid import parse_ulid
 
 PAGE = 10_000
 
 
-def write_list(name: str, jobs: QuerySet[Job], tenant: str | None) -> int:
-    """Writes the ids of ``jobs``: all jobs of ``tenant``, or of all tenants if it is None. Returns their number."""
+def write_list(name: str, jobs: QuerySet[Job], tenant: str | None, stop: Stop | None = None) -> int | None:
+    """Writes the ids of ``jobs``: all jobs of ``tenant``, or of all tenants if it is None.
+
+    Returns their number, or None if a stop is requested before the last: the list stays incomplete.
+    """
     number, at = 0, timezone.now()
     with Sink.opened(name) as out:
         for page in record_reader.ids(jobs, PAGE):
+            if stop and stop.requested:
+                return None
             out.write(f"{public_id}\n".encode() for public_id in page)
             number += len(page)
         out.write([json.dumps({"jobs": number, "tenant": tenant, "at": at.isoformat()}).encode() + b"\n"])

@@ -83,7 +83,7 @@ class Command(BatchCommand):
             ):
                 finished = self.export(jobs, out, options["batch"], run)
             if finished and options["ids"]:
-                self.write_ids(options["ids"], tenant)
+                finished = self.write_ids(options["ids"], tenant)
         except BrokenPipeError:
             # Python flushes standard output when it exits, and would fail again.
             sys.stdout = None
@@ -96,13 +96,19 @@ class Command(BatchCommand):
             raise IncompleteRun("Stopped", self.resume(options, file, own))
         checkpoint.remove()
 
-    def write_ids(self, file: str, tenant: Tenant | None) -> None:
-        """After the export: a job that is not listed was removed. A job that was added meanwhile may be listed."""
+    def write_ids(self, file: str, tenant: Tenant | None) -> bool:
+        """After the export: a job that is not listed was removed. A job that was added meanwhile may be listed.
+
+        True if the end was reached.
+        """
         everyone = Job.all_tenants.filter(tenant=tenant) if tenant else Job.all_tenants.all()
         with stoppable() as stop:
-            write = partial(write_list, file, everyone, tenant.slug if tenant else None)
+            write = partial(write_list, file, everyone, tenant.slug if tenant else None, stop)
             number = DatabaseWait(stop, self.say).run(write)
+        if number is None:
+            return False
         self.stderr.write(f"{counted(number, 'job')} listed in {file}")
+        return True
 
     def resume(self, options: dict[str, Any], file: str, own: tuple[object, ...]) -> str:
         if self.after is None:
