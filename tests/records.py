@@ -13,6 +13,7 @@ from ulid import ULID
 from jobs.models import JobType
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+ROLES = ("intermediate", "final")
 AWKWARD: list[Any] = [
     *(None, True, False, 0, -1, 2**63 - 1, 2**64 - 1, -(2**63)),
     *(0.1, -0.0, 1.0, 1e2, 1.5e300, 5e-324, 1e16, 123456789.125),
@@ -51,7 +52,9 @@ def _workflow(chance: random.Random, at: datetime, folder: str, number: int) -> 
         event_type = "queued" if seq == 1 else "stage"
         if seq == number > 2:
             event_type = chance.choice(["succeeded", "failed", "stage"])
-        yield _event(chance, seq, event_type, at, artifacts=_artifacts(chance, f"{folder}/{seq}"))
+        # A job has at most 2,000 final artifacts: of a long timeline the last events have them.
+        roles = ROLES if seq > number - 500 else ROLES[:1]
+        yield _event(chance, seq, event_type, at, artifacts=_artifacts(chance, f"{folder}/{seq}", roles))
 
 
 def _operation(chance: random.Random, at: datetime, folder: str, number: int) -> Iterator[dict[str, Any]]:
@@ -74,12 +77,12 @@ def _event(chance: random.Random, seq: int, event_type: str, at: datetime, **mor
     } | more
 
 
-def _artifacts(chance: random.Random, folder: str) -> list[dict[str, Any]]:
+def _artifacts(chance: random.Random, folder: str, roles: Sequence[str] = ROLES) -> list[dict[str, Any]]:
     return [
         {
             "storage_key": f"{folder}/{position} – é.png",
             "kind": chance.choice(["on_model_render", "mask"]),
-            "role": chance.choice(["intermediate", "final"]),
+            "role": chance.choice(roles),
             "label": chance.choice([None, "", "front"]),
             "meta": _object(chance),
         }
