@@ -110,6 +110,14 @@ class Store:
         }
 
 
+def gateway_on(server: servers.PostgreSQL, folder: Path) -> Store:
+    """A migrated store on ``server``, which has nothing yet, that the role ``gateway`` owns, as in production."""
+    server.psql("CREATE ROLE gateway LOGIN CREATEROLE")
+    migrated = shared_servers.migrated_postgresql()
+    server.copy_database("gateway", shared_servers.postgresql(), migrated, owner="gateway")
+    return Store(server.url("gateway", user="gateway"), folder)
+
+
 class SQLiteStores:
     """Makes stores in ``folder`` as copies of a migrated one."""
 
@@ -132,7 +140,8 @@ class SQLiteStores:
 class PostgreSQLStores:
     """Makes stores on ``server`` as copies of its migrated database.
 
-    Their names begin with ``prefix``, so that workers can share a server. ``migrated`` is created unless given.
+    Their names begin with ``prefix``, so that workers can share a server. ``migrated`` is copied from the one that all
+    workers share unless given.
     """
 
     def __init__(
@@ -149,8 +158,7 @@ class PostgreSQLStores:
         """A store without jobs that has ``tenants``, or a copy of one that nobody is connected to."""
         if self.migrated is None:
             self.migrated = f"{self.prefix}_migrated"
-            self.server.psql(f"CREATE DATABASE {self.migrated}")
-            Store(self.server.url(self.migrated), self.folder).run("migrate", "--verbosity=0")
+            self.server.copy_database(self.migrated, shared_servers.postgresql(), shared_servers.migrated_postgresql())
         if tenants and tenants not in self.templates:
             self.templates[tenants] = self.new()
             self.templates[tenants].add_tenants(*tenants)

@@ -119,7 +119,8 @@ def test_filters_can_be_combined(support_client, acme, globex, job_of):
     ids = {name: str(job.public_id) for name, job in locals().items() if isinstance(job, Job)}
 
     def names(query):
-        return {name for name, job_id in ids.items() if job_id in listed_ids(support_client, query)}
+        listed = listed_ids(support_client, query)
+        return {name for name, job_id in ids.items() if job_id in listed}
 
     assert names("?tenant=acme") == {"failed", "other_type", "done"}
     assert names("?tenant=nobody") == set()

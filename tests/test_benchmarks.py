@@ -16,6 +16,7 @@ from benchmarks import load, report, store, workloads
 from benchmarks.load import Request
 from benchmarks.servers import COMMANDS, cpu_seconds, get, process_tree, serving
 from tests.servers import temporary_folder
+from tests.shared_servers import migrated_postgresql
 
 PEERS = sorted((Path(__file__).resolve().parent.parent / "benchmarks" / "peers").glob("*.py"))
 SIGNER = {"jobs.artifacts.signing", "jobs.artifacts.sigv4"}
@@ -51,7 +52,8 @@ class Running:
 def running(postgresql_server):
     # FastAPI and its server are in requirements-bench.txt alone.
     available = [name for name in COMMANDS if name != "fastapi" or importlib.util.find_spec("fastapi")]
-    postgresql_server.psql("CREATE DATABASE bench")
+    # Migrated, so that store.create finds nothing left to migrate.
+    postgresql_server.psql(f"CREATE DATABASE bench TEMPLATE {migrated_postgresql()}")
     with temporary_folder("jgw-bench-") as folder:
         environment = store.environment_of(postgresql_server.url("bench"), folder)
         store.create(environment)

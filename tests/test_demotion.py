@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from django.db import connection
@@ -22,15 +23,25 @@ from tests.stores import Store
 
 pytestmark = pytest.mark.postgresql
 
-FILL = """
-import django
-django.setup()
-from django.core.management import call_command
-from tenants import tokens
-from tenants.models import Tenant
-call_command("migrate", verbosity=0)
-print(tokens.issue(Tenant.objects.create(slug="acme")))
-"""
+
+@pytest.fixture(scope="module")
+def filled(new_store):
+    """A store with the tenant acme, which servers of tests get a copy of, and a token of it."""
+    store = new_store("acme")
+    return store, store.run("issue_token", "acme").stdout.decode().split()[-1]
+
+
+@pytest.fixture
+def copied(filled, postgresql_server, tmp_path):
+    """``copied(server)`` is the filled store on another server, and the token."""
+    store, token = filled
+
+    def copy(server):
+        server.psql("CREATE ROLE gateway LOGIN CREATEROLE")
+        server.copy_database("gateway", postgresql_server, store.name, owner="gateway")
+        return Store(server.url("gateway", user="gateway"), tmp_path), token
+
+    return copy
 
 
 @pytest.fixture
@@ -112,11 +123,9 @@ for line in sys.stdin:
 """
 
 
-def test_a_connection_whose_server_hangs_is_given_up(tmp_path):
+def test_a_connection_whose_server_hangs_is_given_up(copied):
     with servers.postgresql() as server:
-        server.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
-        store = Store(server.url("gateway", user="gateway"), tmp_path)
-        store.python("-c", FILL)
+        store, _ = copied(server)
         with store.start("shell", "--verbosity=0", "--command", APPEND_TWICE, stderr=None) as writer:
             watchdog = threading.Timer(2 * START_SECONDS, writer.kill)
             watchdog.start()
@@ -156,13 +165,11 @@ for _ in range(2):
 """
 
 
-def test_a_connection_that_is_lost_during_commit_leaves_the_outcome_open_and_the_call_can_be_repeated(tmp_path):
+def test_a_connection_that_is_lost_during_commit_leaves_the_outcome_open_and_the_call_can_be_repeated(copied, tmp_path):
     never = {"synchronous_standby_names": "nobody", "synchronous_commit": "local"}
     with servers.postgresql(durable=True, settings=never) as server:
-        server.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
-        url = server.url("gateway", user="gateway")
-        Store(url, tmp_path).python("-c", FILL)
-        waiting_store = Store(f"{url}&options=-c%20synchronous_commit%3Don", tmp_path)
+        store, _ = copied(server)
+        waiting_store = Store(f"{store.url}&options=-c%20synchronous_commit%3Don", tmp_path)
         writer = waiting_store.start("shell", "--verbosity=0", "--command", COMMIT)
         waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         deadline = time.monotonic() + START_SECONDS
@@ -187,11 +194,10 @@ def restarted_as_standby(server):
     not shutil.which("pgbouncer", path="/usr/bin:/usr/sbin"),
     reason="no PgBouncer is installed: apt-get install pgbouncer",
 )
-def test_a_pooler_behind_which_the_primary_was_demoted_is_noticed_within_two_seconds(tmp_path):
+def test_a_pooler_behind_which_the_primary_was_demoted_is_noticed_within_two_seconds(copied):
     """The pooler keeps its client's connection while the server behind it changes."""
     with servers.postgresql(durable=True) as server:
-        server.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
-        token = Store(server.url("gateway", user="gateway"), tmp_path).python("-c", FILL).stdout.decode().strip()
+        _, token = copied(server)
         with servers.pgbouncer(server, "gateway") as folder:
             url = f"postgres://gateway@/gateway?host={folder}"
             with serving(url, DATABASE_PREPARED="0") as gateway:
@@ -207,13 +213,11 @@ def test_a_pooler_behind_which_the_primary_was_demoted_is_noticed_within_two_sec
                 wait_until(lambda: gateway.get("/v1/jobs", token).status == 200)
 
 
-def test_a_command_waits_for_the_database_and_goes_on(tmp_path):
+def test_a_command_waits_for_the_database_and_goes_on(copied, tmp_path):
     with servers.postgresql(durable=True) as server:
-        server.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
-        store = Store(server.url("gateway", user="gateway"), tmp_path)
-        store.python("-c", FILL)
+        store, _ = copied(server)
         file = tmp_path / "jobs.ndjson"
-        file.write_text("".join(record(number) for number in range(200)))
+        file.write_text("".join(record(number) for number in range(100)))
         running = store.start("backfill_jobs", file, "--batch", "10", "--throttle", "0.1")
         deadline = time.monotonic() + START_SECONDS
         while store.jobs() < 20:
@@ -226,12 +230,12 @@ def test_a_command_waits_for_the_database_and_goes_on(tmp_path):
         assert running.returncode == 0, errors
         assert b"The database is away" in errors
         assert b"The database answers again" in errors
-        assert output.startswith(b"loaded 200, unchanged 0") or b", unchanged 10" in output
-        assert store.jobs() == 200
+        assert output.startswith(b"loaded 100, unchanged 0") or b", unchanged 10" in output
+        assert store.jobs() == 100
         brief = Store(store.url, tmp_path, {"DATABASE_WAIT_SECONDS": "1"})
-        file.write_text("".join(record(number) for number in range(200, 400)))
+        file.write_text("".join(record(number) for number in range(100, 200)))
         running = brief.start("backfill_jobs", file, "--batch", "10", "--throttle", "0.1")
-        while store.jobs() < 220:
+        while store.jobs() < 120:
             assert time.monotonic() < deadline + START_SECONDS
             time.sleep(0.05)
         server.stop(signal.SIGQUIT)
@@ -246,36 +250,59 @@ def record(number):
     return json.dumps(header | {"created_at": "2026-04-15T12:00:00Z"}) + "\n"
 
 
+# Appends two events to a job, for each line that names it and what to say. A start takes a second.
 APPEND = """
-import django, sys
-django.setup()
+import sys
+from django.db import connection
 from jobs.ingest import ledger
 from tenants.models import Tenant
-public_id, *messages = sys.argv[1:]
-try:
-    job = ledger.open_job(Tenant.objects.get(slug="acme"), "MODEL_GENERATOR", public_id=public_id)
-except ledger.JobExists:
-    job = public_id
-for message in messages:
-    ledger.append(job, "stage", message)
+acme = Tenant.objects.get(slug="acme")
+for line in sys.stdin:
+    connection.close()
+    connection.close_pool()  # the server may be another than for the line before
+    public_id, message = line.split()
+    try:
+        job = ledger.open_job(acme, "MODEL_GENERATOR", public_id=public_id)
+    except ledger.JobExists:
+        job = public_id
+    for text in (message, message + " too"):
+        ledger.append(job, "stage", text)
+    print("appended", flush=True)
 """
 
 
-def test_after_a_promotion_that_lost_commits_cursors_are_gone_and_latest_seq_is_below_since(tmp_path):
+@contextmanager
+def appending(store):
+    """``append(job, "word")`` in another process while the block runs."""
+    with store.start("shell", "--verbosity=0", "--command", APPEND, stderr=None) as process:
+        watchdog = threading.Timer(4 * START_SECONDS, process.kill)
+        watchdog.start()
+
+        def append(job, message):
+            process.stdin.write(f"{job} {message}\n".encode())
+            process.stdin.flush()
+            assert process.stdout.readline() == b"appended\n"
+
+        try:
+            yield append
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def test_after_a_promotion_that_lost_commits_cursors_are_gone_and_latest_seq_is_below_since(copied, tmp_path):
     job = "01JADE5XAMPK9M0Q7RS3T4V5W6"
     with servers.postgresql(durable=True) as old:
-        old.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
-        alone = Store(old.url("gateway", user="gateway"), tmp_path)
-        token = alone.python("-c", FILL).stdout.decode().strip()
-        alone.python("-c", APPEND, job, "first", "second")
+        _, token = copied(old)
         with servers.postgresql(durable=True, replica_of=old) as new:
-            seqs = f"SELECT count(*) FROM jobs_jobevent WHERE job_id = '{ULID.from_str(job).to_uuid()}'"
-            wait_until(lambda: new.psql(seqs, database="gateway").strip() == "2")
-            new.psql("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
-            wait_until(lambda: not old.psql("SELECT pid FROM pg_stat_replication").strip())
             both = Store(f"postgres://gateway@/gateway?host={old.folder},{new.folder}", tmp_path)
-            both.python("-c", APPEND, job, "lost", "lost too")
-            with serving(both.url) as gateway:
+            with serving(both.url) as gateway, appending(both) as append:
+                append(job, "kept")
+                seqs = f"SELECT count(*) FROM jobs_jobevent WHERE job_id = '{ULID.from_str(job).to_uuid()}'"
+                wait_until(lambda: new.psql(seqs, database="gateway").strip() == "2")
+                new.psql("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+                wait_until(lambda: not old.psql("SELECT pid FROM pg_stat_replication").strip())
+                append(job, "lost")
                 page = json.loads(gateway.get("/v1/events", token).body)
                 shown = json.loads(gateway.get(f"/v1/jobs/{job}/events", token).body)
                 assert [event["seq"] for event in shown["events"]] == [1, 2, 3, 4]
@@ -286,11 +313,11 @@ def test_after_a_promotion_that_lost_commits_cursors_are_gone_and_latest_seq_is_
                 beyond = gateway.get(after, token)
                 timeline = json.loads(gateway.get(f"/v1/jobs/{job}/events?since={shown['latest_seq']}", token).body)
                 assert (timeline["events"], timeline["latest_seq"]) == ([], 2)
-                both.python("-c", APPEND, "01JADE5XAMPK9M0Q7RS3T4V5W7", "another", "another too")
+                append("01JADE5XAMPK9M0Q7RS3T4V5W7", "another")
                 another = gateway.get(after, token)
                 for answer in (beyond, another):
                     assert (answer.status, json.loads(answer.body)["code"]) == (410, "CURSOR_GONE")
-                both.python("-c", APPEND, job, "other", "other too")
+                append(job, "other")
                 # The numbers that the client has are taken again: only what follows them is shown.
                 timeline = json.loads(gateway.get(f"/v1/jobs/{job}/events?since={shown['latest_seq']}", token).body)
                 assert (timeline["events"], timeline["latest_seq"]) == ([], 4)

@@ -76,7 +76,7 @@ def test_half_a_line_waits_for_its_other_half(followed):
     wait_for(store, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.full), signal.SIGTERM])
 def test_a_signal_ends_it_with_all_that_was_read_and_the_pipe_still_open(followed, number):
     store, process = followed
     say(process, line(1) + line(2))

@@ -123,6 +123,7 @@ def test_readyz_reports_a_missing_store(db, anonymous_client, s3_store, settings
     )
 
 
+@pytest.mark.full_on_postgresql  # the store has no part in the database
 def test_a_store_that_hangs_delays_each_answer_by_a_second_at_most(transactional_db):
     with silent_server() as port:
         store = {

@@ -32,7 +32,7 @@ with ThreadPoolExecutor(THREADS) as pool:
 
 
 @pytest.mark.postgresql
-@pytest.mark.parametrize("threads", [8, 40])
+@pytest.mark.parametrize("threads", [pytest.param(8, marks=pytest.mark.full), 40])
 def test_as_many_threads_write_as_a_backend_has(new_store, threads):
     made = new_store("acme")
     environment = {"DATABASE_POOL_SIZE": "0", "DJANGO_SETTINGS_MODULE": "jobs_gateway.settings"}

@@ -75,21 +75,38 @@ def partition(server, database):
         )
 
 
+# In one process, as each start costs a second. Prints the tokens.
+FILL = """
+import django, sys
+django.setup()
+from django.core.management import call_command
+from tenants import tokens
+from tenants.models import Tenant
+call_command("grant_api_role", "gateway_api", stdout=sys.stderr)
+tenants = [Tenant.objects.create(slug=slug) for slug in sys.argv[1:]]
+call_command("backfill_jobs", "-", stdout=sys.stderr)
+print(*map(tokens.issue, tenants[:2]))
+"""
+
+
 @pytest.fixture(scope="module")
-def store(new_store, postgresql_server):
-    """A store whose tables have a partitioned copy, and the names of its database and of that schema's path."""
+def filled(new_store, postgresql_server):
+    """A store whose tables have a partitioned copy, and a token of the first two tenants."""
     store = new_store()
-    store.run("grant_api_role", "gateway_api")
-    store.run("shell", "--command", f"from tenants.models import *\nfor slug in {TENANTS}: Tenant(slug=slug).save()")
-    store.run("backfill_jobs", "-", stdin=b"".join(records(2_000, TENANTS)))
+    issued = store.python("-c", FILL, *TENANTS, stdin=b"".join(records(1_000, TENANTS))).stdout
     partition(postgresql_server, name_of(store))
-    return store
+    return store, issued.decode().split()
+
+
+@pytest.fixture
+def store(filled):
+    return filled[0]
 
 
 @pytest.fixture(scope="module")
-def database(store, postgresql_server):
+def database(filled, postgresql_server):
     """A superuser's connection, whom row security does not bind: what is left out, the statement itself leaves out."""
-    name = name_of(store)
+    name = name_of(filled[0])
     where = {"host": str(postgresql_server.folder), "user": "postgres", "dbname": name}
     with psycopg.connect(**where, options="-c search_path=partitioned,public", autocommit=True) as connected:
         yield connected
@@ -170,10 +187,10 @@ def test_a_statement_that_named_no_tenant_would_look_at_all_of_them(database):
     assert len([node for node in nodes(explained["Plan"]) if "Relation Name" in node]) == PARTITIONS
 
 
-def test_the_api_answers_from_partitions_as_from_whole_tables(store, postgresql_server):
+def test_the_api_answers_from_partitions_as_from_whole_tables(filled, postgresql_server):
     """With row security, and byte for byte."""
+    store, tokens = filled
     name = name_of(store)
-    tokens = [store.run("issue_token", slug).stdout.decode().split()[-1] for slug in TENANTS[:2]]
     [job] = postgresql_server.psql(
         f"SELECT public_id FROM jobs_job JOIN tenants_tenant t ON t.id = tenant_id WHERE slug = '{TENANTS[0]}' "
         "ORDER BY last_seq DESC LIMIT 1",
@@ -197,18 +214,31 @@ def test_the_api_answers_from_partitions_as_from_whole_tables(store, postgresql_
         assert answers() == whole
 
 
-def test_the_way_in_writes_to_partitions_as_to_whole_tables(store, postgresql_server):
+# Loads a file twice, and appends to a job of its own.
+WRITE = """
+import django, sys
+django.setup()
+from django.core.management import call_command
+from jobs.ingest import ledger
+from tenants.models import Tenant
+slug, file = sys.argv[1:]
+for _ in range(2):
+    call_command("backfill_jobs", file)
+job = ledger.open_job(Tenant.objects.get(slug=slug), "MODEL_GENERATOR", {})
+ledger.append(job, "queued", "Queued")
+ledger.finish(job, "Done")
+"""
+
+
+def test_the_way_in_writes_to_partitions_as_to_whole_tables(store, postgresql_server, tmp_path):
     """The ledger and the loader; what the loader refuses there, and what not, is in docs/scale.md."""
-    more = b"".join(records(50, TENANTS, seed=8))
-    open_and_append = (
-        "from jobs.ingest import ledger; from tenants.models import Tenant;"
-        f"job = ledger.open_job(Tenant.objects.get(slug='{TENANTS[0]}'), 'MODEL_GENERATOR', {{}});"
-        "ledger.append(job, 'queued', 'Queued'); ledger.finish(job, 'Done')"
-    )
+    more = tmp_path / "more.ndjson"
+    more.write_bytes(b"".join(records(50, TENANTS, seed=8)))
     with in_partitions(postgresql_server, store):
-        assert store.run("backfill_jobs", "-", stdin=more).stdout == b"loaded 50, unchanged 0, rejected 0\n"
-        assert store.run("backfill_jobs", "-", stdin=more).stdout == b"loaded 0, unchanged 50, rejected 0\n"
-        store.run("shell", "--command", open_and_append)
+        assert store.python("-c", WRITE, TENANTS[0], more).stdout.decode().splitlines() == [
+            "loaded 50, unchanged 0, rejected 0",
+            "loaded 0, unchanged 50, rejected 0",
+        ]
     counted = (
         f"SELECT (SELECT count(*) FROM {schema}.jobs_job), (SELECT count(*) FROM {schema}.jobs_jobevent)"
         for schema in ("partitioned", "public")

@@ -18,7 +18,7 @@ import pytest
 from tests import servers
 from tests.gateway import serving
 from tests.shared_servers import is_of_this_run
-from tests.stores import Store
+from tests.stores import Store, gateway_on
 from tests.streams import first, stream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,22 @@ pytestmark = [
 ]
 
 TENANTS = ("acme", "globex")
-ROUNDS = 40
+# Gateways, and how often each thread asks.
+SIZES = [pytest.param((1, 10), id="short"), pytest.param((2, 40), id="two gateways", marks=pytest.mark.full)]
+THREADS = 4  # half of each tenant, whatever gateway they ask
+
+# Everything that goes in, in one process, as a start costs a second. Prints a token of each tenant.
+FILL = """
+import django, sys
+django.setup()
+from django.core.management import call_command
+from tenants import tokens
+from tenants.models import Tenant
+call_command("grant_api_role", "gateway_api", stdout=sys.stderr)
+tenants = [Tenant.objects.create(slug=slug) for slug in sys.argv[1:]]
+call_command("backfill_jobs", "-", "--batch=7", stdout=sys.stderr)
+print(*map(tokens.issue, tenants))
+"""
 
 
 def job_of(slug, number):
@@ -49,36 +64,34 @@ def job_of(slug, number):
     }
 
 
-@pytest.fixture(scope="module")
-def pooled(tmp_path_factory):
-    """Two gateways on two connections to PostgreSQL, one for each role, and a token of each tenant."""
+@pytest.fixture(scope="module", params=SIZES)
+def pooled(request, tmp_path_factory):
+    """Gateways on two connections to PostgreSQL, one for each role, and a token of each tenant."""
+    number, rounds = request.param
     with ExitStack() as running:
         postgresql = running.enter_context(servers.postgresql())
-        postgresql.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
+        folder = tmp_path_factory.mktemp("pooled")
+        # Migrations go round the pooler, as its manual asks for; everything else through it.
+        gateway_on(postgresql, folder)
         pooler = running.enter_context(servers.pgbouncer(postgresql, "gateway", "gateway_api", connections=1))
         urls = {user: f"postgres://{user}@/gateway?host={pooler}" for user in ("gateway", "gateway_api")}
-        # Migrations go round the pooler, as its manual asks for; everything else through it.
-        folder = tmp_path_factory.mktemp("pooled")
-        Store(postgresql.url("gateway", user="gateway"), folder).run("migrate", "--verbosity=0")
         commands = Store(urls["gateway"], folder, {"DATABASE_PREPARED": "0"})
-        commands.run("grant_api_role", "gateway_api")
-        commands.add_tenants(*TENANTS)
         records = [job_of(slug, number) for slug in TENANTS for number in range(20)]
-        commands.run("backfill_jobs", "-", "--batch", 7, stdin="\n".join(map(json.dumps, records)).encode())
-        tokens = {slug: commands.run("issue_token", slug).stdout.decode().split()[-1] for slug in TENANTS}
+        issued = commands.python("-c", FILL, *TENANTS, stdin="\n".join(map(json.dumps, records)).encode()).stdout
+        tokens = dict(zip(TENANTS, issued.decode().split(), strict=True))
         environment = {"DATABASE_API_URL": urls["gateway_api"], "DATABASE_PREPARED": "0", "REQUIRE_ROW_SECURITY": "1"}
-        gateways = [running.enter_context(serving(urls["gateway"], **environment)) for _ in range(2)]
-        yield gateways, tokens, postgresql, pooler, commands
+        gateways = [running.enter_context(serving(urls["gateway"], **environment)) for _ in range(number)]
+        yield gateways, tokens, postgresql, pooler, commands, rounds
 
 
 def test_two_tenants_on_one_connection_never_see_each_other(pooled):
-    gateways, tokens, postgresql, *_ = pooled
+    gateways, tokens, postgresql, *_, rounds = pooled
     wrong, asked = [], []
 
     def ask(gateway, slug, token):
         other = TENANTS[1 - TENANTS.index(slug)]
         own, foreign = job_of(slug, 3)["public_id"], job_of(other, 3)["public_id"]
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for path, status in [
                 ("/v1/jobs?limit=50", 200),
                 ("/v1/jobs?limit=50&status=SUCCESS&job_type=MODEL_GENERATOR", 200),
@@ -95,19 +108,21 @@ def test_two_tenants_on_one_connection_never_see_each_other(pooled):
                     wrong.append((path, answer))
             asked.append(slug)
 
-    threads = [threading.Thread(target=ask, args=(each, *pair)) for each in gateways for pair in tokens.items()]
+    asking = gateways * (THREADS // len(TENANTS) // len(gateways))
+    threads = [threading.Thread(target=ask, args=(each, *pair)) for each in asking for pair in tokens.items()]
+    assert len(threads) == THREADS
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(asked) == len(threads) * ROUNDS
+    assert len(asked) == THREADS * rounds
     connections = "SELECT usename, count(*) FROM pg_stat_activity WHERE datname = 'gateway' GROUP BY 1 ORDER BY 1"
     assert postgresql.psql(connections).split() == ["gateway|1", "gateway_api|1"], "all of them shared one"
 
 
 def test_a_connection_that_goes_back_to_the_pooler_names_no_tenant(pooled):
-    gateways, tokens, _, pooler, _ = pooled
+    gateways, tokens, _, pooler, *_ = pooled
     where = {"host": pooler, "user": "gateway_api", "dbname": "gateway", "prepare_threshold": None}
     with psycopg.connect(**where, autocommit=True) as connection:
         for gateway in gateways:
@@ -116,7 +131,7 @@ def test_a_connection_that_goes_back_to_the_pooler_names_no_tenant(pooled):
 
 
 def test_what_was_loaded_through_it_is_exported_through_it(pooled):
-    *_, commands = pooled
+    *_, commands, _ = pooled
     records = [json.loads(line) for line in commands.export("--batch", 3).splitlines()]
     assert [(record["public_id"], record["tenant"]) for record in records] == sorted(
         (job["public_id"], job["tenant"]) for slug in TENANTS for number in range(20) for job in [job_of(slug, number)]
@@ -163,7 +178,7 @@ for slug in ("globex", "acme"):
 
 
 def test_the_apis_role_wakes_streams_behind_the_pooler(pooled):
-    gateways, tokens, *_, commands = pooled
+    gateways, tokens, *_, commands, _ = pooled
     settings_module = {"DJANGO_SETTINGS_MODULE": "jobs_gateway.settings"}
     writer = Store(commands.url, commands.folder, {**commands.environment, **settings_module})
 

@@ -17,7 +17,7 @@ from jobs.ulid import ulid_text
 from tests import servers
 from tests.feed_readers import Crowd, PageReader, StreamReader, WaitingReader
 from tests.gateway import serving
-from tests.stores import Store
+from tests.stores import Store, gateway_on
 
 pytestmark = pytest.mark.postgresql  # it starts its own servers: once is enough
 
@@ -53,8 +53,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def store(primary, tmp_path_factory):
-    primary.psql("CREATE ROLE gateway LOGIN CREATEROLE", "CREATE DATABASE gateway OWNER gateway")
-    return Store(primary.url("gateway", user="gateway"), tmp_path_factory.mktemp("replica"))
+    return gateway_on(primary, tmp_path_factory.mktemp("replica"))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def python(store):
         assert line, process.communicate()
         return literal_eval(line.decode())
 
-    python("call_command('migrate', verbosity=0), call_command('grant_api_role', 'gateway_api', verbosity=0)")
+    python("call_command('grant_api_role', 'gateway_api', verbosity=0)")
     python("[Tenant.objects.create(slug=slug).pk for slug in ('acme', 'globex')]")
     yield python
     process.kill()

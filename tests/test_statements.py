@@ -315,7 +315,7 @@ def seconds_in(seconds):
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("filters", FILTERS)
-@pytest.mark.parametrize("after", [None, "early", "late"])
+@pytest.mark.parametrize("after", [None, pytest.param("early", marks=pytest.mark.full), "late"])
 def test_a_list_is_read_from_an_index_in_its_order(store, filters, after):
     since = {
         None: "",

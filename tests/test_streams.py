@@ -278,6 +278,7 @@ def test_a_tenant_at_its_bound_is_refused_and_others_are_not(gateway, acme_token
     asyncio.run(follow())
 
 
+@pytest.mark.full_on_postgresql  # places are counted in the cache
 def test_with_a_shared_cache_the_bound_is_that_of_all_workers(acme_token, job, valkey_server):
     environment = {"STREAMS_PER_TENANT": "3", "CACHE_URL": valkey_server.url}
 
@@ -332,6 +333,7 @@ def test_a_job_that_is_pruned_ends_its_stream(gateway, acme_token, job):
     asyncio.run(follow())
 
 
+@pytest.mark.full_on_postgresql  # how a stream ends has no part in the database
 def test_streams_end_properly_when_the_server_stops_or_reloads(gateway_of_its_own, acme_token, job):
     gateway = gateway_of_its_own
 
@@ -358,6 +360,7 @@ def test_streams_end_properly_when_the_server_stops_or_reloads(gateway_of_its_ow
     asyncio.run(follow(stop))
 
 
+@pytest.mark.full_on_postgresql
 def test_a_quiet_stream_is_kept_open_by_comments(gateway, acme_token, job):
     async def follow() -> None:
         async with stream(gateway.port, events_of(job), acme_token) as opened:
@@ -376,6 +379,7 @@ def test_a_quiet_stream_is_kept_open_by_comments(gateway, acme_token, job):
     asyncio.run(follow())
 
 
+@pytest.mark.full_on_postgresql  # where test_feed_under_writers kills and resumes readers of streams
 @pytest.mark.parametrize("readers", [10, pytest.param(100, marks=pytest.mark.full)])
 def test_readers_that_are_killed_and_resumed_see_the_whole_timeline(transactional_db, acme_token, job, readers):
     last = 60
@@ -413,6 +417,7 @@ def test_readers_that_are_killed_and_resumed_see_the_whole_timeline(transactiona
         assert "[" + ",".join(received) + "]" in page
 
 
+@pytest.mark.full_on_postgresql
 def test_a_stream_ends_properly_after_its_time(transactional_db, acme_token, job):
     async def follow(port: int) -> None:
         async with stream(port, events_of(job), acme_token) as opened:
@@ -530,6 +535,7 @@ def test_a_head_request_never_waits(gateway, acme_token, job):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.full_on_postgresql
 def test_a_waiting_caller_that_hangs_up_gives_its_place_back(gateway, acme_token, job):
     async def follow() -> None:
         waiting = [asyncio.create_task(wait_for(gateway, acme_token, f"/v1/jobs/{job.pk}")) for _ in range(5)]

@@ -58,7 +58,7 @@ class Size:
     database_goes: bool = False  # away for a moment after every third kill
 
 
-SHORT = Size(events=240, jobs=24, endpoints=8, kills=2, workers=2, seconds=120, database_goes=True)
+SHORT = Size(events=240, jobs=24, endpoints=8, kills=1, workers=2, seconds=120, database_goes=True)
 FULL = Size(events=20_000, jobs=200, endpoints=20, kills=20, workers=2, seconds=900, database_goes=True)
 SHORT_SQLITE = Size(events=80, jobs=10, endpoints=6, kills=1, workers=1, seconds=120)
 FULL_SQLITE = Size(events=2_000, jobs=40, endpoints=10, kills=5, workers=1, seconds=600)
