@@ -45,7 +45,7 @@ def check(job: Job) -> None:
 
 # An example takes as long as several tests: less than a third of what others get.
 @settings(
-    max_examples=settings.default.max_examples * 3 // 10,
+    max_examples=settings().max_examples * 3 // 10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
