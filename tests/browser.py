@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
 from playwright.sync_api import BrowserContext, Page, expect
 
 from jobs.models import Artifact, Job, JobStatus
 from tenants.models import ApiToken, Tenant
+from tests.client import Client
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
@@ -17,15 +23,36 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not in
 TIMEOUT_MS = 60_000
 
 
-def log_in(context: BrowserContext, name: str) -> Page:
-    """A page of the console, after the login."""
+def log_in(context: BrowserContext, name: str, by_form: bool = False) -> Page:
+    """The home page of the console, after a login by the form or with a session that exists, which saves two pages."""
     page = context.new_page()
+    if not by_form:
+        client = Client()
+        client.force_login(User.objects.get(username=name))
+        cookie = settings.SESSION_COOKIE_NAME
+        context.add_cookies(
+            [{"name": cookie, "value": client.cookies[cookie].value, "domain": "localhost", "path": "/"}]
+        )
     page.goto("/admin/")
-    page.get_by_label("Username").fill(name)
-    page.get_by_label("Password").fill(name if name == "sam" else "password")
-    page.get_by_role("button", name="Log in").click()
+    if by_form:
+        page.get_by_label("Username").fill(name)
+        page.get_by_label("Password").fill(name if name == "sam" else "password")
+        page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("heading", name="What needs attention")).to_be_visible()
     return page
+
+
+@contextlib.contextmanager
+def watched_page(browser: Any) -> Iterator[Any]:
+    """As the fixture ``browser_page``, but in the browser of the file."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.asked, page.complaints = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    yield page
+    context.close()
 
 
 def failed_job(tenant: Tenant) -> Job:

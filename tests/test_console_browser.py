@@ -82,7 +82,9 @@ def test_a_failed_job_is_found_by_its_id_and_shows_the_reason(page, demo, browse
     assert browser_errors == []
 
 
-def test_images_open_in_place_and_are_walked_by_keyboard(page, demo, browser_errors):
+def test_images_open_in_place_are_walked_by_keyboard_and_a_missing_one_has_a_message(
+    page, demo, s3_store, browser_errors
+):
     job = Job.all_tenants.filter(tenant=demo, status=JobStatus.SUCCESS, is_workflow=True)[0]
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
     gallery = page.get_by_role("region", name="Artifacts").get_by_role("link")
@@ -106,21 +108,19 @@ def test_images_open_in_place_and_are_walked_by_keyboard(page, demo, browser_err
     expect(gallery.first).to_be_focused()
     assert browser_errors == []
 
-
-def test_a_missing_image_has_a_message_in_its_place(page, demo, s3_store):
-    job = failed_job(demo)
-    s3_store.delete(job.artifacts.first().storage_key)
-    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    failed = failed_job(demo)
+    s3_store.delete(failed.artifacts.first().storage_key)
+    page.goto(f"/admin/jobs/job/{failed.public_id}/change/")
     page.locator(".artifacts").first.scroll_into_view_if_needed()
     expect(page.get_by_text("This image could not be loaded from the artifact store.").first).to_be_visible()
 
 
-def test_a_token_that_support_revokes_is_rejected_by_the_api(page, demo, browser_errors):
-    token = tokens.issue(demo, label="left behind")
+def test_a_token_that_support_revokes_is_rejected_by_the_api(page, acme, browser_errors):
+    token = tokens.issue(acme, label="left behind")
     headers = {"Authorization": f"Bearer {token}"}
     assert api_status(headers) == 200
     page.get_by_role("navigation", name="Console").get_by_role("link", name="Tenants").click()
-    page.get_by_role("link", name="demo", exact=True).click()
+    page.get_by_role("link", name="acme", exact=True).click()
     page.get_by_role("link", name="Revoke jgw_").click()
     expect(page.get_by_text("This cannot be undone")).to_be_visible()
     page.get_by_role("button", name="Revoke the token").click()
@@ -129,9 +129,9 @@ def test_a_token_that_support_revokes_is_rejected_by_the_api(page, demo, browser
     assert browser_errors == []
 
 
-def test_a_superuser_can_issue_and_copy_a_token(context, admin_user, demo, browser_errors):
-    page = log_in(context, "admin")
-    page.goto(f"/admin/tenants/tenant/{demo.pk}/change/")
+def test_a_superuser_can_log_in_issue_a_token_and_copy_it(context, admin_user, acme, browser_errors):
+    page = log_in(context, "admin", by_form=True)
+    page.goto(f"/admin/tenants/tenant/{acme.pk}/change/")
     page.get_by_role("link", name="Issue a token").click()
     page.get_by_label("Label").fill("storefront")
     page.get_by_role("button", name="Issue the token").click()
@@ -142,9 +142,9 @@ def test_a_superuser_can_issue_and_copy_a_token(context, admin_user, demo, brows
     assert browser_errors == []
 
 
-def test_an_open_page_is_updated_without_a_reload(page, demo, settings, browser_errors):
+def test_an_open_page_is_updated_without_a_reload(page, acme, settings, browser_errors):
     settings.CONSOLE_REFRESH_SECONDS = 0.1
-    job = ledger.open_job(demo, "MODEL_GENERATOR", request={"prompt": "studio"})
+    job = ledger.open_job(acme, "MODEL_GENERATOR", request={"prompt": "studio"})
     page.goto(f"/admin/jobs/job/{job.public_id}/change/")
     page.evaluate("window.isTheSamePage = true")
     page.get_by_text("GET /v1/jobs/").first.click()
@@ -155,15 +155,21 @@ def test_an_open_page_is_updated_without_a_reload(page, demo, settings, browser_
     expect(page.locator(".job-head .badge")).to_have_text("Success")
     expect(page.locator("[data-live]")).to_have_count(0)
     assert page.evaluate("window.isTheSamePage")
-    assert page.title() == "Success · MODEL_GENERATOR of demo | Jobs Gateway console"
+    assert page.title() == "Success · MODEL_GENERATOR of acme | Jobs Gateway console"
     assert browser_errors == []
 
 
-@pytest.fixture
-def gateway(transactional_db) -> Iterator[Gateway]:
+@pytest.fixture(scope="module")
+def served(django_db_setup) -> Iterator[Gateway]:
     """The gateway as it is run, whose pages wait. Nothing that is seen is found by polling, which is once a minute."""
     with serving(database_of_this_test(), CONSOLE_REFRESH_SECONDS="60") as gateway:
         yield gateway
+
+
+@pytest.fixture
+def gateway(served, transactional_db) -> Gateway:
+    """One for all tests: it reads what each of them has committed."""
+    return served
 
 
 @pytest.fixture
@@ -215,32 +221,22 @@ def test_an_open_page_says_that_it_is_no_longer_updated(waiting_page, acme):
     expect(page.locator(".live-dot")).to_have_count(0)
 
 
-def test_ids_and_the_curl_command_can_be_copied(page, demo):
-    job = failed_job(demo)
-    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
-    page.get_by_text("Ids, link and curl command").click()
-    for name, text in {
-        "Copy the ULID": str(job.public_id),
-        "Copy the UUID": str(job.public_id.to_uuid()),
-        "Copy the curl command": "Authorization: Bearer $JGW_TOKEN",
-    }.items():
-        page.get_by_role("button", name=name).click()
-        assert text in page.evaluate("navigator.clipboard.readText()")
-
-
-def test_the_tenant_filter_suggests_tenants(page, demo, acme):
+def test_the_tenant_filter_suggests_tenants(page, acme, globex, job_of):
+    job_of(acme)
+    job_of(globex)
     page.goto("/admin/jobs/job/")
     box = page.get_by_role("combobox", name="Slug of the tenant")
     with page.expect_response("**/autocomplete/**"):
-        box.press_sequentially("d")
-    expect(page.locator("#tenant-suggestions option")).to_have_attribute("value", "demo")
-    box.fill("demo")
-    page.wait_for_url("**/?tenant=demo")
-    expect(page.locator(".field-tenant_link").first).to_have_text("demo")
+        box.press_sequentially("g")
+    expect(page.locator("#tenant-suggestions option")).to_have_attribute("value", "globex")
+    box.fill("globex")
+    page.wait_for_url("**/?tenant=globex")
+    expect(page.locator(".field-tenant_link").first).to_have_text("globex")
 
 
-def test_all_controls_of_a_job_page_are_reachable_by_keyboard(page, demo):
-    page.goto(f"/admin/jobs/job/{failed_job(demo).public_id}/change/")
+def test_all_controls_of_a_job_page_are_reachable_by_keyboard_and_copy_ids_and_the_curl_command(page, demo):
+    job = failed_job(demo)
+    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
     page.get_by_text("Ids, link and curl command").press("Enter")
     reached = set()
     for _ in range(80):
@@ -251,27 +247,35 @@ def test_all_controls_of_a_job_page_are_reachable_by_keyboard(page, demo):
     assert {"Copy the ULID", "Copy the curl command", "‹ Previous", "meta", "extra", "Jobs", "Set"} <= reached
     assert any(name.startswith("Open ") for name in reached)
     assert any(name.startswith("GET /v1/jobs/") for name in reached)
+    for name, text in {
+        "Copy the ULID": str(job.public_id),
+        "Copy the UUID": str(job.public_id.to_uuid()),
+        "Copy the curl command": "Authorization: Bearer $JGW_TOKEN",
+    }.items():
+        page.get_by_role("button", name=name).click()
+        assert text in page.evaluate("navigator.clipboard.readText()")
     page.keyboard.press("p")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
-@pytest.mark.parametrize("width", [390, 800, 1100, 1280, 1920])
-def test_the_times_of_a_timeline_do_not_overlap_its_dots(page, acme, job_of, width):
+def test_the_times_of_a_timeline_do_not_overlap_its_dots_at_any_width(page, acme, job_of):
     times = ["2026-04-15T12:00:00Z", "2026-04-15T12:01:12.345Z", "2026-04-15T23:59:59.999Z", "2026-04-28T23:59:00Z"]
     events = [{"seq": seq, "event_type": "stage", "created_at": at} for seq, at in enumerate(times, 1)]
-    page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"/admin/jobs/job/{job_of(acme, events=events).public_id}/change/")
-    assert page.get_by_text("+11 h 58 min").is_visible()
-    overlaps = page.locator(".timeline > li").evaluate_all("""
-        rows => rows.flatMap(row => {
-          const left = row.getBoundingClientRect().left + parseFloat(getComputedStyle(row, "::after").left);
-          return [...row.querySelectorAll(".gap, time")].map(each => each.getBoundingClientRect())
-            .filter(box => box.width && box.left < left + 12 && box.right > left)
-            .map(box => [left, box.left, box.right]);
-        })""")
-    assert overlaps == []
+    for width in (390, 800, 1100, 1280, 1920):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.get_by_text("+11 h 58 min").is_visible()
+        overlaps = page.locator(".timeline > li").evaluate_all("""
+            rows => rows.flatMap(row => {
+              const left = row.getBoundingClientRect().left + parseFloat(getComputedStyle(row, "::after").left);
+              return [...row.querySelectorAll(".gap, time")].map(each => each.getBoundingClientRect())
+                .filter(box => box.width && box.left < left + 12 && box.right > left)
+                .map(box => [left, box.left, box.right]);
+            })""")
+        assert overlaps == [], width
 
 
+@pytest.mark.full  # test_console_accessibility measures these pages while they are open
 def test_no_page_is_wider_than_a_phone(context, sam, admin_user, demo):
     tokens.issue(demo)
     page = log_in(context, "admin")

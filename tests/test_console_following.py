@@ -38,12 +38,6 @@ def gateway(django_db_setup: None) -> Iterator[Gateway]:
 
 
 @pytest.fixture
-def gateway_of_its_own(transactional_db: None) -> Iterator[Gateway]:
-    with serving(database_of_this_test()) as served:
-        yield served
-
-
-@pytest.fixture
 def session(support_client) -> str:
     """The key of Sam's session."""
     return str(support_client.cookies[settings.SESSION_COOKIE_NAME].value)
@@ -145,7 +139,6 @@ def test_new_failures_of_all_tenants_reach_a_waiting_home_page(gateway, session,
     assert "1 failed job of globex, BACKGROUND_GENERATOR" in body
 
 
-@pytest.mark.parametrize("path_of", [timeline, lambda _: FAILURES], ids=["timeline", "failures"])
 @pytest.mark.parametrize(
     "ending",
     [
@@ -154,10 +147,9 @@ def test_new_failures_of_all_tenants_reach_a_waiting_home_page(gateway, session,
         *(pytest.param(end, marks=pytest.mark.full) for end in ("deactivated", "no staff")),
     ],
 )
-def test_a_session_or_permission_that_ends_ends_the_wait(gateway, session, sam, job, path_of, ending):
-    path = path_of(job)
-    if path == FAILURES:
-        path = failures_now(gateway, session)
+def test_a_session_or_permission_that_ends_ends_the_wait(gateway, session, sam, job, ending):
+    """Of a timeline and of the failures."""
+    job_path, home_path = timeline(job), failures_now(gateway, session)
 
     def end():
         if ending == "logged out":
@@ -170,19 +162,22 @@ def test_a_session_or_permission_that_ends_ends_the_wait(gateway, session, sam, 
             sam.groups.clear()
 
     async def follow():
-        async with asked(gateway, path, session) as task:
-            return await after(task, ENDED_WITHIN, sync_to_async(end))
+        async with asked(gateway, job_path, session) as on_job, asked(gateway, home_path, session) as on_home:
+            assert not on_job.done(), on_job.result()
+            assert not on_home.done(), on_home.result()
+            await sync_to_async(end)()
+            answers = await asyncio.wait_for(asyncio.gather(on_job, on_home), ENDED_WITHIN)
+            return [response for response, _ in answers]
 
-    response, _, _ = asyncio.run(follow())
-    if ending == "out of the group":
-        assert response.status == 403
-    else:
-        assert response.status == 302
-        assert response.headers["location"].startswith("/admin/login/")
+    for response in asyncio.run(follow()):
+        if ending == "out of the group":
+            assert response.status == 403
+        else:
+            assert response.status == 302
+            assert response.headers["location"].startswith("/admin/login/")
 
 
-def test_a_reload_ends_the_wait_at_once_and_the_next_worker_answers(gateway_of_its_own, session, job):
-    gateway = gateway_of_its_own
+def test_a_reload_ends_the_wait_at_once_and_the_next_worker_answers(gateway, session, job):
     job_path, home_path = timeline(job), failures_now(gateway, session)
 
     async def follow():
@@ -203,9 +198,9 @@ def threads_of(gateway: Gateway) -> int:
     return sum(len(list(Path(f"/proc/{worker}/task").iterdir())) for worker in gateway.workers())
 
 
-def test_fifty_waiting_pages_hold_no_threads_and_delay_nobody(gateway_of_its_own, session, job, acme_token):
+def test_fifty_waiting_pages_hold_no_threads_and_delay_nobody(gateway, session, job, acme_token):
     """As many wait as may; the others are answered at once. Places of callers that hang up are free again."""
-    gateway, path = gateway_of_its_own, timeline(job)
+    path = timeline(job)
     cookie = f"{settings.SESSION_COOKIE_NAME}={session}"
     page = f"/admin/jobs/job/{job.public_id}/change/"
     assert gateway.get(page, Cookie=cookie).status == 200
@@ -266,10 +261,11 @@ def test_a_busy_tenant_does_not_run_the_view_all_the_time(gateway, session, job,
     path = timeline(job)
 
     async def follow():
-        async with asked(gateway, path, session, wait=4) as task:
+        async with asked(gateway, path, session, wait=3) as task:
             while not task.done():
                 for other in others:
                     await append(other, "stage", "Something")
+                await asyncio.sleep(0.02)  # busy enough, and the gateway has to run beside it
             return task.result()[0]
 
     assert asyncio.run(follow()).status == 204

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from tests.browser import needs_chromium
+from tests.browser import needs_chromium, watched_page
 from tests.gateway import database_of_this_test, serving
 
 pytestmark = [
@@ -108,6 +108,13 @@ def shop(gateway, origins, picture, acme, acme_token, job_of):
     [final] = json.loads(gateway.get(f"/v1/jobs/{job}", acme_token, Host=host).body)["result"]
     assert final["image_url"].startswith(f"http://{host}/artifacts/")
     return Shop(*origins, f"http://{host}/v1/jobs/{job}", final["image_url"], acme_token, picture.stat().st_size)
+
+
+@pytest.fixture
+def browser_page(browser):
+    """One browser for all tests of this file, none of which has a cache of the one before."""
+    with watched_page(browser) as page:
+        yield page
 
 
 def test_a_page_of_an_allowed_origin_reads_answers_and_their_headers(shop, browser_page):

@@ -17,6 +17,7 @@ from tests.gateway import database_of_this_test, serving
 pytestmark = pytest.mark.full_on_postgresql
 
 PAGES = ("/docs", "/redoc")
+SCHEMES = ("light", "dark")
 
 
 class Page(HTMLParser):
@@ -89,17 +90,26 @@ def served(address: str, transactional_db: None) -> str:
 
 
 @needs_chromium
-def test_redoc_shows_every_operation_and_requests_no_other_host(served, browser_page):
-    browser_page.goto(f"{served}/redoc")
-    browser_page.wait_for_selector("h2:has-text('List jobs')")
-    browser_page.wait_for_load_state("networkidle")
+def test_redoc_shows_every_operation_in_either_colour_scheme_and_requests_no_other_host(served, browser_page):
+    for scheme in SCHEMES:
+        browser_page.emulate_media(color_scheme=scheme)
+        browser_page.goto(f"{served}/redoc")
+        browser_page.wait_for_selector("h2:has-text('List jobs')")
+        browser_page.wait_for_load_state("networkidle")
+        assert_colours(browser_page, scheme, "h2:has-text('List jobs')", "body")
     assert_alone(browser_page, served)
 
 
 @needs_chromium
-def test_swagger_ui_sends_a_request_with_the_token_it_was_given(served, acme_token, browser_page):
+def test_swagger_ui_follows_the_colour_scheme_and_sends_a_request_with_the_token_it_was_given(
+    served, acme_token, browser_page
+):
     page = browser_page
-    page.goto(f"{served}/docs")
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        page.goto(f"{served}/docs")
+        page.wait_for_selector(".swagger-ui .opblock-tag")
+        assert_colours(page, scheme, ".swagger-ui .opblock-tag", "html")
     page.click("button.authorize")
     page.fill("input[aria-label='auth-bearer-value']", acme_token)
     page.click(".auth-btn-wrapper button.authorize")
@@ -120,24 +130,11 @@ def luminance(page: Any, selector: str, name: str) -> float:
     return sum(map(int, re.findall(r"\d+", value)[:3])) / 765
 
 
-@needs_chromium
-@pytest.mark.parametrize(
-    ("path", "text", "background"),
-    [
-        ("/docs", ".swagger-ui .opblock-tag", "html"),
-        ("/redoc", "h2:has-text('List jobs')", "body"),
-    ],
-)
-def test_the_pages_follow_the_colour_scheme(served, browser_page, path, text, background):
-    page = browser_page
-    for scheme, is_dark in (("light", False), ("dark", True)):
-        page.emulate_media(color_scheme=scheme)
-        page.goto(f"{served}{path}")
-        page.wait_for_selector(text)
-        assert (luminance(page, text, "color") > 0.5) == is_dark
-        if is_dark:
-            assert luminance(page, background, "backgroundColor") < 0.25
-    assert_alone(page, served)
+def assert_colours(page: Any, scheme: str, text: str, background: str) -> None:
+    """Light text on a dark background where the scheme is dark."""
+    assert (luminance(page, text, "color") > 0.5) == (scheme == "dark")
+    if scheme == "dark":
+        assert luminance(page, background, "backgroundColor") < 0.25
 
 
 def assert_alone(page: Any, served: str) -> None:

@@ -6,11 +6,11 @@ import os
 import re
 import signal
 import subprocess
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 
-from tests.browser import needs_chromium
+from tests.browser import needs_chromium, watched_page
 from tests.shared_servers import copy_trial
 from tests.stores import ROOT, Store
 from tests.test_console_browser import save_screenshot
@@ -34,17 +34,18 @@ def trial(tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser_page):
-    browser_page.set_default_timeout(TIMEOUT_MS)
-    return browser_page
+def page(browser):
+    with watched_page(browser) as page:
+        page.set_default_timeout(TIMEOUT_MS)
+        yield page
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def simulation(trial):
-    """Jobs that go on beside the test."""
+    """Jobs that go on beside the tests, once one has asked for them."""
     _, store = trial
     quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
-    process = store.start("simulate", "--every=1s", "--speed=6", "--fail=0", "--keep=20", **quiet)
+    process = store.start("simulate", "--every=1s", "--speed=12", "--fail=0", "--keep=20", **quiet)
     yield process
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
@@ -100,6 +101,29 @@ def test_it_shows_the_newest_jobs_with_their_stages_pictures_and_agents(page, tr
     assert page.complaints == []
 
 
+def test_it_fits_the_screen_and_its_text_has_contrast(page, trial):
+    page.emulate_media(reduced_motion="reduce")
+    opened(page, trial)
+    expect(page.locator(".agents li").first).to_be_visible(timeout=TIMEOUT_MS)
+    for width, scheme in product((390, 1280), ("light", "dark")):
+        page.set_viewport_size({"width": width, "height": 1400})
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.getAnimations().length") == 0
+        assert page.evaluate(CONTRASTS) >= 4.5
+    levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(each => Number(each.tagName[1]))")
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_it_says_when_its_token_is_no_longer_valid(page, trial):
+    page.route("**/v1/events*", lambda route: route.fulfill(status=401, body="{}"))
+    page.goto(trial[0])
+    expect(page.get_by_role("alert")).to_have_text(
+        "The token of this page is no longer valid. Reload the page.", timeout=TIMEOUT_MS
+    )
+
+
 def test_a_new_job_appears_and_its_pictures_come_without_a_reload(page, trial, simulation):
     opened(page, trial)
     page.evaluate("window.isTheSamePage = true")
@@ -136,29 +160,6 @@ def test_paused_it_asks_for_nothing_and_then_misses_nothing(page, trial, simulat
     assert (ids(page), len(page.asked)) == (before, asked)
     page.get_by_role("button", name="Resume").press("Enter")
     expect_new_jobs(page, before)
-
-
-def test_it_says_when_its_token_is_no_longer_valid(page, trial):
-    page.route("**/v1/events*", lambda route: route.fulfill(status=401, body="{}"))
-    page.goto(trial[0])
-    expect(page.get_by_role("alert")).to_have_text(
-        "The token of this page is no longer valid. Reload the page.", timeout=TIMEOUT_MS
-    )
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_the_screen_and_its_text_has_contrast(page, trial, width):
-    page.set_viewport_size({"width": width, "height": 1400})
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        opened(page, trial)
-        expect(page.locator(".agents li").first).to_be_visible(timeout=TIMEOUT_MS)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate("document.getAnimations().length") == 0
-        assert page.evaluate(CONTRASTS) >= 4.5
-    levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(each => Number(each.tagName[1]))")
-    assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
 @pytest.mark.full

@@ -577,7 +577,7 @@ def server(tmp_path_factory):
         process = subprocess.Popen(
             [*command, "tests.artifacts_asgi:application"],
             cwd=Path(__file__).resolve().parent.parent,
-            env=os.environ | {"ARTIFACTS_DIR": str(folder / "artifacts"), "SEND_TIMEOUT_SECONDS": "2"},
+            env=os.environ | {"ARTIFACTS_DIR": str(folder / "artifacts"), "SEND_TIMEOUT_SECONDS": "1"},
             stdout=output,
             stderr=output,
         )
@@ -644,7 +644,7 @@ def test_a_client_that_reads_nothing_is_disconnected(server):
     size = 15_000_000
     url = server.link_to("tenants/acme/large.png", bytes(size))
     with server.started_get(url) as connection:
-        time.sleep(4)  # the limit is 2 seconds here
+        time.sleep(2)  # the limit is 1 second here
         received = 0
         while chunk := connection.recv(2**20):
             received += len(chunk)

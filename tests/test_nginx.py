@@ -126,9 +126,22 @@ def reachable(port: int) -> bool:
     return False
 
 
-def test_callers_meet_the_gateway_by_tls_alone(acme_token, job_of, acme):
+@pytest.fixture(scope="module")
+def served(django_db_setup):
+    # Few bad credentials, for one test; the others send none.
+    with serving(database_of_this_test(), RATE_LIMIT_FAILED_PER_ADDRESS="2", **SECURED) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(served, transactional_db):
+    """One for all tests: it reads what each of them has committed."""
+    return served
+
+
+def test_callers_meet_the_gateway_by_tls_alone(gateway, acme_token, job_of, acme):
     job = job_of(acme)
-    with serving(database_of_this_test(), **SECURED) as gateway, nginx(gateway.port) as front:
+    with nginx(gateway.port) as front:
         plain = httpx.get(f"http://127.0.0.1:{front.plain_port}/v1/jobs?limit=2", headers={"Host": HOST})
         assert (plain.status_code, plain.headers["Location"]) == (308, f"https://{HOST}/v1/jobs?limit=2")
         answer = front.get(f"/v1/jobs/{job}", acme_token, **{"X-Request-ID": "abc"})
@@ -147,9 +160,8 @@ def test_callers_meet_the_gateway_by_tls_alone(acme_token, job_of, acme):
         assert front.get("/metrics").status_code == 404
 
 
-def test_a_caller_cannot_choose_their_address(db):
-    limited = SECURED | {"RATE_LIMIT_FAILED_PER_ADDRESS": "2"}
-    with serving(database_of_this_test(), **limited) as gateway, nginx(gateway.port) as front:
+def test_a_caller_cannot_choose_their_address(gateway):
+    with nginx(gateway.port) as front:
         spoofed = ["X-Forwarded-For", "X_Forwarded_For", "x_forwarded_for", "Forwarded"]
         statuses = [
             front.get("/v1/jobs", **{name: f"192.0.2.{number}"}).status_code for number, name in enumerate(spoofed)
@@ -157,8 +169,8 @@ def test_a_caller_cannot_choose_their_address(db):
         assert statuses == [401, 401, 429, 429]
 
 
-def test_eight_kilobytes_of_request_line_and_header_reach_the_gateway(acme_token):
-    with serving(database_of_this_test(), **SECURED) as gateway, nginx(gateway.port) as front:
+def test_eight_kilobytes_of_request_line_and_header_reach_the_gateway(gateway, acme_token):
+    with nginx(gateway.port) as front:
         query = "x=" + "a" * (8192 - len("GET /v1/jobs?x= HTTP/1.1"))
         assert front.get(f"/v1/jobs?{query}", acme_token, **{"X-Long": "a" * 8000}).status_code == 200
 
@@ -307,12 +319,9 @@ def test_an_event_of_a_stream_is_not_held_back(db, path):
         assert b"".join(received) == b"data: 2\n\n"
 
 
-def test_one_line_serves_the_fleet_api_as_api_job_too(acme_token, job_of, acme):
+def test_one_line_serves_the_fleet_api_as_api_job_too(gateway, acme_token, job_of, acme):
     job_of(acme)
-    with (
-        serving(database_of_this_test(), **SECURED) as gateway,
-        nginx(gateway.port, ("#location = /api/job", "location = /api/job")) as front,
-    ):
+    with nginx(gateway.port, ("#location = /api/job", "location = /api/job")) as front:
         answer = front.get("/api/job?limit=1", acme_token)
         assert (answer.status_code, answer.json()) == (200, front.get("/job?limit=1", acme_token).json())
         assert answer.json()["total_items"] == 1

@@ -343,8 +343,9 @@ def write_events(job: Any, number: int, pause: Callable[[int], None] = lambda n:
     return [*(f"event {n}" for n in range(1, number)), "Done"]
 
 
+@pytest.mark.parametrize("number", [30, pytest.param(60, marks=pytest.mark.full)])
 def test_a_job_and_the_feed_are_followed_through_cut_streams_refusals_and_a_reload(
-    gateway, proxy, acme, acme_token, job
+    gateway, proxy, acme, acme_token, job, number
 ):
     chance = random.Random(16)
     faults = [
@@ -356,7 +357,7 @@ def test_a_job_and_the_feed_are_followed_through_cut_streams_refusals_and_a_relo
         PASS,
     ]
     proxy.plan = lambda request: chance.choice(faults)
-    public_id, number = str(job.pk), 60
+    public_id = str(job.pk)
 
     def pause(n: int) -> None:
         time.sleep(0.02)
@@ -404,7 +405,7 @@ def test_following_works_through_old_proxies(proxy, acme_token, job, old_proxy):
     with beside() as run:
         followers = [run(kind.items, proxy.url, acme_token, events, policy=policy) for kind in (Blocking, Asynchronous)]
         until(lambda: proxy.streams >= 2)
-        written = write_events(job, 6, lambda n: time.sleep(0.3))
+        written = write_events(job, 6, lambda n: time.sleep(0.1))
         assert [messages(done(each)) for each in followers] == [written] * 2
     assert proxy.streams == 2, "it is not tried again at once"
 
@@ -770,7 +771,8 @@ async def asynchronous() -> Path:
 
 
 @pytest.mark.sqlite  # no database is used: once is enough
-def test_the_wheel_works_and_is_typed_strictly_in_an_empty_project(tmp_path):
+@pytest.mark.parametrize("checker", ["pyright", pytest.param("mypy", marks=pytest.mark.full)])
+def test_the_wheel_works_and_is_typed_strictly_in_an_empty_project(tmp_path, checker):
     scripts = Path(sys.executable).parent
     project = tmp_path / "project"
     project.mkdir()
@@ -793,8 +795,10 @@ def test_the_wheel_works_and_is_typed_strictly_in_an_empty_project(tmp_path):
     strict = {"typeCheckingMode": "strict", "reportUnnecessaryTypeIgnoreComment": True, "reportUnusedVariable": False}
     (project / "pyrightconfig.json").write_text(json.dumps(strict | {"exclude": ["empty"], "pythonVersion": "3.10"}))
     files = ["program.py", "follow_job.py"]
-    run("mypy", "--strict", "--python-version", "3.10", "--python-executable", python, *files)
-    run("pyright", "--pythonpath", python, *files)
+    if checker == "mypy":
+        run("mypy", "--strict", "--python-version", "3.10", "--python-executable", python, *files)
+    else:
+        run("pyright", "--pythonpath", python, *files)
 
 
 # --- Webhooks ---------------------------------------------------------------------------------------------------------

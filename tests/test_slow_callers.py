@@ -73,7 +73,7 @@ def unfinished_requests(token):
     }
 
 
-@pytest.mark.parametrize("seconds", [7, pytest.param(12, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seconds", [6, pytest.param(12, marks=pytest.mark.full)])
 def test_everybody_else_is_answered_beside_eight_unfinished_requests_of_each_kind(gateway, acme_token, seconds):
     """Runs longer than the deadline of a body."""
     with contextlib.ExitStack() as stack:
@@ -87,32 +87,32 @@ def test_everybody_else_is_answered_beside_eight_unfinished_requests_of_each_kin
             assert gateway.get("/admin/login/").status == 200
             slowest = max(slowest, time.monotonic() - asked)
             answers += 3
+            time.sleep(0.05)  # what is asked without a pause would only keep a core busy
     assert slowest < 1
     assert answers > 3 * seconds
     assert gateway.send(with_hmac(acme_token, b"Content-Length: 2\r\n\r\n{}", hmac_header(b"{}"))).status == 200
 
 
-def test_a_body_that_does_not_arrive_is_waited_for_and_then_refused(gateway, acme_token):
+def test_what_does_not_arrive_is_waited_for_and_then_refused(gateway, acme_token):
+    """Bodies, and a header that never ends, which is cut off."""
     heads = [
         with_hmac(acme_token, b"Content-Length: 100\r\n\r\n"),
         SIGN_IN + b"Connection: close\r\nContent-Length: 100\r\n\r\n",
     ]
-    began = time.monotonic()
-    with contextlib.ExitStack() as stack:
+    never_ends = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Never: "
+    with callers(gateway, never_ends, 1) as (endless,), contextlib.ExitStack() as stack:
+        began = time.monotonic()
         answers = [
             connection.recv(65536)
             for connection in [stack.enter_context(callers(gateway, head, 1))[0] for head in heads]
         ]
-    assert BODY_SECONDS - 0.5 < time.monotonic() - began < BODY_SECONDS + 2
+        assert BODY_SECONDS - 0.5 < time.monotonic() - began < BODY_SECONDS + 2
+        cut_off = endless.recv(65536)
     for answer in answers:
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert LATE["detail"].encode() in answer
-
-
-def test_a_header_that_never_ends_is_cut_off(gateway):
-    with callers(gateway, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Never: ", 1) as (connection,):
-        received = connection.recv(65536)
-    assert received == b"" or received.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 400 "))
+    assert json.loads(answers[0].partition(b"\r\n\r\n")[2]) == LATE
+    assert cut_off == b"" or cut_off.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 400 "))
 
 
 def test_a_body_may_come_in_pieces(gateway, acme_token):
@@ -159,7 +159,9 @@ def test_two_thousand_idle_connections_delay_no_request(gateway, acme_token):
 # --- passwords ---
 
 
-def test_a_flood_of_sign_ins_leaves_the_api_as_it_is(gateway, acme_token):
+@pytest.mark.parametrize("number", [8, pytest.param(20, marks=pytest.mark.full)])
+def test_a_flood_of_sign_ins_leaves_the_api_as_it_is(gateway, acme_token, number):
+    """One password is checked at a time, and the others wait: a few are a flood."""
     page = gateway.get("/admin/login/")
     cookie = page.headers["Set-Cookie"].partition(";")[0]
     token = (page.body or page.rest).decode().partition('csrfmiddlewaretoken" value="')[2].partition('"')[0]
@@ -170,7 +172,9 @@ def test_a_flood_of_sign_ins_leaves_the_api_as_it_is(gateway, acme_token):
     ).encode() + form
     assert gateway.send(request).status == 200
     statuses: list[int] = []
-    guesses = [threading.Thread(target=lambda: statuses.append(gateway.send(request, 30).status)) for _ in range(20)]
+    guesses = [
+        threading.Thread(target=lambda: statuses.append(gateway.send(request, 30).status)) for _ in range(number)
+    ]
     for guess in guesses:
         guess.start()
     slowest = 0.0
@@ -178,6 +182,7 @@ def test_a_flood_of_sign_ins_leaves_the_api_as_it_is(gateway, acme_token):
         asked = time.monotonic()
         assert gateway.get("/v1/jobs", acme_token).status == 200
         slowest = max(slowest, time.monotonic() - asked)
+        time.sleep(0.02)  # as above
     assert set(statuses) <= {200, 503}
     assert slowest < 1
 
@@ -202,9 +207,3 @@ def test_passwords_are_guessed_as_often_as_tokens(sign_in, settings, count_in): 
     assert sign_in("sam", "192.0.2.2").status_code == 302
     cache.clear()
     assert sign_in("sam").status_code == 302
-
-
-def test_json_of_a_refused_body_names_its_code(gateway, acme_token):
-    with callers(gateway, with_hmac(acme_token, b"Content-Length: 100\r\n\r\n"), 1) as (connection,):
-        answer = connection.recv(65536)
-    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == LATE

@@ -101,7 +101,7 @@ def test_it_verifies_the_gateways_webhooks(client):
 @pytest.mark.sqlite
 def test_its_types_are_those_of_the_openapi_document(client, tmp_path):
     generated = tmp_path / "openapi.ts"
-    run("npx", "openapi-typescript", ROOT / "tests/golden/openapi.json", "--output", generated)
+    run("node", MODULES / "openapi-typescript/bin/cli.js", ROOT / "tests/golden/openapi.json", "--output", generated)
     assert generated.read_text() == (CLIENT / "src/openapi.ts").read_text(), "make client-models writes them anew"
 
 
