@@ -12,6 +12,8 @@ BARE := env -i PATH="$$PATH" HOME="$$HOME" ENV_FILE=/dev/null DATA_DIR=$(VENV)/c
 # each of them would compile all tests again. Files in the order of tests/conftest.py, not by their number of tests.
 WORKERS = $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadscope --no-loadscope-reorder
+# The longest test takes a quarter of an hour, and three times as long on a busy machine.
+PYTEST_FULL = $(PYTEST) --full -o faulthandler_timeout=7200
 
 .DEFAULT_GOAL := help
 .PHONY: help run serve test test-full lint prove openapi client-models screenshots bench lock
@@ -31,8 +33,8 @@ test: lint ## Lint, types, migrations, and every test on SQLite and on PostgreSQ
 	TEST_DATABASE=postgresql $(PYTEST)
 
 test-full: lint ## The same with the long tests.
-	$(PYTEST) --full
-	TEST_DATABASE=postgresql $(PYTEST) --full
+	$(PYTEST_FULL)
+	TEST_DATABASE=postgresql $(PYTEST_FULL)
 
 lint: $(VENV)/.installed-dev ## Lint, format, types, and whether a migration is missing.
 	$(BIN)/ruff check

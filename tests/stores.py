@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ django.setup()
 from django.core.management import call_command
 for slug in sys.argv[1:]:
     call_command("create_tenant", slug)
+"""
+# As manage.py runs each.
+RUN_ALL = """
+import json, sys
+from django.core.management import execute_from_command_line
+for command in json.loads(sys.argv[1]):
+    execute_from_command_line(["manage.py", *command])
 """
 
 
@@ -72,6 +80,10 @@ class Store:
     def run(self, *arguments: object, stdin: bytes = b"", expected: int = 0) -> subprocess.CompletedProcess[bytes]:
         return self.python(ROOT / "manage.py", *arguments, stdin=stdin, expected=expected)
 
+    def run_all(self, *commands: Sequence[object]) -> subprocess.CompletedProcess[bytes]:
+        """Runs the commands one after another in one process, for tests that are about what they do."""
+        return self.python("-c", RUN_ALL, json.dumps([list(map(str, command)) for command in commands]))
+
     def python(self, *arguments: object, stdin: bytes = b"", expected: int = 0) -> subprocess.CompletedProcess[bytes]:
         done = subprocess.run(**self._how(arguments), input=stdin, capture_output=True, check=False, timeout=600)
         assert done.returncode == expected, (arguments, done.returncode, done.stdout, done.stderr)
@@ -93,13 +105,27 @@ class Store:
         return urlsplit(self.url).path[1:]
 
     def jobs(self) -> int:
-        """The number of jobs, read from the database directly: a command takes a second to start."""
+        """The number of jobs."""
+        return int(self.rows("SELECT count(*) FROM jobs_job")[0][0])
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self._connected() as database:
+            return list(database.execute(query).fetchall())
+
+    def execute(self, statement: str) -> None:
+        with self._connected() as database:
+            database.execute(statement)
+            database.commit()
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """The database itself: a command takes a second to start."""
         connect: Any = psycopg.connect
         where = self.url
         if self.url.startswith("sqlite"):
             connect, where = sqlite3.connect, self.url.removeprefix("sqlite:///")
         with contextlib.closing(connect(where)) as database:
-            return int(database.execute("SELECT count(*) FROM jobs_job").fetchone()[0])
+            yield database
 
     def _how(self, arguments: tuple[object, ...]) -> dict[str, Any]:
         environment = {name: value for name, value in os.environ.items() if name != "DATABASE_API_URL"}

@@ -82,7 +82,9 @@ def test_a_file_is_described(acme, job_of, folder):
     assert known(*artifacts.METADATA_COLUMNS) == [(len(content), "image/png", checksum, 640, 480)]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])
+@pytest.mark.parametrize(
+    "kind", ["PNG", "TIFF", *(pytest.param(kind, marks=pytest.mark.full) for kind in ("JPEG", "GIF", "WEBP"))]
+)
 def test_an_object_is_described_by_as_little_of_it_as_will_do(acme, job_of, bucket, s3_store, monkeypatch, kind):
     content = image(900, 700, kind)
     assert len(content) > 3 * objects.CHUNK_BYTES
@@ -107,14 +109,15 @@ def counted(method, read, size=int):
     return counting
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{}", image(30, 30)[:20], b"GIF89a", b"\xff\xd8\xff" + b"\0" * 99], ids=range(5)
-)
-def test_what_is_no_image_has_no_pixels(acme, job_of, store, content):
-    store.put("tenants/acme/front.png", content)
-    job_of(acme, artifacts=[picture("tenants/acme/front.png")])
+def test_what_is_no_image_has_no_pixels(acme, job_of, store):
+    contents = [b"", b"{}", image(30, 30)[:20], b"GIF89a", b"\xff\xd8\xff" + b"\0" * 99]
+    keys = [f"tenants/acme/{number}.png" for number in range(len(contents))]
+    for key, content in zip(keys, contents, strict=True):
+        store.put(key, content)
+    job_of(acme, artifacts=[picture(key) for key in keys])
     assert backfill()[2] is None
-    assert known("size", "content_type", "width", "height") == [(len(content), "image/png", None, None)]
+    found = known("size", "content_type", "width", "height")
+    assert found == [(len(content), "image/png", None, None) for content in contents]
 
 
 def test_an_image_too_large_to_decode_is_measured_all_the_same(acme, job_of, folder, monkeypatch):
@@ -172,7 +175,7 @@ def test_missing_orphaned_and_wrong_tenants_objects_are_reported(acme, globex, j
     assert known("job_id", "size")[0] == (mine.pk, None)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 100])
+@pytest.mark.parametrize("batch", [2, 100, *(pytest.param(batch, marks=pytest.mark.full) for batch in (1, 3))])
 def test_keys_that_servers_sort_differently_meet_all_the_same(acme, globex, job_of, store, batch):
     """SeaweedFS lists by folder, S3 by bytes: “acme.png”, “acme-eu/1” and “acme/1” come in another order."""
     acme.storage_prefix = "t/"
@@ -284,6 +287,12 @@ def test_a_signal_stops_it_after_the_batch_and_it_says_how_to_go_on(five, signal
     )
 
 
+@pytest.mark.parametrize(
+    "store",
+    # The test before goes on in a bucket.
+    ["folder", pytest.param("bucket", marks=pytest.mark.full)],
+    indirect=True,
+)
 def test_a_checkpoint_keeps_where_it_was_and_what_was_found(five, signalled, tmp_path):
     checkpoint = tmp_path / "checkpoint"
     resume_command = f"python manage.py backfill_artifacts --batch 2 --checkpoint {checkpoint}"

@@ -18,10 +18,13 @@ from tests.records import records
 from tests.stores import PostgreSQLStores, SQLiteStores, Store
 
 TENANTS = ("acme", "globex")
-# Lines, lines in a batch, crashes of a load that goes on from its checkpoint, and of one that begins at the first line.
+GOES_ON, BEGINS_AGAIN = True, False
+# Lines, lines in a batch, and for each load how it is taken up after each of its crashes: from its checkpoint, or at
+# the first line. Every other crash is of the database server where there is one: the last one of the short form, as
+# only going on finds a checkpoint of what was not committed.
 SIZES = [
-    pytest.param((1_000, 50, 2, 1), id="short"),
-    pytest.param((100_000, 500, 40, 20), id="60", marks=pytest.mark.full),
+    pytest.param((1_000, 50, [[BEGINS_AGAIN, GOES_ON]]), id="short"),
+    pytest.param((100_000, 500, [[GOES_ON] * 40, [BEGINS_AGAIN] * 20]), id="60", marks=pytest.mark.full),
 ]
 
 
@@ -31,14 +34,15 @@ def source(tmp_path: Path) -> Path:
 
 
 def crash_until_done(
-    store: Store, source: Path, batch: int, crashes: int, goes_on: bool, server: servers.PostgreSQL | None
+    store: Store, source: Path, batch: int, ways_on: list[bool], server: servers.PostgreSQL | None
 ) -> None:
-    """Loads ``source`` with that many crashes on the way.
+    """Loads ``source`` with a crash for each of ``ways_on``, which says whether the load then goes on.
 
     A crash finds the load running, or it does not count. It is SIGKILL of the command or, every other time, an
     immediate stop of PostgreSQL, at a random line: as soon as the checkpoint says so, or a moment later. A load goes on
     from its checkpoint, or begins at the first line.
     """
+    crashes = len(ways_on)
     chance = random.Random(crashes)
     # A command that waits for the database does not end with it.
     store = Store(store.url, store.folder, {**store.environment, "DATABASE_WAIT_SECONDS": "0"})
@@ -63,11 +67,9 @@ def crash_until_done(
             process.kill()
             output = process.communicate(timeout=60)
             assert process.returncode in (0, -signal.SIGKILL), output  # it went on until then
-        number += process.returncode != 0
-        if not goes_on:
+        if ways_on[number] == BEGINS_AGAIN:
             checkpoint.unlink(missing_ok=True)
-    store.run("backfill_jobs", source, "--batch", batch, "--checkpoint", checkpoint)
-    assert not checkpoint.exists()
+        number += process.returncode != 0
 
 
 def line_of(checkpoint: Path) -> int:
@@ -78,20 +80,25 @@ def line_of(checkpoint: Path) -> int:
 
 
 def check_crashes(
-    stores: PostgreSQLStores | SQLiteStores, source: Path, size: tuple[int, int, int, int], server: Any = None
+    stores: PostgreSQLStores | SQLiteStores, source: Path, size: tuple[int, int, list[list[bool]]], server: Any = None
 ) -> int:
     """The number of crashes."""
-    number, batch, going_on, beginning_again = size
+    number, batch, loads = size
     source.write_bytes(b"".join(records(number, TENANTS)))
-    unbroken = stores.new(*TENANTS)
-    unbroken.run("backfill_jobs", source)
-    whole = unbroken.export()
-    for crashes, goes_on in ((going_on, True), (beginning_again, False)):
+    whole, copy, checkpoint = (source.with_name(name) for name in ("whole", "copy", "checkpoint"))
+    stores.new(*TENANTS).run_all(["backfill_jobs", source], ["export_jobs", whole])
+    for ways_on in loads:
         crashed = stores.new(*TENANTS)
-        crash_until_done(crashed, source, batch, crashes, goes_on, server)
-        assert crashed.export() == whole
-        assert crashed.run("backfill_status", "--dry-run").stdout.decode().endswith(" 0 differ\n")
-    return going_on + beginning_again
+        crash_until_done(crashed, source, batch, ways_on, server)
+        done = crashed.run_all(
+            ["backfill_jobs", source, "--batch", batch, "--checkpoint", checkpoint],
+            ["export_jobs", copy],
+            ["backfill_status", "--dry-run"],
+        )
+        assert not checkpoint.exists()
+        assert copy.read_bytes() == whole.read_bytes()
+        assert done.stdout.decode().endswith(" 0 differ\n")
+    return sum(map(len, loads))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from django.core.management import get_commands
 from jobs_gateway import server
 from jobs_gateway.environment import parse_file
 from tests.servers import answers, free_ports, wait_until
-from tests.shared_servers import BUCKET
+from tests.shared_servers import BUCKET, migrated_sqlite
+from tests.stores import Store
 from tests.test_checks import manage
 
 pytestmark = pytest.mark.sqlite  # no database is used: once is enough
@@ -110,14 +111,12 @@ def test_each_timer_starts_a_unit_that_is_there():
 
 
 @pytest.mark.sqlite
-def test_the_commands_of_the_timers_run_and_finish(tmp_path):
-    assert manage("migrate", "--verbosity", "0", DATA_DIR=str(tmp_path)).returncode == 0
+def test_the_commands_of_the_timers_run_and_finish(new_store, tmp_path):
     units = "".join((DEPLOY / name).read_text() for name in UNITS if "Type=oneshot" in (DEPLOY / name).read_text())
     commands = re.findall(rf"^ExecStart={PYTHON} manage\.py (.*)$", units, re.MULTILINE)
     assert sorted(command.split()[0] for command in commands) == ["backfill_artifacts", "backfill_status", "prune_jobs"]
-    for command in commands:
-        done = manage(*command.replace("/var/lib/jobs-gateway", str(tmp_path)).split(), DATA_DIR=str(tmp_path))
-        assert done.returncode == 0, done.stderr
+    store = Store(new_store().url, tmp_path, {"DATA_DIR": str(tmp_path)})
+    store.run_all(*(command.replace("/var/lib/jobs-gateway", str(tmp_path)).split() for command in commands))
 
 
 def test_as_many_files_may_be_open_as_the_server_asks_for():
@@ -177,8 +176,8 @@ def test_the_rule_of_the_guide_lets_a_page_read_what_is_in_the_bucket(s3_server)
 @pytest.mark.sqlite
 def test_another_asgi_server_needs_migrate_alone_to_be_ready(tmp_path):
     data = tmp_path / "data"
-    done = manage("migrate", "--verbosity", "0", DATA_DIR=str(data))
-    assert (done.returncode, done.stderr) == (0, "")
+    data.mkdir()
+    shutil.copy(migrated_sqlite(), data / "gateway.sqlite3")
     (port,) = free_ports(1)
     command = [Path(sys.executable).with_name("granian"), "--interface", "asgi", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:

@@ -138,6 +138,7 @@ def test_batches_of_long_timelines_are_small(acme, job_of):
     assert [len(batch) for batch in record_reader.batches(Job.all_tenants.all(), size=4, rows=20)] == [3, 2]
 
 
+@pytest.mark.full_on_postgresql  # the next test goes from PostgreSQL to PostgreSQL too
 @pytest.mark.parametrize(
     "size",
     [pytest.param((60, 300), id="short"), pytest.param((1_000, 10_000), id="1000-and-10000", marks=pytest.mark.full)],
@@ -147,14 +148,14 @@ def test_round_trip_between_stores(new_store, tmp_path, size, record_property):
     first, second = new_store(*TENANTS), new_store(*TENANTS)
     source, once, twice = (tmp_path / name for name in ("source.ndjson", "once.ndjson", "twice.ndjson.gz"))
     source.write_bytes(b"".join(records(jobs, TENANTS, longest=events)))
-    first.run("backfill_jobs", source)
-    first.run("export_jobs", once)
-    second.run("backfill_jobs", once)
-    second.run("export_jobs", twice)
+    first.run_all(["backfill_jobs", source], ["export_jobs", once])
+    done = second.run_all(["backfill_jobs", once], ["export_jobs", twice], ["backfill_jobs", source])
     assert gzip.decompress(twice.read_bytes()) == once.read_bytes()
     assert len(once.read_bytes().splitlines()) == jobs
-    again = second.run("backfill_jobs", source).stdout.decode()
-    assert again == f"loaded 0, unchanged {jobs}, rejected 0\n"
+    assert done.stdout.decode().splitlines() == [
+        f"loaded {jobs}, unchanged 0, rejected 0",
+        f"loaded 0, unchanged {jobs}, rejected 0",
+    ]
     record_property("cases", jobs)
 
 
@@ -166,13 +167,14 @@ def test_round_trip_between_stores(new_store, tmp_path, size, record_property):
 def test_round_trip_between_postgresql_and_sqlite(new_store, tmp_path, size, record_property):
     jobs, events = size
     postgresql, postgresql_again = new_store(*TENANTS), new_store(*TENANTS)
-    sqlite = SQLiteStores(tmp_path).new(*TENANTS)
-    source = b"".join(records(jobs, TENANTS, longest=events))
-    postgresql.run("backfill_jobs", "-", stdin=source)
-    first = postgresql.export()
-    sqlite.run("backfill_jobs", "-", stdin=first)
-    second = sqlite.export()
-    postgresql_again.run("backfill_jobs", "-", stdin=second)
-    assert postgresql_again.export() == second == first
-    assert len(first.splitlines()) == jobs
+    sqlite = SQLiteStores(tmp_path).new()
+    source, first, second, third = (tmp_path / name for name in ("source", "first", "second", "third"))
+    source.write_bytes(b"".join(records(jobs, TENANTS, longest=events)))
+    postgresql.run_all(["backfill_jobs", source], ["export_jobs", first])
+    new_tenants = [["create_tenant", slug] for slug in TENANTS]
+    sqlite.run_all(*new_tenants, ["backfill_jobs", first], ["export_jobs", second])
+    done = postgresql_again.run_all(["backfill_jobs", second], ["export_jobs", third], ["backfill_jobs", source])
+    assert third.read_bytes() == second.read_bytes() == first.read_bytes()
+    assert done.stdout.decode().endswith(f"\nloaded 0, unchanged {jobs}, rejected 0\n")
+    assert len(first.read_bytes().splitlines()) == jobs
     record_property("cases", jobs)

@@ -94,11 +94,12 @@ class TestSince:
         writer.join()
         assert export(path, since=cursor)[0].keys() == {str(early.pk), str(late.pk), str(new.pk)}
 
-    def test_copies_beside_writers_add_up_to_the_store(self, acme, path):
+    @pytest.mark.parametrize("jobs", [20, pytest.param(60, marks=pytest.mark.full)])
+    def test_copies_beside_writers_add_up_to_the_store(self, acme, path, jobs):
         done = threading.Event()
 
         def write():
-            for number in range(60):
+            for number in range(jobs):
                 with transaction.atomic():
                     job = ledger.open_job(acme, "MODEL_GENERATOR", {"number": number})
                     ledger.append(job, "queued")
@@ -122,7 +123,7 @@ class TestSince:
             if was_done:
                 break
         assert b"".join(copies[each] for each in sorted(copies)) == exported()
-        assert len(copies) == 240
+        assert len(copies) == 4 * jobs
         assert rounds > 2
 
     def test_a_copy_that_was_stopped_ends_with_the_cursor_that_it_began_with(

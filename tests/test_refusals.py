@@ -104,6 +104,7 @@ def test_the_page_of_a_tenant_says_why_its_token_is_refused(support_client, reco
     assert token not in page
 
 
+@pytest.mark.full_on_postgresql  # the tests above write there too
 @pytest.mark.django_db(transaction=True)
 def test_workers_write_refusals_and_remove_old_ones(acme):
     token = tokens.issue(acme)

@@ -16,9 +16,12 @@ import pytest
 
 from tests.gateway import ClosedUnread, database_of_this_test, serving
 
+pytestmark = pytest.mark.full_on_postgresql  # sockets, signals and processes, which are alike
+
 
 @pytest.mark.django_db(transaction=True)
-def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_path):
+@pytest.mark.parametrize("callers", [8, pytest.param(32, marks=pytest.mark.full)])
+def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_path, callers):
     job = job_of(acme)
     env_file = tmp_path / ".env"
     env_file.write_text("PUBLIC_BASE_URL=https://before.example.com\n")
@@ -36,7 +39,7 @@ def test_who_connects_during_a_reload_is_answered(acme_token, job_of, acme, tmp_
                 except (OSError, ValueError) as error:
                     outcomes[repr(error)] += 1
 
-        pollers = [threading.Thread(target=poll) for _ in range(32)]
+        pollers = [threading.Thread(target=poll) for _ in range(callers)]
         for poller in pollers:
             poller.start()
         env_file.write_text("PUBLIC_BASE_URL=https://after.example.com\n")
@@ -70,8 +73,7 @@ def test_a_new_connection_to_a_worker_that_stops_is_answered(db):
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("sent", [signal.SIGHUP, signal.SIGTERM])
-def test_requests_in_progress_are_answered_during_a_reload_and_a_stop(db, sent):
+def test_requests_in_progress_are_answered_during_a_reload_and_a_stop(db):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # a store that hangs, so that /readyz takes its second
         store = {
             "AWS_STORAGE_BUCKET_NAME": "pictures",
@@ -80,12 +82,14 @@ def test_requests_in_progress_are_answered_during_a_reload_and_a_stop(db, sent):
             "AWS_SECRET_ACCESS_KEY": "secret",
         }
         with serving(database_of_this_test(), **store) as gateway, ThreadPoolExecutor() as asking:
-            asked = asking.submit(gateway.get, "/readyz")
-            time.sleep(0.3)
-            os.kill(gateway.pid, sent)
-            answer = asked.result()
-    assert answer.status == 503
-    assert answer.body == b"database: ok\nmigrations: ok\nartifacts: no answer within 1 s\n"
+            answers = []
+            for send in (gateway.reload, lambda: os.kill(gateway.pid, signal.SIGTERM)):
+                asked = asking.submit(gateway.get, "/readyz")
+                time.sleep(0.3)
+                send()
+                answers.append(asked.result())
+    assert [answer.status for answer in answers] == [503, 503]
+    assert {answer.body for answer in answers} == {b"database: ok\nmigrations: ok\nartifacts: no answer within 1 s\n"}
 
 
 @pytest.mark.django_db(transaction=True)

@@ -22,17 +22,29 @@ def test_a_copy_follows_its_original(new_store, tmp_path):
     copy = new_store(like=original)
     lines = list(records(60, ("acme", "globex"), longest=5))
     changed, ids, cursor = tmp_path / "changed.ndjson.gz", tmp_path / "ids.gz", None
+    whole, copied = tmp_path / "whole.ndjson", tmp_path / "copied.ndjson"
     for number, new in enumerate((lines[:40], lines[40:])):
-        original.run("backfill_jobs", "-", stdin=b"".join(new))
-        if number:
-            original.run("prune_jobs", "--older-than", "1d", "--tenant", "acme", "--keep-failures")
-            original.run("erase_tenant", "globex", "--yes")
+        source = tmp_path / f"{number}.ndjson"
+        source.write_bytes(b"".join(new))
+        removals = [
+            ["prune_jobs", "--older-than", "1d", "--tenant", "acme", "--keep-failures"],
+            ["erase_tenant", "globex", "--yes"],
+        ]
         since = ["--since", cursor] if cursor else []
-        lines = original.run("export_jobs", changed, "--ids", ids, *since).stderr.splitlines()
-        cursor = next((each["since"] for each in map(json.loads, lines) if "since" in each), None)
-        copy.run("backfill_jobs", changed)
-        copy.run("prune_jobs", "--absent-from", ids, "--batch", 7, "--record", tmp_path / "gone.ndjson")
-    assert copy.export() == original.export()
+        done = original.run_all(
+            ["backfill_jobs", source],
+            *(removals if number else []),
+            ["export_jobs", whole],
+            ["export_jobs", changed, "--ids", ids, *since],
+        )
+        cursors = [each["since"] for each in map(json.loads, done.stderr.splitlines()) if "since" in each]
+        cursor = cursors[-1] if cursors else None
+        copy.run_all(
+            ["backfill_jobs", changed],
+            ["prune_jobs", "--absent-from", ids, "--batch", 7, "--record", tmp_path / "gone.ndjson"],
+            ["export_jobs", copied],
+        )
+        assert copied.read_bytes() == whole.read_bytes()
     assert (cursor is None) == (TEST_DATABASE == "sqlite")  # which makes a whole copy each time
     gone = [json.loads(line)["public_id"] for line in (tmp_path / "gone.ndjson").read_text().splitlines()]
     assert len(gone) == len(set(gone)) > 20
