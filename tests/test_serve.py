@@ -26,6 +26,7 @@ from django.core.management import CommandError
 from jobs.management.commands.serve import free_address, used_command
 from tests import servers, shared_servers
 from tests.gateway import database_of_this_test
+from tests.stores import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -229,7 +230,7 @@ def jobs_in(base_url, folder):
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGKILL])
 def test_simulation_and_webhooks_run_until_the_server_ends_however_that_ends(data, number):
     with trial(data, SIMULATE="1") as (process, base_url, _):
-        wait_until(lambda: jobs_in(base_url, data) > 41)
+        wait_until(lambda: Store(f"sqlite:///{data}/gateway.sqlite3", data).jobs() > 41)
         assert "data-token" in httpx.get(base_url, timeout=60).text
         children = children_of(process.pid)
         beside = [(pid, name) for pid, command in children.items() for name in BESIDE if name in command]
@@ -329,6 +330,8 @@ def test_it_says_that_it_serves_only_when_a_request_is_answered(data, workers):
     reader = threading.Thread(target=read)
     reader.start()
     refused = answered = 0
+    # Each request on a connection of its own; a client for each would read all certificates each time.
+    client = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
     try:
         deadline = time.monotonic() + 120
         while answered < 20:
@@ -336,7 +339,7 @@ def test_it_says_that_it_serves_only_when_a_request_is_answered(data, workers):
             assert time.monotonic() < deadline
             was_announced = is_announced.is_set()
             try:
-                assert httpx.get(f"http://{shown}:{port}/readyz").status_code == 200
+                assert client.get(f"http://{shown}:{port}/readyz").status_code == 200
                 answered += was_announced
             except httpx.TransportError:
                 assert not was_announced
@@ -348,6 +351,7 @@ def test_it_says_that_it_serves_only_when_a_request_is_answered(data, workers):
         process.wait(30)
         reader.join(30)
         process.stdout.close()
+        client.close()
     assert refused > 10  # the port was tried from the start on
 
 
