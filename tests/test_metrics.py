@@ -36,6 +36,11 @@ def scraped(port):
     return text, {(sample.name, *sorted(sample.labels.values())): sample.value for sample in samples}
 
 
+def without_reads(samples):
+    """Without those of the database, which each worker asks once a second how it is."""
+    return {name: value for name, value in samples.items() if not name[0].startswith("gateway_database_seconds")}
+
+
 def rejection_count(reason):
     return REGISTRY.get_sample_value("gateway_credentials_rejected_total", {"reason": reason}) or 0
 
@@ -73,7 +78,7 @@ def test_any_worker_reports_the_counts_of_all_and_no_tenant(acme_token, job_of, 
         )
         answers = [scraped(port) for _ in range(8)]
     text, samples = answers[0]
-    assert all(other == samples for _, other in answers)
+    assert all(without_reads(other) == without_reads(samples) for _, other in answers)
     requests = "gateway_request_seconds_count"
     assert {route: samples[requests, *sorted(("GET", "200", route))] for route in ("v1/jobs", "job")} == {
         "v1/jobs": 20,

@@ -20,7 +20,8 @@ from jobs.models import JobEvent
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
 WRITERS, READERS = 8, 4
-SIZES = [pytest.param(400, id="short"), pytest.param(20_000, id="20000", marks=pytest.mark.full)]
+# Public events: with the internal ones the long form comes close to the 10,000 that a job may have.
+SIZES = [pytest.param(400, id="short"), pytest.param(7_000, id="7000", marks=pytest.mark.full)]
 
 
 class RolledBack(Exception):
@@ -86,8 +87,10 @@ def test_every_public_event_is_delivered_once_and_in_order(acme, events, record_
     with ThreadPoolExecutor(WRITERS + READERS) as pool:
         readers = [pool.submit(follow, job, number, written) for number in range(READERS)]
         writers = [pool.submit(write, job, number, events // WRITERS) for number in range(WRITERS)]
-        committed = {seq: message for writer in writers for seq, message in writer.result().items()}
-        written.set()
+        try:
+            committed = {seq: message for writer in writers for seq, message in writer.result().items()}
+        finally:
+            written.set()
         for reader in readers:
             assert reader.result() == sorted(committed.items())
     job.refresh_from_db()
