@@ -23,7 +23,6 @@ from django.core.management import get_commands
 
 from jobs.ingest import interchange
 from jobs_gateway.environment import parse_file
-from tests.shared_servers import copy_trial
 from tests.test_serve import serving
 
 pytestmark = pytest.mark.sqlite  # the demo's database, which the blocks are about
@@ -125,7 +124,7 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "manage.py").symlink_to(ROOT / "manage.py")
     (folder / ".venv").symlink_to(sys.prefix)
-    with serving(copy_trial(folder / "var"), "--demo", ACCESS_LOG="0") as (printed, base_url, _):
+    with serving(folder / "var", "--demo", ACCESS_LOG="0") as (printed, base_url, _):
         yield folder, printed, base_url
 
 
