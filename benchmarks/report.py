@@ -164,7 +164,7 @@ def chart(endpoints: dict[str, Any]) -> None:
         times.bar(at, [result["p99_ms"] for result in results], 0.2, color=colour, alpha=0.35)
         times.bar(at, [result["p50_ms"] for result in results], 0.2, color=colour)
     for axis in (rates, costs, times):
-        axis.set_xticks(range(len(endpoints)), [LABELS[endpoint] for endpoint in endpoints])
+        axis.set_xticks(range(len(endpoints)), [LABELS[endpoint] for endpoint in endpoints], fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     rates.set_title("Requests a second, one worker process each", loc="left")
     rates.margins(y=0.15)
