@@ -44,7 +44,7 @@ def log_in(context: BrowserContext, name: str, by_form: bool = False) -> Page:
 
 @contextlib.contextmanager
 def watched_page(browser: Any) -> Iterator[Any]:
-    """As the fixture ``browser_page``, but in the browser of the file."""
+    """A page with cookies of its own, what it asked for and what it complained of."""
     context = browser.new_context()
     page = context.new_page()
     page.asked, page.complaints = [], []

@@ -357,17 +357,13 @@ def support_client(sam: User) -> Client:
 @pytest.fixture
 def browser_page() -> Iterator[Any]:
     """A page of a browser that knows no host but this one, and what it asked for and complained of."""
-    from tests.browser import CHROMIUM
+    from tests.browser import CHROMIUM, watched_page
 
     sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page: Any = browser.new_page()
-        page.asked, page.complaints = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("console", lambda message: page.complaints.append(message.text))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        yield page
+        with watched_page(browser) as page:
+            yield page
         browser.close()
 
 

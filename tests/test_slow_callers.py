@@ -73,7 +73,7 @@ def unfinished_requests(token):
     }
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(12, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seconds", [7, pytest.param(12, marks=pytest.mark.full)])
 def test_everybody_else_is_answered_beside_eight_unfinished_requests_of_each_kind(gateway, acme_token, seconds):
     """Runs longer than the deadline of a body."""
     with contextlib.ExitStack() as stack:
