@@ -24,6 +24,8 @@ STOPPING = "stopping"  # the file that says that no successor comes
 SUCCESSOR_SECONDS = 60.0
 # Time for the successor to open its socket, and for requests on connections that were accepted a moment ago to arrive.
 DRAIN_SECONDS = 0.5
+# Time for the server to close its socket.
+CLOSE_SECONDS = 0.2
 # The longest that a worker which accepts no more requests may take to answer those it has.
 STOP_SECONDS = 8.0
 
@@ -75,8 +77,9 @@ class Worker:
         watchdog = threading.Timer(STOP_SECONDS, os._exit, [0])
         watchdog.daemon = True
         watchdog.start()
-        self._on_stop()
         os.kill(os.getpid(), signal.SIGINT)
+        # A client whose stream ends connects again at once, and has to reach the successor.
+        asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._on_stop)
 
     def _has_successor(self, signalled_at: float) -> bool:
         """Whether a worker became ready that was started to replace this one, or none will.

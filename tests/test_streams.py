@@ -334,30 +334,40 @@ def test_a_job_that_is_pruned_ends_its_stream(gateway, acme_token, job):
 
 
 @pytest.mark.full_on_postgresql  # how a stream ends has no part in the database
-def test_streams_end_properly_when_the_server_stops_or_reloads(gateway_of_its_own, acme_token, job):
+def test_a_reload_ends_streams_whose_clients_go_on_at_once_and_a_stop_ends_them_too(
+    gateway_of_its_own, acme_token, job
+):
     gateway = gateway_of_its_own
+    paths = [events_of(job), "/v1/events"] * 30
 
-    async def follow(send_signal) -> float:
-        async with (
-            stream(gateway.port, events_of(job), acme_token) as of_job,
-            stream(gateway.port, "/v1/events", acme_token) as of_feed,
-        ):
-            assert (of_job.status, of_feed.status) == (200, 200)
-            await send_signal()
-            began = time.monotonic()
-            for opened in (of_job, of_feed):
-                await end_of(opened)
-                assert opened.is_complete
-            return time.monotonic() - began
+    async def client(path: str, everyone: asyncio.Barrier) -> None:
+        async with stream(gateway.port, path, acme_token) as opened:
+            assert opened.status == 200
+            await everyone.wait()
+            await end_of(opened)
+            assert opened.is_complete
+        # At this moment the old worker still sends the ends of other streams.
+        async with stream(gateway.port, path, acme_token) as again:
+            assert again.status == 200
+            await everyone.wait()
+            assert len(await first(again, 1)) == 1
+            await everyone.wait()
+            await end_of(again)
+            assert again.is_complete
 
-    async def reload() -> None:
-        os.kill(gateway.pid, signal.SIGHUP)
+    async def follow() -> None:
+        everyone = asyncio.Barrier(len(paths) + 1)
+        async with asyncio.TaskGroup() as clients:
+            for path in paths:
+                clients.create_task(client(path, everyone))
+            await everyone.wait()
+            await asyncio.to_thread(gateway.reload)  # which returns when the old worker has ended
+            await everyone.wait()
+            await append(job, "stage", "news")
+            await everyone.wait()
+            os.kill(gateway.pid, signal.SIGTERM)
 
-    async def stop() -> None:
-        os.kill(gateway.pid, signal.SIGTERM)
-
-    asyncio.run(follow(reload))
-    asyncio.run(follow(stop))
+    asyncio.run(follow())
 
 
 @pytest.mark.full_on_postgresql
