@@ -165,14 +165,12 @@ FILL = f"""
            count(*) FILTER (WHERE status = 'SUCCESS'), count(*) FILTER (WHERE status = 'FAILURE'),
            count(*) FILTER (WHERE status = 'PARTIAL_FAILURE')
     FROM jobs_job GROUP BY tenant_id;
-    ANALYZE jobs_job, jobs_jobevent, jobs_artifact, tenants_tenant;
-    SET CONSTRAINTS ALL IMMEDIATE;
-    SET CONSTRAINTS ALL DEFERRED
+    ANALYZE jobs_job, jobs_jobevent, jobs_artifact, tenants_tenant
 """
 
 
 @pytest.fixture
-def two_million_jobs(db):
+def two_million_jobs(transactional_db):  # truncated: rows that are rolled back would lie in the way of later tests
     Tenant.objects.create(slug="big", shop_domain="big.myshopify.com")
     Tenant.objects.create(slug="small")
     Tenant.objects.bulk_create(Tenant(slug=f"tenant-{number}") for number in range(198))
