@@ -6,15 +6,17 @@ import asyncio
 import json
 import random
 from collections import Counter
+from contextlib import closing, suppress
 
 import psycopg
 import pytest
 from django.db import OperationalError, connections
+from psycopg_pool.pool_async import WaitingClient
 from ulid import ULID
 
-from jobs.database import readers
+from jobs.database import pipeline, readers
 from jobs.database.pipeline import Statement
-from jobs.database.readers import PostgreSQLReader
+from jobs.database.readers import WAL_POSITION, PostgreSQLReader, WatchedConnection
 from jobs_gateway import application
 from jobs_gateway.pages import PageHandler
 from tenants import tokens
@@ -175,3 +177,86 @@ def test_a_read_whose_connection_is_ended_is_repeated_once(postgresql_server, se
     else:
         with pytest.raises(OperationalError, match=r"terminating connection|closed the connection"):
             asyncio.run(end_while_it_waits())
+
+
+def test_a_read_that_is_cancelled_as_it_gets_its_connection_ends(postgresql_server, monkeypatch):
+    """As a worker of webhooks cancels one when it stops. The read would go on as if nothing had happened."""
+    give = WaitingClient.set
+
+    async def cancel_after(steps):
+        """The number of the event loop's steps after which the read is cancelled: in one of them it is about to run."""
+        reader = PostgreSQLReader("api")
+        reading = None
+
+        async def give_and_cancel(client, connection):
+            given = await give(client, connection)
+            soon(steps)
+            return given
+
+        def soon(remaining):
+            if remaining:
+                asyncio.get_running_loop().call_soon(soon, remaining - 1)
+            else:
+                cancelled.append(reading.cancel())
+
+        cancelled = []
+        monkeypatch.setattr(WaitingClient, "set", give_and_cancel)
+        await reader.open()
+        reading = asyncio.create_task(reader.read(WAL_POSITION, {}))
+        await asyncio.wait([reading])
+        assert cancelled == [True]
+        assert reading.cancelled(), steps
+        assert len(await reader.read(WAL_POSITION, {})) == 1
+        await reader.close()
+
+    for steps in range(8):
+        asyncio.run(cancel_after(steps))
+
+
+GARBAGE = {
+    "a length that cannot be": b"D\x00\x00\x00\x01",
+    "more than the memory": b"T\x7f\xff\xff\xff",
+    "another protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_a_read_ends_when_the_server_sends_what_is_no_answer(postgresql_server, settings, garbage):
+    """As a broken pooler does. libpq gives up the connection, and says from then on that there is no result yet."""
+
+    async def ask():
+        async def relay(reader, writer):
+            from_server, to_server = await asyncio.open_unix_connection(f"{postgresql_server.folder}/.s.PGSQL.5432")
+            with closing(writer), closing(to_server), suppress(ConnectionError):
+                upwards = asyncio.create_task(copy(reader, to_server))
+                while data := await from_server.read(65536):
+                    writer.write(garbage if is_broken else data)
+                await upwards
+            ended.set()
+
+        async def copy(source, target):
+            with suppress(ConnectionError):
+                while data := await source.read(65536):
+                    target.write(data)
+            target.close()
+
+        ended = asyncio.Event()
+        is_broken = False
+        async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+            where = {"host": "127.0.0.1", "port": server.sockets[0].getsockname()[1], "user": "postgres"}
+            where |= {"dbname": settings.DATABASES["api"]["NAME"], "sslmode": "disable", "autocommit": True}
+            connection = await psycopg.AsyncConnection.connect(**where)
+            watched = WatchedConnection(connection)
+
+            async def read():
+                return await watched.run(pipeline.read(connection, WAL_POSITION, [], None))
+
+            assert len(await read()) == 1
+            is_broken = True
+            with pytest.raises(psycopg.Error):
+                await read()
+            assert connection.closed
+            watched.end_watch()
+            await ended.wait()
+
+    asyncio.run(ask())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 
@@ -524,6 +524,35 @@ def test_an_attempt_is_over_after_its_time(acme, job, monkeypatch):
         assert failed == "no answer within 0.3 seconds"
 
     deliver(scenario, receiver=failing_first(1, hanging))
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body")  # larger than any real one, for the buffers of this machine
+def test_a_receiver_that_never_reads_keeps_no_connection(monkeypatch):
+    """What it has not taken when the attempt ends, it never gets."""
+    monkeypatch.setattr(sender, "ATTEMPT_SECONDS", 0.3)
+    body = b"x" * 20_000_000
+
+    async def scenario():
+        connected = asyncio.get_running_loop().create_future()
+
+        async def hold(reader, writer):
+            writer.transport.pause_reading()
+            connected.set_result((reader, writer))
+
+        async with await asyncio.start_server(hold, "127.0.0.1", 0) as server, sender.Sender() as sending:
+            port = server.sockets[0].getsockname()[1]
+            answer = await sending.post(f"http://127.0.0.1:{port}/", body, {})
+            assert answer.error == "no answer within 0.3 seconds"
+            reader, writer = await connected
+            writer.transport.resume_reading()
+            received = 0
+            with suppress(ConnectionError):
+                while chunk := await reader.read(1_000_000):
+                    received += len(chunk)
+            assert received < len(body)
+            writer.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_body_that_never_ends_is_read_for_a_kilobyte_or_a_second(acme, job, monkeypatch):

@@ -26,7 +26,7 @@ from django.db import InterfaceError, OperationalError, connection, connections,
 from jobs.ingest import ledger
 from jobs.models import JobEvent
 from jobs.webhooks import delivery, endpoints, worker
-from jobs.webhooks.models import Attempt, Endpoint
+from jobs.webhooks.models import Attempt, DeliveryWorker, Endpoint
 from tests.gateway import database_of_this_test
 from tests.leak_checks import watch
 from tests.receivers import (
@@ -130,6 +130,7 @@ class Workers:
             "DATABASE_API_URL": "",
             "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
             "DATA_DIR": str(folder),
+            "PYTHONFAULTHANDLER": "1",
         }
         self.processes = [self.start() for _ in range(number)]
 
@@ -153,16 +154,30 @@ class Workers:
         self.processes[number % len(self.processes)] = self.start()
 
     def stop(self) -> None:
+        """SIGTERM, when all have begun to work: one that is still starting has nothing to finish, and dies of it."""
+        deadline = time.monotonic() + 60
+        while not {each.pid for each in self.processes} <= begun() and time.monotonic() < deadline:
+            time.sleep(0.1)
         for process in self.processes:
             process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            try:
+        try:
+            for process in self.processes:
                 assert process.wait(60) == 0
-            except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # it writes what its threads are doing
+            process.wait()
+            raise AssertionError(self.log.read_text(errors="replace")[-4000:]) from None
+        finally:
+            for process in self.processes:
                 process.kill()
                 process.wait()
-                raise
         watch.record("the log of a process", self.log.read_text(errors="replace"))
+
+
+def begun() -> set[int]:
+    """The process ids of the workers that are at work."""
+    names = DeliveryWorker.objects.values_list("name", flat=True)
+    return {int(name.split("-")[-2]) for name in closing(list, names)}
 
 
 def public_ids(tenant: Any) -> set[str]:
@@ -284,8 +299,10 @@ def check(size: Size, tenants: list[Any], folder: Path, settings: Any, monkeypat
     settings.WEBHOOK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
     monkeypatch.setattr(endpoints, "ENDPOINTS_PER_TENANT", size.endpoints)
     monkeypatch.setattr(endpoints, "check_url", lambda url: None)
-    doubles = asyncio.run(run(size, tenants, folder, server))
-    forget_connections()
+    try:
+        doubles = asyncio.run(run(size, tenants, folder, server))
+    finally:
+        forget_connections()
     # What is under way, or not written yet, when a worker is killed: at most a window of each endpoint.
     assert doubles <= (size.kills + 4) * size.endpoints * (delivery.WINDOW + 1)
     for endpoint in Endpoint.objects.all():

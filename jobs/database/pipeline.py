@@ -30,6 +30,7 @@ _prepared: WeakKeyDictionary[AnyConnection, set[bytes]] = WeakKeyDictionary()
 _FATAL_ERROR = int(pq.ExecStatus.FATAL_ERROR)
 _PIPELINE_SYNC = int(pq.ExecStatus.PIPELINE_SYNC)
 _IDLE = int(pq.TransactionStatus.IDLE)
+_CONNECTION_OK = int(pq.ConnStatus.OK)
 
 
 def numbered(sql: str) -> bytes:
@@ -142,6 +143,8 @@ def _results(pgconn: Any) -> Generator[Any, Any, list[Any]]:
             pgconn.consume_input()
         result = pgconn.get_result()
         if result is None:  # between two statements
+            if pgconn.status != _CONNECTION_OK:  # it will never have another one
+                raise errors.OperationalError(pgconn.get_error_message())
             continue
         if result.status == _PIPELINE_SYNC:
             return results

@@ -246,9 +246,16 @@ class PostgreSQLReader:
     async def _take(self) -> WatchedConnection:
         self._waiting += 1
         try:
-            return WatchedConnection(await self._pool.getconn())
+            connection = await self._pool.getconn()
         finally:
             self._waiting -= 1
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # asyncio.wait_for, with which the pool waits, loses a cancellation that comes together with the result, up
+            # to Python 3.11. The task would go on, past its deadline or for ever.
+            await self._pool.putconn(connection)
+            raise asyncio.CancelledError
+        return WatchedConnection(connection)
 
     async def _release(self, watched: WatchedConnection) -> None:
         """After a read. Unless the server itself answered, its answer may still be on its way: it is closed."""

@@ -9,6 +9,7 @@ from time import perf_counter, time
 from typing import Self
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from django.conf import settings
 
 from jobs.webhooks.addresses import checked_socket
@@ -22,6 +23,25 @@ ANSWER_SECONDS = 1.0  # to read it
 # theirs for 5 seconds or more.
 KEEP_ALIVE_SECONDS = 2.0
 HEADERS = {"Content-Type": "application/json", "User-Agent": "Jobs-Gateway", "Accept-Encoding": "identity"}
+
+
+class _Body(aiohttp.BytesPayload):
+    """A body that knows its connection.
+
+    A transport that is closed stays open until the receiver has taken all of the body. One that never reads would have
+    a socket of this process for each attempt, for as long as it likes.
+    """
+
+    _transport: asyncio.WriteTransport | None = None
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._transport = writer.transport
+        await super().write_with_length(writer, content_length)
+
+    def end_closed_connection(self) -> None:
+        """After the attempt: a connection that is not kept ends at once."""
+        if self._transport is not None and self._transport.is_closing():
+            self._transport.abort()
 
 
 class Sender:
@@ -54,10 +74,11 @@ class Sender:
         began = perf_counter()
         status: int | None = None
         text, error, retry_after = "", "", None
+        sent = _Body(body)
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 session = self._sessions[url.partition(":")[0].lower()]
-                async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                async with session.post(url, data=sent, headers=headers, allow_redirects=False) as response:
                     status = response.status
                     if status in (429, 503):
                         retry_after = _seconds_of(response.headers.get("Retry-After"))
@@ -67,6 +88,8 @@ class Sender:
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError, KeyError) as failure:
             # ValueError and UnicodeError: a URL or a name that cannot be used.
             error = "" if status else _reason(failure)
+        finally:
+            sent.end_closed_connection()
         return Answer(status, text, error, perf_counter() - began, retry_after)
 
 
