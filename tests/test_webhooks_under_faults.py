@@ -123,15 +123,19 @@ def write(jobs: list[Any], events: int, seed: int) -> None:
 class Workers:
     """Processes of ``deliver_webhooks``, which are killed now and then."""
 
-    def __init__(self, number: int, folder: Path) -> None:
+    def __init__(self, number: int, folder: Path, **environment: str) -> None:
         self.log = folder / "workers.log"
-        self.environment = os.environ | {
-            "DATABASE_URL": database_of_this_test(),
-            "DATABASE_API_URL": "",
-            "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
-            "DATA_DIR": str(folder),
-            "PYTHONFAULTHANDLER": "1",
-        }
+        self.environment = (
+            os.environ
+            | {
+                "DATABASE_URL": database_of_this_test(),
+                "DATABASE_API_URL": "",
+                "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+                "DATA_DIR": str(folder),
+                "PYTHONFAULTHANDLER": "1",
+            }
+            | environment
+        )
         self.processes = [self.start() for _ in range(number)]
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -328,3 +332,41 @@ def test_every_event_arrives_in_order(
 def test_every_event_of_sqlite_arrives_in_order(acme, globex, size, tmp_path, settings, monkeypatch, record_property):
     check(size, [acme, globex], tmp_path, settings, monkeypatch)
     record_property("cases", size.events)
+
+
+@pytest.mark.sqlite
+def test_names_that_nobody_answers_for_hold_up_no_other(acme, globex, tmp_path, monkeypatch):
+    """Two tenants have all the endpoints that they may have, and name servers that do not answer."""
+    monkeypatch.setattr(endpoints, "check_url", lambda url: None)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        async with receiving() as receiver:
+            with ThreadPoolExecutor(1) as pool:
+                silent = [f"http://silent{number}.example/" for number in range(2 * endpoints.ENDPOINTS_PER_TENANT - 1)]
+                await loop.run_in_executor(pool, make_endpoints, globex, silent[: endpoints.ENDPOINTS_PER_TENANT])
+                own = [*silent[endpoints.ENDPOINTS_PER_TENANT :], f"http://receiver.example:{receiver.port}/"]
+                await loop.run_in_executor(pool, make_endpoints, acme, own)
+                jobs = [(await loop.run_in_executor(pool, open_jobs, tenant, 1))[0] for tenant in (acme, globex)]
+                for job in jobs:
+                    await loop.run_in_executor(pool, closing, ledger.append, job, "stage")
+                workers = await loop.run_in_executor(pool, lambda: Workers(1, tmp_path, NAMES="1"))
+                try:
+                    # Once their attempts have ended, all the look-ups are under way.
+                    deadline = time.monotonic() + 30
+                    while await loop.run_in_executor(pool, closing, failed_endpoints) < len(silent):
+                        assert time.monotonic() < deadline
+                        await asyncio.sleep(0.1)
+                    received = len(receiver.accepted)
+                    for job in jobs:
+                        await loop.run_in_executor(pool, closing, ledger.append, job, "stage")
+                    await until_or(lambda: len(receiver.accepted) > received, 30)
+                    assert len(receiver.accepted) > received
+                finally:
+                    await loop.run_in_executor(pool, workers.stop)
+
+    def failed_endpoints() -> int:
+        return Attempt.objects.filter(error__startswith="no answer").values("endpoint").distinct().count()
+
+    asyncio.run(run())
+    forget_connections()

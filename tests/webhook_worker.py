@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
+from typing import Any
+
 import django
 
 django.setup()
@@ -24,6 +29,19 @@ def shorten() -> None:
     worker.MARGIN_SECONDS = 0.5
 
 
+look_up = socket.getaddrinfo
+
+
+def look_up_names(host: str, *args: Any, **options: Any) -> Any:
+    """``silent….example`` has name servers that do not answer; every other name is this machine's."""
+    if host.startswith("silent"):
+        time.sleep(8)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+    return look_up("127.0.0.1", *args, **options)
+
+
 if __name__ == "__main__":
     shorten()
+    if os.environ.get("NAMES"):
+        setattr(socket, "getaddrinfo", look_up_names)  # noqa: B010 - mypy knows its signature
     call_command("deliver_webhooks")
