@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,6 +114,11 @@ def test_images_open_in_place_are_walked_by_keyboard_and_a_missing_one_has_a_mes
     s3_store.delete(failed.artifacts.first().storage_key)
     page.goto(f"/admin/jobs/job/{failed.public_id}/change/")
     page.locator(".artifacts").first.scroll_into_view_if_needed()
+    expect(page.get_by_text("This image could not be loaded from the artifact store.").first).to_be_visible()
+
+    # On a slow machine an image fails before the page's script runs.
+    page.route(re.compile(r"/console[^/]*\.js"), lambda route: (time.sleep(1), route.continue_()))
+    page.reload()
     expect(page.get_by_text("This image could not be loaded from the artifact store.").first).to_be_visible()
 
 

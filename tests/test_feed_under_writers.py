@@ -85,9 +85,17 @@ def load(tenants: list[Any], number: int, jobs: int) -> None:
         record = {"public_id": str(ULID()), "tenant": chance.choice(tenants).slug, "job_type": "MODEL_GENERATOR"}
         lines.append(orjson.dumps(record | {"created_at": created_at, "events": events}))
     for start in range(0, len(lines), 10):
-        for _ in bulk.load(lines[start : start + 10]):
+        for _ in bulk.load(lines[start : start + 10], attempt=patiently):
             pass
     connection.close()
+
+
+def patiently(work: Callable[[], bulk.BatchResult]) -> bulk.BatchResult:
+    while True:
+        try:
+            return work()
+        except OperationalError:  # another writer held SQLite's lock too long
+            time.sleep(0.05)
 
 
 # --- Faults ---

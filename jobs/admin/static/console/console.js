@@ -26,17 +26,25 @@ document.addEventListener("click", async (event) => {
   }, 1500);
 });
 
+function showAsMissing(image) {
+  const missing = Object.assign(document.createElement("span"), { className: "file missing" });
+  missing.textContent = "This image could not be loaded from the artifact store.";
+  image.replaceWith(missing);
+}
+
 // Error events of images do not bubble, so this listens in the capture phase.
 document.addEventListener(
   "error",
   (event) => {
-    if (!event.target.matches?.(".artifact img")) return;
-    const missing = Object.assign(document.createElement("span"), { className: "file missing" });
-    missing.textContent = "This image could not be loaded from the artifact store.";
-    event.target.replaceWith(missing);
+    if (event.target.matches?.(".artifact img")) showAsMissing(event.target);
   },
   true,
 );
+
+// Those that failed before this script ran.
+for (const image of document.querySelectorAll(".artifact img")) {
+  if (image.complete && !image.naturalWidth) showAsMissing(image);
+}
 
 document.addEventListener("keydown", (event) => {
   if (viewer?.open || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
