@@ -30,6 +30,7 @@ from jobs.webhooks.models import Attempt, DeliveryWorker, Endpoint
 from tests.gateway import database_of_this_test
 from tests.leak_checks import watch
 from tests.receivers import (
+    LONGEST_SECONDS,
     Behaviour,
     Received,
     Receiver,
@@ -353,14 +354,14 @@ def test_names_that_nobody_answers_for_hold_up_no_other(acme, globex, tmp_path, 
                 workers = await loop.run_in_executor(pool, lambda: Workers(1, tmp_path, NAMES="1"))
                 try:
                     # Once their attempts have ended, all the look-ups are under way.
-                    deadline = time.monotonic() + 30
+                    deadline = time.monotonic() + LONGEST_SECONDS
                     while await loop.run_in_executor(pool, closing, failed_endpoints) < len(silent):
                         assert time.monotonic() < deadline
                         await asyncio.sleep(0.1)
                     received = len(receiver.accepted)
                     for job in jobs:
                         await loop.run_in_executor(pool, closing, ledger.append, job, "stage")
-                    await until_or(lambda: len(receiver.accepted) > received, 30)
+                    await until_or(lambda: len(receiver.accepted) > received, LONGEST_SECONDS)
                     assert len(receiver.accepted) > received
                 finally:
                     await loop.run_in_executor(pool, workers.stop)
