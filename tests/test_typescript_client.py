@@ -93,6 +93,24 @@ def test_its_own_tests_pass(name, served):
     run("node", "--test", OWN_TESTS[name], **served.environment)
 
 
+@pytest.fixture(scope="module")
+def oldest_node(tmp_path_factory):
+    """The oldest Node that the client's package names, from npm."""
+    [oldest] = re.findall(r">=(\d+)", json.loads((CLIENT / "package.json").read_text())["engines"]["node"])
+    folder = tmp_path_factory.mktemp("node")
+    run("npm", "install", "--no-audit", "--no-fund", f"node@{oldest}", cwd=folder)
+    node = folder / "node_modules/node/bin/node"
+    assert run(node, "--version").startswith(f"v{oldest}.")
+    return node
+
+
+@pytest.mark.full
+@pytest.mark.sqlite
+@pytest.mark.parametrize("name", OWN_TESTS)
+def test_its_own_tests_pass_on_the_oldest_node(name, served, oldest_node):
+    run(oldest_node, "--test", OWN_TESTS[name], **served.environment, SIGNED=json.dumps(signed_webhook()))
+
+
 @pytest.mark.sqlite
 def test_it_verifies_the_gateways_webhooks(client):
     run("node", "--test", OWN_TESTS["webhooks.test.mjs"], SIGNED=json.dumps(signed_webhook()))
