@@ -46,7 +46,7 @@ class Command(BaseCommand):
             metrics.serve()
         try:
             # Not on uvloop, which looks up two names at a time: receivers whose name servers do not answer would delay
-            # all others. It would save a twentieth of the CPU.
+            # all others.
             asyncio.run(deliver(parent))
         except DatabaseFailure as error:
             # Every endpoint goes on from what is written.
