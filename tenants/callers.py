@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import monotonic, time
 from typing import ClassVar, NamedTuple
 
-from django.conf import settings
+from tenants.fast_settings import settings
 
 # The maximum of ``TOKEN_CACHE_SECONDS``.
 MAX_CACHE_SECONDS = 5

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from django.conf import settings
 from django.http import HttpRequest
+
+from tenants.fast_settings import settings
 
 Address = IPv4Address | IPv6Address
 

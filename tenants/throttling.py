@@ -13,12 +13,12 @@ from functools import lru_cache
 from time import monotonic, time
 from typing import NamedTuple
 
-from django.conf import settings
 from django.core.cache import caches
 from django.http import HttpRequest
 from rest_framework import exceptions
 
 from tenants.callers import Caller
+from tenants.fast_settings import settings
 from tenants.proxies import client_address
 from tenants.shared_cache import SharedCache, shared_cache
 

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from django.conf import settings
+
+from tenants.fast_settings import settings
 
 
 def current_key(purpose: str) -> bytes:

@@ -9,13 +9,13 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.http.request import HttpRequest, split_domain_port, validate_host
 from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
 from rest_framework import exceptions
 
+from tenants.fast_settings import settings
 from tenants.proxies import came_by_proxy
 
 Scope = MutableMapping[str, Any]

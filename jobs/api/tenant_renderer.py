@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from operator import itemgetter
 from typing import Any
 
-from django.conf import settings
 from django.http import HttpRequest
+from django.utils.functional import cached_property
 from prometheus_client import Counter
 
 from jobs.artifacts.redaction import Redactor, redactor
@@ -21,6 +21,7 @@ from jobs.artifacts.signing import artifact_store, links
 from jobs.artifacts.storage_keys import check_storage_key
 from jobs.database.artifacts import ArtifactRow
 from tenants.callers import Caller
+from tenants.fast_settings import settings
 
 logger = logging.getLogger("jobs.artifacts")
 

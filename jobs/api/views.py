@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from typing import Any, cast
 
-from django.conf import settings
 from django.db import OperationalError
 from django.urls import resolve
 from django.utils.functional import cached_property
@@ -26,6 +25,7 @@ from jobs.api.tenant_renderer import TenantRenderer, count_presigned
 from jobs.database.credentials import CREDENTIALS
 from tenants.authentication import BearerAuthentication
 from tenants.callers import Caller
+from tenants.fast_settings import settings
 
 # Cached because clients poll the same URLs, and resolving a route costs as much as authentication.
 _resolved = lru_cache(maxsize=1024)(resolve)

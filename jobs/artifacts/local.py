@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
-from django.conf import settings
 from django.core.files.storage import FileSystemStorage
 from django.core.signing import b64_encode
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -24,6 +23,7 @@ from django.utils.deconstruct import deconstructible
 
 from jobs.artifacts.objects import ObjectMetadata, StoredObject, image_size
 from jobs.artifacts.signing import LinkSigner, signing_times
+from tenants.fast_settings import settings
 
 _QUERY = re.compile(r"expires=([1-9][0-9]{0,11})&signature=([A-Za-z0-9_-]{43})")
 

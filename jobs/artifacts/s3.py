@@ -13,12 +13,12 @@ from urllib.parse import parse_qs, urlsplit
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import URLLib3Session
-from django.conf import settings
 from storages.backends.s3 import S3Storage
 
 from jobs.artifacts.objects import CHUNK_BYTES, ObjectMetadata, RangeReader, StoredObject, image_size
 from jobs.artifacts.signing import CannotSign, LinkSigner, signing_times
 from jobs.artifacts.sigv4 import Credentials, Presigner
+from tenants.fast_settings import settings
 
 PROBE_SECONDS = 2.0  # to connect, and between two packets of a response; longer than /readyz waits for it
 

@@ -12,12 +12,13 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.conf import settings
 from psycopg import AsyncConnection, Connection, errors, pq
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.waiting import Ready, Wait
 from ulid import ULID
+
+from tenants.fast_settings import settings
 
 Row = tuple[str | None, ...]
 AnyConnection = AsyncConnection[Any] | Connection[Any]
@@ -52,18 +53,23 @@ class Statement:
     ``constants`` are its parameters by position; ``names`` says which of them are bound by name at each use.
     """
 
-    __slots__ = ("_constants", "_names", "name", "sql")
+    __slots__ = ("_constants", "_positions", "name", "sql")
 
     def __init__(self, sql: str, constants: Sequence[object], names: Mapping[int, str]) -> None:
         self.sql = numbered(sql)
         self.name = hashlib.blake2b(self.sql, digest_size=16).hexdigest().encode()
         self._constants = [encoded(each) for each in constants]
-        self._names = list(names.items())
+        positions: dict[str, list[int]] = {}
+        for position, name in names.items():
+            positions.setdefault(name, []).append(position)
+        self._positions = list(positions.items())
 
     def bound(self, values: Mapping[str, object]) -> list[bytes | None]:
         params = self._constants.copy()
-        for position, name in self._names:
-            params[position] = encoded(values[name])
+        for name, positions in self._positions:
+            value = encoded(values[name])
+            for position in positions:
+                params[position] = value
         return params
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from django.conf import settings
 from django.db import connections, models
 from django.db.models import Expression, Func, Subquery
 from django.db.models.fields.tuple_lookups import Tuple
@@ -19,6 +18,7 @@ from django.db.models.sql.compiler import SQLCompiler
 
 from jobs.database import pipeline, readers
 from jobs.database.replica import primary_first, replica_first
+from tenants.fast_settings import settings
 
 # A placeholder for a limit that is chosen at each read. PreparedQuery replaces it in the SQL by the real number, so
 # that the planner sees it. The number is unusual, so that it occurs nowhere else.
@@ -187,10 +187,9 @@ class PreparedQuery:
 
         If ``is_enough`` rejects the replica's row, the primary is read.
         """
-        read_from = partial(self.read_document, values, limit=limit)
         if settings.API_REPLICA:
-            return await replica_first(read_from, is_enough)
-        return await read_from(settings.API_DATABASE)
+            return await replica_first(partial(self.read_document, values, limit=limit), is_enough)
+        return await self.read_document(values, settings.API_DATABASE, limit)
 
     async def fetch_latest_document(self, values: Mapping[str, Any], limit: int = ANY_LIMIT) -> str | None:
         """As :meth:`fetch_document`, of the primary or, while that is down, of the replica."""
@@ -244,7 +243,8 @@ class PreparedQuery:
 
 async def read(statement: Statement, values: Mapping[str, Any], alias: str) -> list[tuple[Any, ...]]:
     """The rows, from the database ``alias``."""
-    return await (await readers.reader(alias)).read(statement, values)
+    reader = readers.readers.get(alias) or await readers.reader(alias)
+    return await reader.read(statement, values)
 
 
 def with_values(sql: str, params: list[Any], number: int) -> tuple[str, list[Any]]:

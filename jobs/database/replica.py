@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TypeVar
 
-from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError
 
 from jobs.database import readers
+from tenants.fast_settings import settings
 
 logger = logging.getLogger("jobs.replica")
 

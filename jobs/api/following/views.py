@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import ClassVar, NamedTuple
 
-from django.conf import settings
 from ulid import ULID
 
 from jobs.api.following.places import STREAMS, WAITING, TooManyStreams, WorkerIsFull, places
@@ -22,6 +21,7 @@ from jobs.api.views import TenantViewSet
 from jobs.database.credentials import CREDENTIALS
 from tenants.authentication import Unauthenticated, verify_credential
 from tenants.callers import CredentialRejected
+from tenants.fast_settings import settings
 
 # A credential was checked at most so many seconds ago when a stream goes on, or a request is answered that waited.
 CREDENTIAL_AGE_SECONDS = 1.0

@@ -8,8 +8,6 @@ from functools import partial
 from time import time
 from typing import Any, Literal
 
-from django.conf import settings
-
 from jobs.api.body_cache import Rendered
 from jobs.api.errors import JobNotFound
 from jobs.api.etags import newest_version, shape_of
@@ -29,6 +27,7 @@ from jobs.database.prepared import PreparedQuery
 from jobs.database.replica import primary_caught_up
 from jobs.models import Job
 from jobs.ulid import parse_ulid
+from tenants.fast_settings import settings
 
 # How long the primary may take to show an event that a caller has from a replica. Any caller can name a ``since``, so
 # it is short.
