@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from jobs.api.following.wakeups import wake_ups
 from jobs.api.request import Message, Receive, Scope, Send
 from jobs.api.views import api
+from jobs.artifacts import signing
 from jobs.artifacts.downloads import download
 from jobs.database.prepared import compile_queries
 from jobs.database.readers import close_readers, open_readers
@@ -93,6 +94,7 @@ def with_middleware(pages: Any) -> ASGIApp:
 def make_application() -> ASGIApp:
     """The whole gateway as one ASGI application. Its queries are compiled here, in the thread that imports it."""
     app = with_middleware(make_pages())
+    signing.make_ready()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

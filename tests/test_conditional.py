@@ -208,7 +208,9 @@ def test_it_lives_as_long_as_the_links_do(acme_client, paths, monkeypatch, setti
 
 def test_it_changes_with_the_credentials_that_sign(acme_client, paths, s3_store, monkeypatch):
     first = etags(acme_client, paths)
-    monkeypatch.setattr(s3_store._credentials, "secret_key", "another")
+    found = s3_store.credentials.now()
+    others = found._replace(credentials=found.credentials._replace(secret_key="another"))
+    monkeypatch.setattr(s3_store.credentials, "now", lambda: others)
     assert not set(first) & set(etags(acme_client, paths))
 
 

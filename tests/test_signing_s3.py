@@ -269,12 +269,16 @@ def test_a_link_lives_no_longer_than_temporary_credentials(aws, credential_proce
     assert query["X-Amz-Security-Token"] == "token of ASIA1"
 
 
-def test_refreshed_credentials_start_a_new_window(aws, credential_process):
-    credential_process("ASIA1", time.time() + 300)  # so close to its end that botocore asks for new ones at each use
+def test_refreshed_credentials_start_a_new_window(aws, credential_process, monkeypatch):
+    monkeypatch.setattr("jobs.artifacts.credentials.LOOK_SECONDS", 0.01)
+    credential_process("ASIA1", time.time() + 300)  # so close to its end that new ones are asked for
     aws(keys_from_elsewhere=True)
-    before = links("")
+    before = after = links("")
     credential_process("ASIA2", time.time() + 3600)
-    after = links("")
+    deadline = time.monotonic() + 30
+    while after.window == before.window and time.monotonic() < deadline:
+        time.sleep(0.02)
+        after = links("")
     assert query_of(before.url("a.png"))["X-Amz-Security-Token"] == "token of ASIA1"
     assert query_of(after.url("a.png"))["X-Amz-Security-Token"] == "token of ASIA2"
     assert after.window != before.window

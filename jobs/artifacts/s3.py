@@ -11,10 +11,11 @@ from typing import IO, Any
 from urllib.parse import parse_qs, urlsplit
 
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from botocore.httpsession import URLLib3Session
 from storages.backends.s3 import S3Storage
 
+from jobs.artifacts.credentials import SigningCredentials
 from jobs.artifacts.objects import CHUNK_BYTES, ObjectMetadata, RangeReader, StoredObject, image_size
 from jobs.artifacts.signing import CannotSign, LinkSigner, signing_times
 from jobs.artifacts.sigv4 import Credentials, Presigner
@@ -46,10 +47,8 @@ def _checksum(answer: dict[str, Any]) -> str:
 class SignedS3Storage(S3Storage):
     """django-storages' S3 storage, whose presigned URLs are constant for a window and take 4 µs (boto3's take 260).
 
-    Credentials are those of django-storages: settings, environment, then boto3's chain, refreshed before they expire.
+    Credentials are those of django-storages: settings, environment, then boto3's chain.
     """
-
-    _credentials: Any = None
 
     def get_default_settings(self) -> dict[str, Any]:
         defaults = {**super().get_default_settings(), "signature_version": "s3v4", "file_overwrite": False}
@@ -57,6 +56,10 @@ class SignedS3Storage(S3Storage):
             # django-storages reads keys from the environment without their expiry; boto3's own chain reads both.
             defaults.update(access_key=None, secret_key=None, security_token=None)
         return defaults
+
+    @cached_property
+    def credentials(self) -> SigningCredentials:
+        return SigningCredentials(lambda: self._create_session().get_credentials())
 
     @cached_property
     def _bucket_url_and_region(self) -> tuple[str, str]:
@@ -84,7 +87,7 @@ class SignedS3Storage(S3Storage):
 
     def links(self, base_url: str) -> LinkSigner:
         """The signer of the current window and credentials; ``base_url`` is not used. 3 µs. Raises CannotSign."""
-        credentials, expiry = self._credentials_now()
+        credentials, expiry = self.credentials.now()
         now = time.time()
         signed_at, expires_at = signing_times(now, settings.PRESIGN_TTL_SECONDS)
         if expiry is not None and expiry < expires_at:
@@ -183,20 +186,3 @@ class SignedS3Storage(S3Storage):
     def _client(self) -> Any:
         """boto3's client, which is thread-safe."""
         return self.connection.meta.client
-
-    def _credentials_now(self) -> tuple[Credentials, float | None]:
-        """Credentials, refreshed if they are about to expire, and the expiry of temporary ones."""
-        try:
-            if self._credentials is None:
-                self._credentials = self._create_session().get_credentials()
-            frozen = self._credentials and self._credentials.get_frozen_credentials()
-        except (BotoCoreError, RuntimeError) as error:  # RuntimeError: expired even after a refresh
-            raise CannotSign("The credentials of the artifact store cannot be loaded or refreshed.") from error
-        if not (frozen and frozen.access_key and frozen.secret_key):
-            raise CannotSign(
-                "There are no credentials for the artifact store. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "or give this machine an IAM role."
-            )
-        # botocore has no public name for the expiry; permanent credentials do not have the attribute.
-        expiry = getattr(self._credentials, "_expiry_time", None)
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token), expiry and expiry.timestamp()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 from django.core.exceptions import ImproperlyConfigured
@@ -86,6 +87,17 @@ def artifact_store() -> ArtifactStore:
 def links(base_url: str) -> LinkSigner:
     """The signer for the response to a request to ``base_url`` ("https://jobs.example.com"). Raises CannotSign."""
     return artifact_store().links(base_url)
+
+
+def make_ready() -> None:
+    """Loads what signing needs, for half a second, so that no request waits for it: credentials, botocore's S3.
+
+    Without credentials nothing is raised: they may come later.
+    """
+    store = artifact_store()
+    with suppress(CannotSign):
+        store.links("https://localhost")
+    _ = store.base_urls
 
 
 def signing_times(now: float, ttl_seconds: int) -> tuple[int, int]:

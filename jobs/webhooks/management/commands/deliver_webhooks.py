@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseFailure
 
+from jobs.artifacts import signing
 from jobs.database import row_security
 from jobs.management.arguments import at_least
 from jobs.management.errors import database_failed
@@ -44,6 +45,7 @@ class Command(BaseCommand):
         row_security.check_before_serving()
         if settings.METRICS_PORT:
             metrics.serve()
+        signing.make_ready()
         try:
             # Not on uvloop, which looks up two names at a time: receivers whose name servers do not answer would delay
             # all others.
