@@ -31,7 +31,7 @@ def gateway(transactional_db, acme, job_of):
 
 @pytest.mark.parametrize("examples", SIZES)
 # Without a token every answer is a refusal, before the database is asked.
-@pytest.mark.parametrize("credential", ["a token", pytest.param("none", marks=pytest.mark.full_on_postgresql)])
+@pytest.mark.parametrize("credential", ["a token", pytest.param("none", marks=pytest.mark.full)])
 def test_no_check_of_schemathesis_fails(gateway, acme_token, credential, examples, tmp_path, record_property):
     headers = ["--header", f"Authorization: Bearer {acme_token}"] if credential == "a token" else []
     done = subprocess.run(
