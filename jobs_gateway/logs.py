@@ -121,7 +121,7 @@ def trace_id_of(scope: Scope) -> str | None:
 
 
 def access_log() -> Callable[[Scope, str, str, int, float], None]:
-    """What writes the line of one answered request: it takes 3 µs, where the logging module takes 14.
+    """What writes the line of one answered request: it takes 4 µs, where the logging module takes 14.
 
     The line names the route's pattern, never the path, which may hold a storage key; of a token, its prefix; of a
     rejected credential, the reason.
