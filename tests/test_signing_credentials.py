@@ -8,10 +8,12 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 
 import pytest
+from botocore.credentials import Credentials
 
 from jobs.artifacts import signing
 from jobs.artifacts.credentials import SigningCredentials
@@ -143,3 +145,23 @@ def test_credentials_that_cannot_be_renewed_are_used_until_their_end_and_that_is
     assert [record.message for record in caplog.records] == [
         "The credentials of the artifact store cannot be loaded or refreshed (RuntimeError)."
     ]
+
+
+def test_a_worker_starts_although_nobody_answers_for_its_credentials(monkeypatch):
+    monkeypatch.setattr("jobs.artifacts.credentials.FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("jobs.artifacts.credentials.LOOK_SECONDS", 0.01)
+    answer = threading.Event()
+
+    def find():
+        answer.wait(60)
+        return Credentials("AKIA1", "secret")
+
+    credentials = SigningCredentials(find)
+    for _ in range(3):
+        with pytest.raises(CannotSign, match="not been found yet"):
+            credentials.now()
+    answer.set()
+    deadline = time.monotonic() + 30
+    while not credentials.is_permanent and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert credentials.now().credentials.access_key == "AKIA1"

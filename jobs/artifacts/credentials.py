@@ -14,6 +14,8 @@ from jobs.artifacts.sigv4 import Credentials
 
 logger = logging.getLogger("jobs.artifacts")
 
+# How long the first call waits for them.
+FIRST_SECONDS = 10.0
 # How long before their end temporary credentials are renewed, as botocore does it, and how often that is looked at.
 RENEW_SECONDS = 15 * 60
 LOOK_SECONDS = 5.0
@@ -27,37 +29,44 @@ class Found(NamedTuple):
 
 
 class SigningCredentials:
-    """The credentials that ``find`` finds, by botocore's chain, renewed in a thread before they expire.
+    """The credentials that ``find`` finds, by botocore's chain: found, and renewed before they expire, in a thread.
 
-    To find and to renew them may take many seconds: a metadata service, STS or a program is asked. Only the first call
-    of :meth:`now` waits for that, which a worker makes before it serves.
+    Both may take many seconds: a metadata service, STS or a program is asked. Only the first call of :meth:`now` waits
+    for that, which a worker makes before it serves.
     """
 
     def __init__(self, find: Callable[[], Any]) -> None:
         self._find = find
         self._source: Any = None  # botocore's credentials, which renew themselves when they are read
         self._found: Found | None = None
-        self._problem = ""
-        self._was_read = False
+        self._problem = "The credentials of the artifact store have not been found yet."
+        self._has_waited = False
+        self._was_read = threading.Event()
         self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     def now(self) -> Found:
         """Raises CannotSign where there are none. Those that could not be renewed are returned even if they expired."""
-        if not self._was_read:
-            self._read_first()
+        if not self._has_waited:
+            self._wait_for_first()
         if self._found is None:
             raise CannotSign(self._problem)
         return self._found
 
-    def _read_first(self) -> None:
+    def _wait_for_first(self) -> None:
         with self._lock:
-            if not self._was_read:
-                self.read()
-                self._was_read = True
-                if self._found is None or self._found.expires_at is not None:
-                    threading.Thread(
-                        target=_keep_fresh, args=(weakref.ref(self),), name="credentials", daemon=True
-                    ).start()
+            if self._thread is None:
+                # It keeps nothing alive, and ends when its owner does.
+                self._thread = threading.Thread(
+                    target=_keep_fresh, args=(weakref.ref(self),), name="credentials", daemon=True
+                )
+                self._thread.start()
+        self._was_read.wait(FIRST_SECONDS)
+        self._has_waited = True
+
+    @property
+    def is_permanent(self) -> bool:
+        return self._found is not None and self._found.expires_at is None
 
     def is_due(self) -> bool:
         """Whether they are to be read again."""
@@ -66,7 +75,7 @@ class SigningCredentials:
         return self._found.expires_at is not None and time.time() > self._found.expires_at - RENEW_SECONDS
 
     def read(self) -> None:
-        """Reads them again, or logs once why they cannot be read."""
+        """Reads them, or logs once why they cannot be read."""
         problem = ""
         try:
             if self._source is None:
@@ -88,15 +97,15 @@ class SigningCredentials:
         if problem and problem != self._problem:
             logger.error("%s", problem)
         self._problem = problem
+        self._was_read.set()
 
 
 def _keep_fresh(owner: weakref.ref[SigningCredentials]) -> None:
     """Looks at the clock and not only at a timer, which stands still while a machine is suspended."""
-    while True:
-        time.sleep(LOOK_SECONDS)
-        credentials = owner()
-        if credentials is None:
-            return
+    while (credentials := owner()) is not None:
         if credentials.is_due():
             credentials.read()
-        del credentials  # while this thread sleeps, it keeps nothing
+        if credentials.is_permanent:
+            return
+        del credentials  # while this thread sleeps
+        time.sleep(LOOK_SECONDS)
