@@ -25,5 +25,5 @@ settings = cast(LazySettings, _ReadSettings())
 
 
 @receiver(setting_changed)
-def _forget(*, setting: str, **_: object) -> None:
+def _drop_changed(*, setting: str, **_: object) -> None:
     settings.__dict__.pop(setting, None)

@@ -1,4 +1,4 @@
-"""Settings as the path of a request reads them: what they are now, and not through Django's proxy."""
+"""``tenants.fast_settings`` returns current values, and a request reads no setting through Django's proxy."""
 
 from __future__ import annotations
 

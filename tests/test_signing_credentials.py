@@ -1,4 +1,4 @@
-"""Credentials that boto3 has to ask for, and that expire: no request waits for whoever gives them out."""
+"""Signing with temporary credentials: no request waits while they are found or renewed."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_no_request_loads_anything_after_that(acme_client, path, s3_store, monke
 
 
 def test_credentials_may_come_later(credential_program, aws, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("jobs.artifacts.credentials.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("jobs.artifacts.credentials.CHECK_SECONDS", 0.01)
     monkeypatch.setenv("AWS_CONFIG_FILE", credential_program.environment["AWS_CONFIG_FILE"])  # it says nothing yet
     aws(keys_from_elsewhere=True)
     signing.make_ready()
@@ -123,7 +123,7 @@ def test_credentials_may_come_later(credential_program, aws, monkeypatch):  # no
 
 def test_credentials_that_cannot_be_renewed_are_used_until_their_end_and_that_is_logged_once(caplog):
     class Expiring:
-        """botocore's, of which only the first can be had."""
+        """Credentials of botocore that can be read once."""
 
         access_key, secret_key, token = "ASIA1", "secret", "token"
         _expiry_time = datetime.fromtimestamp(time.time() + MINUTE, UTC)
@@ -147,9 +147,9 @@ def test_credentials_that_cannot_be_renewed_are_used_until_their_end_and_that_is
     ]
 
 
-def test_a_worker_starts_although_nobody_answers_for_its_credentials(monkeypatch):
+def test_a_worker_starts_although_its_credentials_are_late(monkeypatch):
     monkeypatch.setattr("jobs.artifacts.credentials.FIRST_SECONDS", 0.05)
-    monkeypatch.setattr("jobs.artifacts.credentials.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("jobs.artifacts.credentials.CHECK_SECONDS", 0.01)
     answer = threading.Event()
 
     def find():

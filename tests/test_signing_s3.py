@@ -270,7 +270,7 @@ def test_a_link_lives_no_longer_than_temporary_credentials(aws, credential_proce
 
 
 def test_refreshed_credentials_start_a_new_window(aws, credential_process, monkeypatch):
-    monkeypatch.setattr("jobs.artifacts.credentials.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("jobs.artifacts.credentials.CHECK_SECONDS", 0.01)
     credential_process("ASIA1", time.time() + 300)  # so close to its end that new ones are asked for
     aws(keys_from_elsewhere=True)
     before = after = links("")

@@ -1,4 +1,4 @@
-"""The credentials that URLs are signed with. Some have to be asked for, and expire."""
+"""The credentials that URLs are signed with. Temporary ones are renewed before they expire."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jobs.artifacts.sigv4 import Credentials
 
 logger = logging.getLogger("jobs.artifacts")
 
-# How long the first call waits for them.
+# The longest that the first call waits for credentials.
 FIRST_SECONDS = 10.0
-# How long before their end temporary credentials are renewed, as botocore does it, and how often that is looked at.
+# How long before their end temporary credentials are renewed, as botocore does it, and how often that is checked.
 RENEW_SECONDS = 15 * 60
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 
 
 class Found(NamedTuple):
@@ -56,7 +56,7 @@ class SigningCredentials:
     def _wait_for_first(self) -> None:
         with self._lock:
             if self._thread is None:
-                # It keeps nothing alive, and ends when its owner does.
+                # A weak reference: the thread ends when the storage is gone.
                 self._thread = threading.Thread(
                     target=_keep_fresh, args=(weakref.ref(self),), name="credentials", daemon=True
                 )
@@ -101,11 +101,11 @@ class SigningCredentials:
 
 
 def _keep_fresh(owner: weakref.ref[SigningCredentials]) -> None:
-    """Looks at the clock and not only at a timer, which stands still while a machine is suspended."""
+    """Compares times of day: a timer stands still while a machine is suspended."""
     while (credentials := owner()) is not None:
         if credentials.is_due():
             credentials.read()
         if credentials.is_permanent:
             return
         del credentials  # while this thread sleeps
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
