@@ -16,7 +16,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses
 PYTEST_FULL = $(PYTEST) --full -o faulthandler_timeout=7200
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-full lint prove openapi client-models screenshots bench lock
+.PHONY: help run install serve test test-full lint prove openapi client-models screenshots bench lock
 
 help: ## List what make can do.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +24,10 @@ help: ## List what make can do.
 run: $(VENV)/.installed ## Install, migrate, fill an empty store with a demo, print requests to try, serve on 127.0.0.1:${PORT:-8000}.
 	@exec $(BIN)/python manage.py serve --demo
 
+install: $(VENV)/.installed ## Install what the gateway needs into .venv.
+
 serve: ## The same without demo or install; every setting comes from the environment or .env.
-	@test -x $(BIN)/python || { echo "Nothing is installed in $(VENV) yet: make run installs it."; exit 1; }
+	@test -x $(BIN)/python || { echo "Nothing is installed in $(VENV) yet: make install"; exit 1; }
 	@exec $(BIN)/python manage.py serve
 
 test: lint ## Lint, types, migrations, and every test on SQLite and on PostgreSQL.

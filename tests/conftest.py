@@ -120,6 +120,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def is_unwanted(item: pytest.Item) -> bool:
         marks = {mark.name for mark in item.iter_markers()}
+        if {"sqlite", "postgresql"} <= marks:
+            raise pytest.UsageError(f"{item.nodeid} is marked for both databases, so it would run on neither.")
         is_alike = f"full_on_{TEST_DATABASE}" in marks and TEST_DATABASE not in marks
         return bool(unwanted & marks) or (is_alike and not config.getoption("--full"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,6 +80,24 @@ def test_truth_beside_what_is_kept(acme, globex, jobs):
     assert backfill_status() == f"6 jobs checked, 0 repaired\n{said}"
     assert counts_of(acme) == true_counts(acme)
     assert backfill_status(dry_run=True) == "6 jobs checked, 0 differ\n"
+
+
+def test_a_signal_while_tenants_are_counted_stops_it_after_the_tenant(acme, globex, jobs, monkeypatch):
+    JobCounts.objects.for_tenant(acme).update(success=7)
+    JobCounts.objects.for_tenant(globex).update(success=7)
+    drift = counts.drift
+
+    def signalled(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return drift(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counts, "drift", signalled)
+        stopped = backfill_status().splitlines()
+    assert stopped[:2] == ["6 jobs checked, 0 repaired", "acme: SUCCESS counted as 7, should be 1"]
+    last = Job.all_tenants.order_by("pk").last()
+    assert stopped[2:] == ["Stopped. Resume with:", f"python manage.py backfill_status --batch 500 --after {last}"]
+    assert backfill_status(after=last.pk) == "0 jobs checked, 0 repaired\nglobex: SUCCESS counted as 7, should be 0\n"
 
 
 def test_a_tenant_whose_counts_are_missing_gets_them(acme, jobs):

@@ -22,7 +22,6 @@ from jobs_gateway.environment import parse_file
 from tests.servers import answers, free_ports, wait_until
 from tests.shared_servers import BUCKET, migrated_sqlite
 from tests.stores import Store
-from tests.test_checks import manage
 
 pytestmark = pytest.mark.sqlite  # no database is used: once is enough
 
@@ -110,7 +109,6 @@ def test_each_timer_starts_a_unit_that_is_there():
     assert [name for name in timers if name.replace(".timer", ".service") not in UNITS] == []
 
 
-@pytest.mark.sqlite
 def test_the_commands_of_the_timers_run_and_finish(new_store, tmp_path):
     units = "".join((DEPLOY / name).read_text() for name in UNITS if "Type=oneshot" in (DEPLOY / name).read_text())
     commands = re.findall(rf"^ExecStart={PYTHON} manage\.py (.*)$", units, re.MULTILINE)
@@ -129,35 +127,6 @@ def test_the_settings_that_the_guide_shows_can_be_read():
     assert set(parse_file(shown.encode(), "guide")) - settings_read() == set()
 
 
-@pytest.mark.postgresql
-def test_the_commands_of_the_guide_set_up_an_empty_database(postgresql_server, s3_server, tmp_path):
-    postgresql_server.psql("CREATE DATABASE guide OWNER gateway")
-    [shown] = re.findall(r"```ini\n(.*?)```", GUIDE, re.DOTALL)
-    given = parse_file(shown.encode(), "guide") | {
-        "DATABASE_URL": postgresql_server.url("guide", user="gateway"),
-        "DATABASE_API_URL": postgresql_server.url("guide", user="gateway_api"),
-        "DJANGO_SUPERUSER_PASSWORD": "correct-horse-battery",
-        "DJANGO_SECRET_KEY": "kD8Vq2mN7rT4xB9wZ1cF6hJ3pL5sG0aYeUoIiQvXtRnMbWzK-4f7Hq",
-        "DATA_DIR": str(tmp_path),
-        "WEB_WORKERS": "1",
-    }
-    commands = re.findall(r"^manage( REQUIRE_ROW_SECURITY=0)? \.venv/bin/python manage\.py (.*)$", GUIDE, re.MULTILINE)
-    assert [command.split()[0] for _, command in commands] == [
-        "check",
-        "serve",
-        "grant_api_role",
-        "createsuperuser",
-        "create_tenant",
-        "issue_token",
-    ]
-    for without, command in commands:
-        asked = ["--noinput"] if command.startswith("createsuperuser") else []
-        security = {"REQUIRE_ROW_SECURITY": "0"} if without else {}
-        done = manage(*command.split(), *asked, **given | security)
-        assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.sqlite
 def test_the_rule_of_the_guide_lets_a_page_read_what_is_in_the_bucket(s3_server):
     [rule] = re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)
     client = s3_server.client()
@@ -173,7 +142,6 @@ def test_the_rule_of_the_guide_lets_a_page_read_what_is_in_the_bucket(s3_server)
     client.delete_object(Bucket=bucket, Key="front.png")
 
 
-@pytest.mark.sqlite
 def test_another_asgi_server_needs_migrate_alone_to_be_ready(tmp_path):
     data = tmp_path / "data"
     data.mkdir()

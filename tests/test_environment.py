@@ -147,7 +147,6 @@ def test_a_command_ends_with_one_sentence_where_a_line_cannot_be_read(tmp_path):
     )
 
 
-@pytest.mark.sqlite
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="shows no environment of a process")
 def test_the_server_inherits_nothing_from_the_file_so_that_a_reload_takes_up_what_changed(tmp_path):
     (tmp_path / ".env").write_text("PUBLIC_BASE_URL=https://before.example.com\n")

@@ -153,6 +153,8 @@ def test_a_folder_that_leads_elsewhere_is_not_followed(two_tenants, acme, local_
     with pytest.raises(CommandError, match="no folder of the artifact store"):
         erase("acme", "--yes", "--objects")
     assert (root / "tenants/globex/0.png").exists()
+    with pytest.raises(CommandError, match=r"^Nothing was removed\. The artifact store failed: .* no folder of the"):
+        erase("acme", "--dry-run", "--objects")
 
 
 def test_objects_in_a_bucket_go_too(two_tenants, s3_store, s3_server):

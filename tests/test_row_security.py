@@ -8,7 +8,7 @@ from io import StringIO
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import ProgrammingError
 
 from jobs.api.fleet import queries as fleet_queries
@@ -18,6 +18,7 @@ from jobs.models import Artifact, Job, JobCounts, JobEvent
 from tenants import tokens
 from tenants.scoping import TenantManager
 from tests.conftest import client_with
+from tests.test_checks import manage
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True, databases=["default", "api"])]
 
@@ -156,7 +157,19 @@ def test_serving_as_the_role_is_what_is_asked_for(api_role, settings, caplog):
 
 
 def test_a_superuser_is_refused_as_the_role_of_the_api(db):
-    from django.core.management.base import CommandError
-
     with pytest.raises(CommandError, match="superuser"):
         call_command("grant_api_role", "postgres", stdout=StringIO())
+
+
+def test_where_nothing_can_be_granted_it_says_what_to_do(postgresql_server, tmp_path):
+    postgresql_server.psql("CREATE ROLE plain LOGIN", "CREATE DATABASE untouched OWNER plain")
+    url = postgresql_server.url("untouched", user="plain")
+    asked = {"DATABASE_URL": url, "DJANGO_SECRET_KEY": "s" * 50, "DATA_DIR": str(tmp_path)}
+    missing = manage("grant_api_role", "gateway_api", **asked)
+    assert missing.stderr == (
+        'CommandError: Nothing was granted: relation "tenants_tenant" does not exist. '
+        "Make the tables first: manage.py serve --prepare-only\n"
+    )
+    new = manage("grant_api_role", "another", **asked)
+    assert new.stderr.startswith("CommandError: Nothing was granted: permission denied to create role. The role of ")
+    postgresql_server.psql("DROP DATABASE untouched", "DROP ROLE plain")

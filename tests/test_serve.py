@@ -471,6 +471,15 @@ def test_a_production_setting_without_a_secret_stops_it_and_says_why(tmp_path):
     assert "DJANGO_SECRET_KEY is not set, and DJANGO_SECURE says that this is not a trial." in printed
 
 
+@pytest.mark.sqlite
+def test_a_demo_is_refused_where_the_settings_say_that_this_is_production(tmp_path):
+    process = serve(tmp_path, "--demo", DJANGO_SECURE="1", DJANGO_SECRET_KEY="s" * 50, TRUSTED_PROXIES="127.0.0.1")
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Serve without it: make serve" in printed
+    assert not (tmp_path / "gateway.sqlite3").exists()
+
+
 @pytest.mark.postgresql
 @pytest.mark.django_db(transaction=True)
 def test_on_postgresql_a_worker_for_each_core_serves(tmp_path, acme, acme_token, job_of):

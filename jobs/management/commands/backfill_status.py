@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -15,7 +16,7 @@ from jobs.ingest.recompute_status import Difference, RecomputedBatch, recompute_
 from jobs.management.arguments import ulid
 from jobs.management.batches import BatchCommand, IncompleteRun, Run
 from jobs.management.errors import DATABASE_ERRORS, FileError, database_failed
-from jobs.management.progress import counted
+from jobs.management.progress import Progress, counted
 from jobs.management.waiting import DatabaseWait
 from jobs.models import Job
 from jobs.ulid import parse_ulid
@@ -51,18 +52,17 @@ class Command(BatchCommand):
             jobs = jobs.filter(public_id__gt=self.last)
         if tenant is not None:
             jobs = jobs.filter(tenant=tenant)
+        tenants = [tenant] if tenant else list(Tenant.objects.order_by("pk"))
         try:
             with self.running(options, checkpoint, jobs.count()) as run:
                 different, unordered = self.recompute(jobs, options["batch"], dry_run, run)
+                drifted, repeated = self.check_tenants(tenants, dry_run, run)
         except DATABASE_ERRORS as error:
             raise self.incomplete_run(database_failed(error), options) from error
         except FileError as error:
             raise self.incomplete_run(str(error), options) from error
         if run.stop.requested:
             raise self.incomplete_run("Stopped", options)
-        tenants = [tenant] if tenant else list(Tenant.objects.all())
-        drifted = sum([self.count(each, dry_run) for each in tenants])
-        repeated = sum([self.check_positions(each) for each in tenants])
         checkpoint.remove()
         if unordered or repeated:
             raise CommandError(
@@ -106,22 +106,33 @@ class Command(BatchCommand):
             self.stdout.write(f"  {number:,} × {name}")
         return different, unordered
 
-    def count(self, tenant: Tenant, dry_run: bool) -> bool:
-        """True if the tenant's counts or its last position were wrong."""
-        drift = counts.drift(tenant.pk, repair=not dry_run)
-        for name, (kept, true) in drift.items():
-            if name == "last_position":
-                self.stdout.write(f"{tenant.slug}: last position is {kept:,}, but an event has {true:,}")
-            else:
-                self.stdout.write(f"{tenant.slug}: {name} counted as {kept:,}, should be {true:,}")
-        return bool(drift)
+    def check_tenants(self, tenants: Sequence[Tenant], dry_run: bool, run: Run) -> tuple[int, int]:
+        """Returns the number of tenants whose counts or last position were wrong, and of those with one position for
+        several events."""
+        wait = DatabaseWait(run.stop, self.say)
+        progress = Progress(self.stderr, len(tenants), self.name)
+        drifted = repeated = 0
+        for done, tenant in enumerate(tenants):
+            if run.stop.requested:
+                break
+            progress.show(done, f"counts of {done:,} of {counted(len(tenants), 'tenant')} checked")
+            drift = wait.run(partial(counts.drift, tenant.pk, repair=not dry_run))
+            positions = wait.run(partial(counts.repeated_positions, tenant.pk))
+            progress.clear()
+            for line in (*drift_lines(drift), *(f"position {each:,} belongs to several events" for each in positions)):
+                self.stdout.write(f"{tenant.slug}: {line}")
+            drifted += bool(drift)
+            repeated += bool(positions)
+        progress.clear()
+        return drifted, repeated
 
-    def check_positions(self, tenant: Tenant) -> bool:
-        """True if several of the tenant's events have one position."""
-        repeated = counts.repeated_positions(tenant.pk)
-        for position in repeated:
-            self.stdout.write(f"{tenant.slug}: position {position:,} belongs to several events")
-        return bool(repeated)
+
+def drift_lines(drift: dict[str, tuple[int, int]]) -> Iterator[str]:
+    for name, (kept, true) in drift.items():
+        if name == "last_position":
+            yield f"last position is {kept:,}, but an event has {true:,}"
+        else:
+            yield f"{name} counted as {kept:,}, should be {true:,}"
 
 
 def summary(difference: Difference) -> str:

@@ -101,7 +101,17 @@ class Command(StoppableCommand):
         found = f"{summary(erasure.Erased(*rows))}, {counted(tenant.tokens.count(), 'token')}"
         if store is None:
             return found
-        return f"{found}, {counted(sum(map(len, store.list_versions(tenant.storage_prefix))), 'object')}"
+        objects = 0
+        progress = Progress(self.stderr, None, self.name)
+        try:
+            for some in store.list_versions(tenant.storage_prefix):
+                objects += len(some)
+                progress.show(objects, f"{counted(objects, 'object')} found")
+        except STORE_ERRORS as error:
+            raise CommandError(f"Nothing was removed. The artifact store failed: {reason(error)}") from error
+        finally:
+            progress.clear()
+        return f"{found}, {counted(objects, 'object')}"
 
     def is_confirmed(self, tenant: Tenant, store: ArtifactStore | None) -> bool:
         self.stderr.write(f"This removes tenant {tenant} for good: {self.inventory(tenant, store)}.")

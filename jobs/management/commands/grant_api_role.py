@@ -6,11 +6,19 @@ import argparse
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connection, transaction
+from django.db import ProgrammingError, connection, transaction
 from psycopg import sql
+
+from jobs.management.errors import reason
 
 # The tables that the API reads. Tenants and tokens too, because a credential is looked up before its tenant is known.
 READS = ("tenants_tenant", "tenants_apitoken", "jobs_job", "jobs_jobevent", "jobs_artifact", "jobs_jobcounts")
+
+# What helps, by PostgreSQL's code of the error.
+HINTS = {
+    "42P01": " Make the tables first: manage.py serve --prepare-only",
+    "42501": " The role of DATABASE_URL has to own the tables and, where the role is new, to have CREATEROLE.",
+}
 
 
 class Command(BaseCommand):
@@ -35,12 +43,22 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if connection.vendor != "postgresql":
             raise CommandError("Only PostgreSQL has roles and row security; DATABASE_URL names another database.")
-        role = sql.Identifier(options["name"])
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = %s", [options["name"]])
+        try:
+            self.grant(options["name"])
+        except ProgrammingError as error:
+            hint = HINTS.get(getattr(error.__cause__, "sqlstate", ""), "")
+            raise CommandError(f"Nothing was granted: {reason(error)}.{hint}") from error
+        if options["verbosity"]:
+            self.stdout.write(f"{options['name']} can read {', '.join(READS)}, the rows of one tenant at a time.")
+
+    @transaction.atomic
+    def grant(self, name: str) -> None:
+        role = sql.Identifier(name)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = %s", [name])
             found = cursor.fetchone()
             if found and found[0]:
-                raise CommandError(f"{options['name']} is a superuser or bypasses row security; name another role.")
+                raise CommandError(f"{name} is a superuser or bypasses row security; name another role.")
             if not found:
                 cursor.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
             cursor.execute("SELECT current_schema()")
@@ -50,5 +68,3 @@ class Command(BaseCommand):
             cursor.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(tables, role))
             # Made by migration 0013: the last positions of any tenants, and nothing else of them.
             cursor.execute(sql.SQL("GRANT EXECUTE ON FUNCTION jobs_last_positions(bigint[]) TO {}").format(role))
-        if options["verbosity"]:
-            self.stdout.write(f"{options['name']} can read {', '.join(READS)}, the rows of one tenant at a time.")

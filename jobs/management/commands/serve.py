@@ -91,6 +91,11 @@ class Command(BaseCommand):
         parser.add_argument("--prepare-only", action="store_true", help="Migrate and collect static files, then exit.")
 
     def handle(self, *args: Any, demo: bool, prepare_only: bool, **options: Any) -> None:
+        if demo and "DJANGO_SECURE" in production_settings_given():
+            raise CommandError(
+                "DJANGO_SECURE=1 says that this is production, and --demo makes a tenant, a superuser and pictures. "
+                "Serve without it: make serve"
+            )
         if not prepare_only:
             command = used_command(demo)
             address = free_address("WEB_HOST", "PORT", command)
