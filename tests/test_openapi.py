@@ -17,6 +17,7 @@ from django.urls import get_resolver
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from rest_framework import serializers
+from rest_framework.exceptions import APIException
 
 from jobs.api.fleet.params import FleetListParams
 from jobs.api.fleet.serializers import FleetJobListResponseSerializer
@@ -226,6 +227,18 @@ def test_it_says_what_ends_a_job_and_what_the_members_of_extra_and_the_types_of_
     assert "agents' own types" in event_fields["event_type"]["description"]
     for name in ("progress", "retryable", "error", "data", "changed"):
         assert f"`{name}`" in event_fields["extra"]["description"]
+
+
+def test_it_says_what_to_do_about_every_error_and_how_not_to_poll(document):
+    overview = document["info"]["description"]
+    kinds, of_the_gateway = [APIException], set()
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if kind.__module__.startswith(("jobs.", "tenants.")):
+            of_the_gateway.add(kind.default_code)
+    assert of_the_gateway >= {"CURSOR_GONE", "JOB_NOT_FOUND", "RATE_LIMITED"}
+    for name in (*of_the_gateway, "text/event-stream", "Prefer: wait=30", "GET /v1/events", "Retry-After"):
+        assert f"`{name}`" in overview
 
 
 # --- what the operator adds, and linters ---
