@@ -1,6 +1,6 @@
 """Follows one job to its end and downloads its pictures: python follow_job.py URL PUBLIC_ID FOLDER
 
-The token is in the environment variable JOBS_GATEWAY_TOKEN. Needs: pip install jobs-gateway-client
+The token is in the environment variable JOBS_GATEWAY_TOKEN. Needs: pip install clients/python
 """
 
 import sys

@@ -263,7 +263,8 @@ class EndpointAdmin(ConsoleAdmin):
             number = endpoints.redeliver_failed(endpoint, since)
             record_audit_entry(request, AuditAction.WEBHOOK_RESENT, endpoint.tenant, str(endpoint))
         plural = "s" if number != 1 else ""
-        messages.success(request, f"{number:,} event{plural} that failed since then will be sent again within seconds.")
+        failed = f"{number:,} event{plural} that failed since then"
+        messages.success(request, f"{failed} will be sent again {when_sent(endpoint)}.")
         return self._back(endpoint)
 
     @method_decorator(require_POST)
@@ -376,8 +377,12 @@ class AttemptAdmin(ReadOnlyAdmin):
             if attempt.job is not None and attempt.seq is not None:  # no test event, as the query says
                 endpoints.redeliver(attempt.endpoint, attempt.job, attempt.seq)
             record_audit_entry(request, AuditAction.WEBHOOK_RESENT, attempt.endpoint.tenant, attempt.event_id)
-        messages.success(request, "The event will be sent again within seconds.")
+        messages.success(request, f"The event will be sent again {when_sent(attempt.endpoint)}.")
         return HttpResponseRedirect(reverse("admin:webhooks_endpoint_change", args=[attempt.endpoint_id]))
+
+
+def when_sent(endpoint: Endpoint) -> str:
+    return "within seconds" if endpoint.is_enabled else "when the endpoint is enabled"
 
 
 def body_now(attempt: Attempt) -> bytes | None:
