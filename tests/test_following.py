@@ -17,6 +17,35 @@ from tests.client import run
 from tests.streams import LONGEST_SECONDS
 
 
+async def until_the_news(job, token) -> bytes:
+    """What a stream of the job's events sends, up to the event "news"."""
+    gone, received = asyncio.Event(), asyncio.Queue[Any]()
+
+    async def receive():
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    headers = {"host": "testserver", "authorization": f"Bearer {token}", "accept": "text/event-stream"}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "path": f"/v1/jobs/{job.pk}/events",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("testserver", 80),
+    }
+    task = asyncio.ensure_future(with_middleware(None)(scope, receive, received.put))
+    body = b""
+    async with asyncio.timeout(LONGEST_SECONDS):
+        while b"news" not in body:
+            body += (await received.get()).get("body", b"")
+    gone.set()
+    await task
+    return body
+
+
 # Two reads at a time: on PostgreSQL a connection, which is what these tests have, runs one.
 @pytest.mark.sqlite
 @pytest.mark.django_db
@@ -34,36 +63,38 @@ def test_news_between_the_first_read_and_the_waiting_is_not_lost(acme, acme_toke
     monkeypatch.setattr(EVENTS, "fetch_document", read_before_the_news)
 
     async def follow() -> bytes:
-        gone, received = asyncio.Event(), asyncio.Queue[Any]()
-
-        async def receive():
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        headers = {"host": "testserver", "authorization": f"Bearer {acme_token}", "accept": "text/event-stream"}
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "scheme": "http",
-            "path": f"/v1/jobs/{job.pk}/events",
-            "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("testserver", 80),
-        }
         # Another one waits, so that positions are polled already.
         with wake_ups.waiter(acme.pk):
             await asyncio.sleep(2 * POLL_SECONDS)
-            task = asyncio.ensure_future(with_middleware(None)(scope, receive, received.put))
-            body = b""
-            async with asyncio.timeout(LONGEST_SECONDS):
-                while b"news" not in body:
-                    body += (await received.get()).get("body", b"")
-            gone.set()
-            await task
-        return body
+            return await until_the_news(job, acme_token)
 
     assert b'"message":"news"' in run(follow)
+
+
+@pytest.mark.sqlite
+@pytest.mark.django_db
+def test_a_stream_that_opens_after_the_news_shares_no_read_of_before(acme, acme_token, monkeypatch):
+    job = ledger.open_job(acme, "MODEL_GENERATOR")
+    read = EVENTS.fetch_document
+    late = []
+
+    async def read_before_the_news(*args):
+        monkeypatch.setattr(EVENTS, "fetch_document", read)
+        document = await read(*args)
+        await sync_to_async(ledger.append)(job, "queued", "news")
+        await asyncio.sleep(3 * POLL_SECONDS)  # a poll finds the news, and wakes those who are registered
+        late.append(asyncio.ensure_future(until_the_news(job, acme_token)))
+        await asyncio.sleep(POLL_SECONDS)  # the other stream is at its first read
+        return document
+
+    monkeypatch.setattr(EVENTS, "fetch_document", read_before_the_news)
+
+    async def follow() -> tuple[bytes, bytes]:
+        with wake_ups.waiter(acme.pk):
+            await asyncio.sleep(2 * POLL_SECONDS)
+            return await until_the_news(job, acme_token), await late[0]
+
+    assert all(b'"message":"news"' in body for body in run(follow))
 
 
 @pytest.mark.parametrize(

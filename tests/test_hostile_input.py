@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from time import process_time
 from urllib.parse import quote, quote_from_bytes
 
 import pytest
@@ -70,7 +71,8 @@ assert len(HOSTILE) >= 40
 HEADERS = [
     "Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Connection",
     "Content-Encoding", "Content-Length", "Content-Type", "Cookie", "Expect", "Forwarded", "From", "Host",
-    "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "Origin", "Range", "Referer", "User-Agent",
+    "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "Last-Event-ID", "Origin", "Prefer", "Range",
+    "Referer", "User-Agent",
     "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-HTTP-Method-Override", "X-Request-ID",
     "X-Shopify-Hmac-Sha256",
 ]  # fmt: skip
@@ -93,6 +95,10 @@ HOSTILE_HEADERS = {name: quote_from_bytes(value.encode(), safe="%") for name, va
     "codec too long": "text/plain; charset=" + "x" * 7000,
     "codec elsewhere": "text/plain; charset=../../../tmp/evil",
     "parameter without end": 'text/plain; charset="',
+    "parameter of no charset": "application/json; x*=nowhere''y",
+    "parameter of a charset that fails": "application/json; x*=undefined''y",
+    "parameter in parts and whole": "application/json; x*=utf-8''a; x*0=b",
+    "parameter of a part with 4,500 digits": f"application/json; x*{'9' * 4500}*=y",
     "multipart": "multipart/form-data; boundary=" + "-" * 5000,
     "bearer alone": "Bearer",
     "bearer of nothing": "Bearer ",
@@ -150,6 +156,11 @@ def test_in_the_path(acme_client, job, name):
         check_response(acme_client.get(path), allowed=(404,))
 
 
+# Those that the gateway itself looks into.
+HEADERS_READ = [
+    "Accept", "Authorization", "Content-Type", "Host", "If-None-Match", "Last-Event-ID", "Origin", "Prefer",
+    "Traceparent", "X-Forwarded-For", "X-Request-ID", "X-Shopify-Hmac-Sha256",
+]  # fmt: skip
 # Of the others nothing is asked of the database.
 LOOKED_UP = {"Authorization", "If-None-Match", "X-Request-ID", "X-Shopify-Hmac-Sha256"}
 
@@ -166,6 +177,42 @@ def test_in_every_header(acme_client, job, header):
         for path in ("/v1/jobs?limit=%31", f"/v1/jobs/{job.public_id}", "/job?status=%63ompleted"):
             response = acme_client.get(path, **{name: value})  # with what it raises before any middleware runs
             assert check_response(response, allowed=(200, 400, 401, 406)) == response.status_code, (value[:80], path)
+
+
+@pytest.mark.parametrize("value", HOSTILE_HEADERS.values(), ids=HOSTILE_HEADERS)
+def test_in_the_headers_that_say_what_a_page_is_sent_and_may_answer(anonymous_client, value):
+    for header in ("CONTENT_TYPE", "HTTP_ACCEPT", "HTTP_PREFER"):
+        assert anonymous_client.get("/admin/login/", **{header: value}).status_code == 200
+    posted = anonymous_client.generic("POST", "/admin/login/", b"username=ada", content_type=value)
+    assert posted.status_code in (200, 400, 403), value[:80]
+
+
+# What parsers that go back over a text take quadratic time for.
+FILLINGS = {
+    "spaces": "{}x x",
+    "wait": "wait={}x x",
+    "semicolons": 'application/json;"{}',
+    "types": "application/json,{}",
+}
+UNITS = [" ", ";", ",", '"', "=", "a;b,", ";a=b", '\\"', "a-", "1.", "W/", "(", "00-"]
+
+
+@pytest.mark.full_on_postgresql
+@pytest.mark.parametrize("header", HEADERS_READ)
+def test_a_header_takes_time_in_proportion_to_its_length(acme_client, job, header):
+    name = "CONTENT_TYPE" if header == "Content-Type" else f"HTTP_{header.upper().replace('-', '_')}"
+
+    def seconds(value):
+        began = process_time()
+        for path in (f"/v1/jobs/{job.public_id}", "/v1/events"):
+            check_response(acme_client.get(path, **{name: value}), allowed=(200, 400, 401, 406))
+        return process_time() - began
+
+    for filling, unit in product(FILLINGS.values(), UNITS):
+        short, long = (filling.format(unit * (size // len(unit))) for size in (3_500, 28_000))
+        # Eight times, or less for what does not depend on it; squared it would be 64 times.
+        limit = 20 * seconds(short)
+        assert any(seconds(long) < limit for _ in range(3)), (filling, unit)
 
 
 # --- through a real server, as raw bytes ---

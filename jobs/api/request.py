@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 from urllib.parse import quote
 
 from django.core.handlers.asgi import ASGIRequest
-from django.http.request import HttpRequest, split_domain_port, validate_host
+from django.http.request import HttpRequest, MediaType, split_domain_port, validate_host
 from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
 from rest_framework import exceptions
@@ -27,6 +29,10 @@ Send = Callable[[Message], Awaitable[None]]
 BODY_SECONDS = 5.0
 # Every byte of ASCII that a query string may hold as it is.
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
+# Of a media type with its parameters, and of those in Accept: more than any client sends. Python's parser takes
+# quadratic time.
+MAX_MEDIA_TYPE_LENGTH = 256
+MAX_MEDIA_TYPES = 100
 
 
 class BodyTimeout(exceptions.APIException):
@@ -53,16 +59,35 @@ async def has_no_body() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-class AnyCharsetRequest(ASGIRequest):
-    """Django's ASGIRequest, which reads a query string in UTF-8 whatever charset the content type names."""
+def readable_media_type(header: str) -> str:
+    """``header``, or its type alone where Django cannot read the parameters, or where it is too long."""
+    if len(header) <= MAX_MEDIA_TYPE_LENGTH:
+        with suppress(ValueError, TypeError):  # for a parameter as of RFC 2231, such as x*=nowhere''y
+            parse_header_parameters(header)
+            return header
+    return header.partition(";")[0]
+
+
+class TolerantRequest(ASGIRequest):
+    """Django's ASGIRequest, which raises nothing for whatever ``Content-Type`` and ``Accept`` contain."""
 
     def _set_content_type_params(self, meta: dict[str, Any]) -> None:
         # The charset is ignored: Django would decode the query string with it, and some codecs are not for text
         # ("hex").
-        self.content_type, self.content_params = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
+        content_type = readable_media_type(meta.get("CONTENT_TYPE", ""))
+        if content_type:
+            meta["CONTENT_TYPE"] = content_type  # a form's is read once more
+        self.content_type, self.content_params = parse_header_parameters(content_type)
+
+    @cached_property
+    def accepted_types(self) -> list[MediaType]:
+        """As Django has them, of the first ``MAX_MEDIA_TYPES``."""
+        entries = self.headers.get("Accept", "*/*").split(",", MAX_MEDIA_TYPES)[:MAX_MEDIA_TYPES]
+        types = [MediaType(readable_media_type(entry)) for entry in entries if entry.strip()]
+        return sorted(types, key=attrgetter("quality", "specificity"), reverse=True)
 
 
-class GatewayRequest(AnyCharsetRequest):
+class GatewayRequest(TolerantRequest):
     """Hardened against invalid query strings and proxy headers too.
 
     ``scope["gateway.request"]`` becomes the request, for the access log.
@@ -132,7 +157,7 @@ class ApiRequest(GatewayRequest):
 
     @cached_property
     def META(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: N802 - Django's name
-        return AnyCharsetRequest(self.scope, io.BytesIO()).META
+        return TolerantRequest(self.scope, io.BytesIO()).META
 
     @cached_property
     def _checked_host(self) -> str:

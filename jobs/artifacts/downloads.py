@@ -92,7 +92,7 @@ async def _response(scope: Scope, opened: ExitStack) -> Response:
         "Last-Modified": formatdate(int(found.st_mtime), usegmt=True),
         "Cache-Control": f"private, max-age={int(seconds_left)}",
     }
-    condition = get_conditional_response(ASGIRequest(scope, BytesIO()), etag, int(found.st_mtime))
+    condition = get_conditional_response(_conditions(scope), etag, int(found.st_mtime))
     if condition is not None:  # 304 or 412
         return Response(status_code=condition.status_code, headers=headers)
     content_type = IMAGE_TYPES.get(PurePosixPath(key).suffix.lower())
@@ -107,6 +107,12 @@ async def _response(scope: Scope, opened: ExitStack) -> Response:
 def _has_body(scope: Scope) -> bool:
     names = {name: value for name, value in scope["headers"] if name in (b"transfer-encoding", b"content-length")}
     return b"transfer-encoding" in names or names.get(b"content-length", b"0") != b"0"
+
+
+def _conditions(scope: Scope) -> ASGIRequest:
+    """The request without the header that Django reads in vain, and fails on where it is malformed."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return ASGIRequest({**scope, "headers": headers}, BytesIO())
 
 
 def _scope_for_starlette(scope: Scope) -> Scope:

@@ -6,8 +6,9 @@ import re
 
 MAX_WAIT_SECONDS = 60
 
-# One preference, with parameters that are not read: token, and = token or = quoted string.
-_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([^"]*)"|([^\s;]*))\s*(?:;.*)?', re.IGNORECASE | re.DOTALL)
+# One preference, with parameters that are not read: token, and = token or = quoted string. It never goes back (+), as a
+# header full of spaces would take seconds.
+_WAIT = re.compile(r'\s*+wait\s*+=\s*+(?:"([^"]*)"|([^\s;]*+))\s*+(?:;.*)?', re.IGNORECASE | re.DOTALL)
 _SECONDS = re.compile(r"[0-9]+", re.ASCII)
 # A comma inside a quoted string separates nothing.
 _PREFERENCE = re.compile(r'(?:[^,"]|"[^"]*"?)+')

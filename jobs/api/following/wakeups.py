@@ -35,7 +35,8 @@ class Waiter:
         self.tenant_id = tenant_id
         self.job = job
         self.wake = asyncio.Event()
-        # The poll that found the news. Readers that one poll woke may share what they read.
+        # The latest poll before it was registered or woken. Readers of the same may share what they read: none of them
+        # waits for news that an earlier poll has found.
         self.tick = 0
 
     async def wait(self, until: float) -> bool:
@@ -77,6 +78,7 @@ class WakeUps:
         Read only after that: what is committed between a read and a later registration is missed.
         """
         waiter = Waiter(tenant_id, job)
+        waiter.tick = self._tick
         tenant = self._tenants.setdefault(tenant_id, _Tenant())
         group = tenant.of_all if job is None else tenant.of_job[job.hex]
         tenant.waiters.add(waiter)
