@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import connections
 from starlette.middleware.cors import CORSMiddleware
 
+from jobs.api.following.places import places
 from jobs.api.following.wakeups import wake_ups
 from jobs.api.request import Message, Receive, Scope, Send
 from jobs.api.views import api
@@ -105,6 +106,12 @@ def make_application() -> ASGIApp:
     return application
 
 
+async def end_following() -> None:
+    """Ends streams and waiting requests, once another worker can take their clients' places."""
+    await places.leave()
+    wake_ups.stop()
+
+
 async def lifespan(receive: Receive, send: Send) -> None:
     """Connects to the databases before the server accepts requests, and closes the connections after the last."""
     while True:
@@ -114,10 +121,11 @@ async def lifespan(receive: Receive, send: Send) -> None:
             if connections[settings.API_DATABASE].vendor == "postgresql":
                 monitor.start()
             if worker := this_worker():
-                worker.is_ready(on_stop=wake_ups.stop)
+                worker.is_ready(on_stop=end_following)
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await monitor.close()
+            await places.leave()
             await shared_cache.close()
             await close_readers()
             await send({"type": "lifespan.shutdown.complete"})

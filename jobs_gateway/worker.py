@@ -12,9 +12,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # The environment variable that names the folder, which the server's main process makes.
 FOLDER_VARIABLE = "JOBS_GATEWAY_WORKERS_DIR"
@@ -28,6 +29,8 @@ DRAIN_SECONDS = 0.5
 CLOSE_SECONDS = 0.2
 # The longest that a worker which accepts no more requests may take to answer those it has.
 STOP_SECONDS = 8.0
+
+OnStop = Callable[[], Coroutine[Any, Any, None]]
 
 
 def end_on_signals() -> None:
@@ -46,29 +49,28 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._on_stop: Callable[[], None] = lambda: None
         self._stop: asyncio.Task[None] | None = None
+        self._end: asyncio.Task[None] | None = None
         self._announced: asyncio.Task[None] | None = None
 
-    def is_ready(self, on_stop: Callable[[], None]) -> None:
+    def is_ready(self, on_stop: OnStop) -> None:
         """Called on the event loop, once requests can be answered.
 
-        ``on_stop`` is called when the worker accepts no more: what would go on for ever has to end then.
+        ``on_stop`` is awaited when the worker accepts no more: what would go on for ever has to end then.
         """
-        self._on_stop = on_stop
         # In place of the server's own handler, which stops at once. The server's handler of SIGINT stays.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop_soon)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop_soon, on_stop)
         (self.folder / str(os.getpid())).touch()
         with suppress(FileNotFoundError):
             # Renamed, so that one worker prints it, once.
             announcement = (self.folder / ANNOUNCEMENT).rename(self.folder / f"{ANNOUNCEMENT}-{os.getpid()}")
             self._announced = asyncio.get_running_loop().create_task(announce(*json.loads(announcement.read_text())))
 
-    def _stop_soon(self) -> None:
+    def _stop_soon(self, on_stop: OnStop) -> None:
         if self._stop is None:
-            self._stop = asyncio.get_running_loop().create_task(self._stop_after_successor())
+            self._stop = asyncio.get_running_loop().create_task(self._stop_after_successor(on_stop))
 
-    async def _stop_after_successor(self) -> None:
+    async def _stop_after_successor(self, on_stop: OnStop) -> None:
         signalled_at = time.time()
         while time.time() - signalled_at < SUCCESSOR_SECONDS and not self._has_successor(signalled_at):
             await asyncio.sleep(0.05)
@@ -79,7 +81,10 @@ class Worker:
         watchdog.start()
         os.kill(os.getpid(), signal.SIGINT)
         # A client whose stream ends connects again at once, and has to reach the successor.
-        asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._on_stop)
+        asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._end_soon, on_stop)
+
+    def _end_soon(self, on_stop: OnStop) -> None:
+        self._end = asyncio.get_running_loop().create_task(on_stop())
 
     def _has_successor(self, signalled_at: float) -> bool:
         """Whether a worker became ready that was started to replace this one, or none will.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 
+from jobs.api.following import places
 from jobs.api.following.prefer import preferred_wait
 from jobs.api.following.wakeups import POLL_SECONDS, wake_ups
 from jobs.api.v1.queries import EVENTS
 from jobs.ingest import ledger
 from jobs_gateway.application import with_middleware
+from jobs_gateway.settings import cache as cache_settings
+from tenants.shared_cache import shared_cache
 from tests.client import run
 from tests.streams import LONGEST_SECONDS
 
@@ -95,6 +99,33 @@ def test_a_stream_that_opens_after_the_news_shares_no_read_of_before(acme, acme_
             return await until_the_news(job, acme_token), await late[0]
 
     assert all(b'"message":"news"' in body for body in run(follow))
+
+
+@pytest.mark.full_on_postgresql  # nothing is asked of the database
+def test_a_worker_whose_streams_were_all_closed_does_not_count_them_as_anothers(valkey_server, settings, monkeypatch):
+    monkeypatch.setattr(places, "SHARE_SECONDS", 0.05)
+    settings.CACHES = {"default": cache_settings(valkey_server.url)}
+    settings.STREAMS_PER_TENANT = 3
+
+    async def take(taken: places.Places, number: int) -> None:
+        with ExitStack() as held:
+            for _ in range(number):
+                held.enter_context(taken.taken(1, places.STREAMS))
+                await asyncio.sleep(0.1)  # it is written, and the others are read
+
+    async def follow() -> None:
+        one, other = places.Places(), places.Places()
+        await take(one, 3)
+        await take(one, 3)
+        while one._task is None or not one._task.done():
+            await asyncio.sleep(0.01)
+        await take(one, 3)
+        await one.leave()
+        await take(other, 3)
+        await other.leave()
+        await shared_cache.close()
+
+    asyncio.run(follow())
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from asgiref.sync import sync_to_async
 from django.utils import timezone
+from redis.asyncio import Redis
 
 from jobs.ingest import ledger, removal
 from jobs.models import Job
@@ -32,12 +33,6 @@ def gateway(django_db_setup: None) -> Iterator[Gateway]:
     """One for all tests: it reads what each of them has committed."""
     # Links that last, so that no validator changes because they are renewed.
     with serving(database_of_this_test(), STREAMS_PER_TENANT="5", PRESIGN_TTL_SECONDS="86400") as served:
-        yield served
-
-
-@pytest.fixture
-def gateway_of_its_own(transactional_db: None) -> Iterator[Gateway]:
-    with serving(database_of_this_test()) as served:
         yield served
 
 
@@ -335,18 +330,26 @@ def test_a_job_that_is_pruned_ends_its_stream(gateway, acme_token, job):
 
 @pytest.mark.full_on_postgresql  # how a stream ends has no part in the database
 def test_a_reload_ends_streams_whose_clients_go_on_at_once_and_a_stop_ends_them_too(
-    gateway_of_its_own, acme_token, job
+    transactional_db, valkey_server, acme_token, job
 ):
-    gateway = gateway_of_its_own
     paths = [events_of(job), "/v1/events"] * 30
+    # As many as there are, so that none of the old worker may count for the new one.
+    environment = {"STREAMS_PER_TENANT": str(len(paths)), "CACHE_URL": valkey_server.url}
 
-    async def client(path: str, everyone: asyncio.Barrier) -> None:
+    async def are_counted(number: int) -> bool:
+        async with Redis.from_url(valkey_server.url.replace("valkey:", "redis:")) as cache:
+            found = [orjson.loads(await cache.get(key) or b"{}") async for key in cache.scan_iter("*following:*")]
+            return number in [sum(each.values()) for each in found]
+
+    async def client(gateway: Gateway, path: str, everyone: asyncio.Barrier) -> None:
         async with stream(gateway.port, path, acme_token) as opened:
             assert opened.status == 200
             await everyone.wait()
             await end_of(opened)
             assert opened.is_complete
-        # At this moment the old worker still sends the ends of other streams.
+        # At this moment the old worker still sends the ends of other streams. Some clients come when the new one knows
+        # the numbers of all workers.
+        await asyncio.sleep(1 if path == "/v1/events" else 0)
         async with stream(gateway.port, path, acme_token) as again:
             assert again.status == 200
             await everyone.wait()
@@ -355,19 +358,21 @@ def test_a_reload_ends_streams_whose_clients_go_on_at_once_and_a_stop_ends_them_
             await end_of(again)
             assert again.is_complete
 
-    async def follow() -> None:
+    async def follow(gateway: Gateway) -> None:
         everyone = asyncio.Barrier(len(paths) + 1)
         async with asyncio.TaskGroup() as clients:
             for path in paths:
-                clients.create_task(client(path, everyone))
+                clients.create_task(client(gateway, path, everyone))
             await everyone.wait()
+            await until(lambda: are_counted(len(paths)), seconds=15)
             await asyncio.to_thread(gateway.reload)  # which returns when the old worker has ended
             await everyone.wait()
             await append(job, "stage", "news")
             await everyone.wait()
             os.kill(gateway.pid, signal.SIGTERM)
 
-    asyncio.run(follow())
+    with serving(database_of_this_test(), **environment) as gateway:
+        asyncio.run(follow(gateway))
 
 
 @pytest.mark.full_on_postgresql

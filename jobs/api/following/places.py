@@ -27,6 +27,10 @@ logger = logging.getLogger("jobs.following")
 SHARE_SECONDS = 5.0
 EXPIRY_SECONDS = 15.0
 RETRY_AFTER_SECONDS = 10
+# What a worker that ends gives the cache to take its numbers back.
+LEAVE_SECONDS = 0.5
+# The cache's sorted set of the workers that have numbers there, by the time of the latest.
+WORKERS = "following"
 
 STREAMS = Gauge("gateway_streams", "Streams that are open.", multiprocess_mode="livesum")
 WAITING = Gauge("gateway_waiting_requests", "Requests that wait because of Prefer: wait.", multiprocess_mode="livesum")
@@ -69,6 +73,20 @@ class Places:
         self._of_other_workers: Counter[int] = Counter()
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Under which this worker's numbers are in the cache.
+        self._name = ""
+        self._is_leaving = False
+
+    async def leave(self) -> None:
+        """Before the worker's streams end: their clients go to other workers, which must not count them twice."""
+        self._is_leaving = True
+        if self._task is not None and not self._task.done() and self._loop is asyncio.get_running_loop():
+            self._task.cancel()
+            try:
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._withdraw()
+            except Exception as error:  # noqa: BLE001 - of every cache others; the numbers expire
+                logger.warning("The streams of this worker are counted for a while: %s", error)
 
     @contextmanager
     def taken(self, tenant_id: int, metric: Gauge) -> Iterator[None]:
@@ -93,26 +111,38 @@ class Places:
             metric.dec()
 
     def _share(self) -> None:
-        if shared_cache.is_shared():
+        if shared_cache.is_shared() and not self._is_leaving:
             loop = asyncio.get_running_loop()
             if self._task is None or self._task.done() or self._loop is not loop:
                 self._loop, self._task = loop, loop.create_task(self._share_while_taken())
 
     async def _share_while_taken(self) -> None:
-        name = f"following:{os.getpid()}:{os.urandom(4).hex()}"
-        # As long as others hold places too: without a place of its own a worker still has to know theirs.
-        while self._total or self._of_other_workers:
+        while True:
+            # As long as others hold places too: without a place of its own a worker still has to know theirs.
+            is_needed = bool(self._total or self._of_other_workers)
             try:
-                await self._exchange(name)
+                await (self._exchange() if is_needed else self._withdraw())
             except Exception as error:  # noqa: BLE001 - of every cache others; each worker's own bound still holds
                 logger.warning("The streams of other workers are not counted: the cache did not answer: %s", error)
                 self._of_other_workers.clear()
-            await asyncio.sleep(SHARE_SECONDS)
+            if is_needed:
+                await asyncio.sleep(SHARE_SECONDS)
+            elif not self._total:
+                return
 
-    async def _exchange(self, name: str) -> None:
+    async def _withdraw(self) -> None:
+        """Takes this worker's numbers back."""
+        async with shared_cache.connection().pipeline(transaction=False) as pipe:
+            pipe.delete(shared_cache.key(self._name))
+            pipe.zrem(shared_cache.key(WORKERS), self._name)
+            await pipe.execute()
+
+    async def _exchange(self) -> None:
         """Writes this worker's numbers, and reads those of the others that are not older than ``EXPIRY_SECONDS``."""
         cache, now = shared_cache.connection(), time()
-        workers = shared_cache.key("following")
+        workers = shared_cache.key(WORKERS)
+        # Not before the first use: a process that was forked since would have the same name.
+        self._name = name = self._name or f"following:{os.getpid()}:{os.urandom(4).hex()}"
         async with cache.pipeline(transaction=False) as pipe:
             pipe.set(
                 shared_cache.key(name), orjson.dumps({str(k): v for k, v in self._own.items()}), ex=int(EXPIRY_SECONDS)
