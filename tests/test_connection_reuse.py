@@ -260,3 +260,19 @@ def test_a_read_ends_when_the_server_sends_what_is_no_answer(postgresql_server, 
             await ended.wait()
 
     asyncio.run(ask())
+
+
+def test_callers_cannot_fill_the_server_with_prepared_statements():
+    async def ask():
+        reader = PostgreSQLReader("api")
+        await reader.open()
+        try:
+            for number in [*range(pipeline.MAX_PREPARED + 20), 0, 1]:  # the first two are prepared once more
+                assert await reader.read(Statement(f"SELECT '{number}'", [], {}), {}) == [(str(number),)]
+            counted = Statement("SELECT count(*)::text FROM pg_prepared_statements", [], {})
+            [(number,)] = await reader.read(counted, {})
+            return int(number)
+        finally:
+            await reader.close()
+
+    assert pipeline.MAX_PREPARED - 3 < asyncio.run(ask()) <= pipeline.MAX_PREPARED

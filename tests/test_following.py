@@ -11,6 +11,7 @@ from asgiref.sync import sync_to_async
 
 from jobs.api.following import places
 from jobs.api.following.prefer import preferred_wait
+from jobs.api.following.streams import EventStream, Piece
 from jobs.api.following.wakeups import POLL_SECONDS, wake_ups
 from jobs.api.v1.queries import EVENTS
 from jobs.ingest import ledger
@@ -124,6 +125,40 @@ def test_a_worker_whose_streams_were_all_closed_does_not_count_them_as_anothers(
         await take(other, 3)
         await other.leave()
         await shared_cache.close()
+
+    asyncio.run(follow())
+
+
+@pytest.mark.sqlite  # its reads, which never wait, are what this is about
+def test_others_have_their_turn_between_pages_that_hold_nothing():
+    async def follow() -> None:
+        turns = [0]
+        seen: list[int] = []
+
+        async def others() -> None:
+            while True:
+                turns[0] += 1
+                await asyncio.sleep(0)
+
+        class NothingForLong:
+            async def read(self, tick: int) -> Piece:
+                seen.append(turns[0])
+                return Piece(has_more=True, is_last=len(seen) == 10)
+
+        async def receive() -> dict[str, str]:
+            await asyncio.sleep(LONGEST_SECONDS)
+            return {"type": "http.disconnect"}
+
+        async def send(message: object) -> None: ...
+
+        async def check() -> None: ...
+
+        task = asyncio.create_task(others())
+        with wake_ups.idle_waiter() as waiter:
+            stream = EventStream(NothingForLong(), Piece(has_more=True), waiter, receive, check, ExitStack())
+            await stream.send(send, "GET")
+        task.cancel()
+        assert len(set(seen)) == 10
 
     asyncio.run(follow())
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from ipaddress import ip_network
 
 import pytest
 
 from jobs.api.request import GatewayRequest
+from jobs_gateway.application import allow_origins
 from tests.gateway import serving
 
 pytestmark = pytest.mark.sqlite  # no database is used, apart from one token: once is enough
@@ -222,3 +224,29 @@ def test_a_preflight_needs_no_credential_and_lets_one_be_sent(gateway, path):
 def test_pages_are_not_for_other_origins(gateway):
     for path in PAGES:
         assert "Access-Control-Allow-Origin" not in over_tls(gateway, path, Origin=SHOP).headers
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "answered"),
+    [
+        ([SHOP], SHOP, SHOP),
+        ([SHOP], "https://evil.example", None),
+        (["*"], "https://evil.example", "*"),
+        ([SHOP, "*"], SHOP, "*"),
+    ],
+)
+def test_a_page_may_read_answers_where_its_origin_or_every_one_is_allowed(settings, allowed, origin, answered):
+    settings.CORS_ALLOWED_ORIGINS = allowed
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/v1/jobs", "headers": [(b"origin", origin.encode())]}
+    asyncio.run(allow_origins(app)(scope, None, send))
+    headers = dict(sent[0]["headers"])
+    assert headers.get(b"access-control-allow-origin") == (answered and answered.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,13 +14,16 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from asgiref.sync import sync_to_async
 from botocore.credentials import Credentials
 
 from jobs.artifacts import signing
 from jobs.artifacts.credentials import SigningCredentials
 from jobs.artifacts.s3 import SignedS3Storage
 from jobs.artifacts.signing import CannotSign
+from jobs.ingest import ledger
 from tests.gateway import ROOT, database_of_this_test, serving
+from tests.streams import end_of, stream
 from tests.test_signing_s3 import aws  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.sqlite  # signing is alike on both databases
@@ -165,3 +169,25 @@ def test_a_worker_starts_although_its_credentials_are_late(monkeypatch):
     while not credentials.is_permanent and time.monotonic() < deadline:
         time.sleep(0.01)
     assert credentials.now().credentials.access_key == "AKIA1"
+
+
+@pytest.mark.full
+@pytest.mark.django_db(transaction=True)
+def test_a_stream_ends_properly_where_links_can_no_longer_be_signed(credential_program, acme, acme_token):
+    job = ledger.open_job(acme, "MODEL_GENERATOR")
+    lives = 12
+    credential_program("ASIA1", lives)
+    began = time.monotonic()
+    with serving(database_of_this_test(), **credential_program.environment) as gateway:
+        credential_program("ASIA1", -MINUTE)
+
+        async def follow():
+            async with stream(gateway.port, f"/v1/jobs/{job.pk}/events", acme_token) as opened:
+                assert opened.status == 200
+                await asyncio.sleep(lives + 1 - (time.monotonic() - began))
+                await sync_to_async(ledger.append)(job, "queued", "Too late for links")
+                assert await end_of(opened) == []
+                assert opened.is_complete
+
+        asyncio.run(follow())
+        assert gateway.get(f"/v1/jobs/{job.pk}/events", acme_token).status == 503

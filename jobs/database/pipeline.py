@@ -23,8 +23,11 @@ from tenants.fast_settings import settings
 Row = tuple[str | None, ...]
 AnyConnection = AsyncConnection[Any] | Connection[Any]
 
-# The statements that each connection has prepared.
-_prepared: WeakKeyDictionary[AnyConnection, set[bytes]] = WeakKeyDictionary()
+# That a connection has prepared at a time. Limit and number of filters are part of a statement's text, so callers can
+# ask for tens of thousands of them; each takes memory of the server.
+MAX_PREPARED = 256
+# The statements that each connection has prepared, the oldest first.
+_prepared: WeakKeyDictionary[AnyConnection, dict[bytes, None]] = WeakKeyDictionary()
 
 
 # As plain numbers: libpq's are, and an enumeration's member is compared by a call.
@@ -108,12 +111,18 @@ def _read(connection: AnyConnection, pipeline: tuple[tuple[Statement, list[bytes
     try:
         known = _prepared[connection]
     except KeyError:
-        known = _prepared[connection] = set()
+        known = _prepared[connection] = {}
     # Not inside a caller's transaction: a missing prepared statement would abort it.
     prepares = connection.prepare_threshold is not None and pgconn.transaction_status == _IDLE
     sent: list[bytes | None] = []  # for each message that is answered, the name that it prepares
     pgconn.enter_pipeline_mode()
     try:
+        # First, so that it is carried out whatever happens to the rest.
+        while len(known) > MAX_PREPARED - len(pipeline):
+            oldest = next(iter(known))
+            del known[oldest]
+            pgconn.send_query_params(b'DEALLOCATE "%b"' % oldest, [])
+            sent.append(None)
         # In this order: preparing waits for locks too, and the first statement sets the time-out.
         for statement, params in pipeline:
             if not prepares:
@@ -134,7 +143,7 @@ def _read(connection: AnyConnection, pipeline: tuple[tuple[Statement, list[bytes
         if result.status == _FATAL_ERROR:
             raise errors.error_from_result(result)
         if name:
-            known.add(name)
+            known[name] = None
     return _rows(results[-1])
 
 

@@ -151,6 +151,9 @@ def starts_at_offset(queryset: models.QuerySet[Any], *key: str) -> Expression:
 
 Statement = pipeline.Statement | readers.SQLiteStatement
 
+# Of one query, by their limits and numbers of values.
+MAX_STATEMENTS = 64
+
 
 class PreparedQuery:
     """A queryset with ``Param``\\ s in it, which :func:`compile_queries` builds and compiles once.
@@ -205,6 +208,8 @@ class PreparedQuery:
         try:
             return self._statements[limit, one_of]
         except KeyError:
+            if len(self._statements) >= MAX_STATEMENTS:
+                del self._statements[next(iter(self._statements))]
             self._statements[limit, one_of] = statement = self._make_statement(limit, one_of)
             return statement
 

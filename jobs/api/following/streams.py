@@ -21,6 +21,7 @@ from rest_framework import exceptions
 
 from jobs.api.following.wakeups import Waiter, wake_ups
 from jobs.api.request import Receive, Send
+from jobs.artifacts.signing import CannotSign
 
 logger = logging.getLogger("jobs.following")
 
@@ -140,6 +141,8 @@ class EventStream:
                     await _send(send, COMMENT)
                     sent_at = now()
                 continue
+            if not is_news:
+                await asyncio.sleep(0)  # SQLite's reads let nobody else have a turn
             piece = await self._read()
             if piece.data:
                 await _send(send, piece.data)
@@ -163,7 +166,8 @@ class EventStream:
         try:
             async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS):
                 return await self._source.read(self._waiter.tick)
-        except exceptions.APIException:  # the job is gone, or the cursor: the caller learns it when it asks again
+        # The job is gone, or the cursor, or links cannot be signed: the caller learns it when it asks again.
+        except (exceptions.APIException, CannotSign):
             return Piece(is_last=True)
         except (DatabaseError, InterfaceError, TimeoutError) as error:
             logger.warning("A stream waits for the database: %s", error)

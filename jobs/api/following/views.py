@@ -118,7 +118,9 @@ class FollowingViewSet(TenantViewSet):
                     made = await attempt(True)
                 if made.is_due or is_over or wake_ups.is_stopping or is_gone():
                     return made.response
-                if not made.goes_on:
+                if made.goes_on:
+                    await asyncio.sleep(0)  # SQLite's reads let nobody else have a turn
+                else:
                     await waiter.wait(began + seconds)
 
     @contextmanager
