@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 
 import pytest
 from aiohttp import web
-from django.db import connections
+from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from jobs.database import readers
 from jobs.ingest import bulk, ledger
-from jobs.models import JobEvent
+from jobs.models import JobCounts, JobEvent
 from jobs.webhooks import delivery, endpoints, leases, sender, worker
 from jobs.webhooks.models import Attempt, BlockedJob, DeliveryWorker, Endpoint, Redelivery
 from jobs.webhooks.worker import Worker
@@ -369,6 +371,138 @@ def test_an_endpoint_can_be_enabled_from_now_on(acme, job):
         assert seqs(receiver) == [3]
 
     deliver(scenario, receiver=answering(410))
+
+
+def test_what_is_under_way_when_it_is_enabled_from_now_on_brings_nothing_back(acme, job, monkeypatch):
+    monkeypatch.setattr(worker, "RENEW_SECONDS", 0.0)
+    monkeypatch.setattr(sender, "ATTEMPT_SECONDS", 2.0)
+    monkeypatch.setattr(delivery, "SLOW_SECONDS", 0.2)
+
+    async def scenario(receiver):
+        endpoint, _ = await write(endpoints.create, acme, receiver.url)
+        for _ in range(3):
+            await write(ledger.append, job, "stage")
+        async with working():
+            await until(lambda: receiver.open_requests == 1)
+            await write(endpoints.disable, endpoint, "by hand")
+            await asyncio.sleep(0.5)  # the worker ends its delivery, and waits for the answer
+            receiver.behaviour = accepting
+            await write(endpoints.enable, endpoint, from_now=True)
+            await asyncio.sleep(2.5)  # the answer has come by now, or its time is over
+            await write(ledger.append, job, "stage")
+            await until(lambda: receiver.accepted)
+            await until_async(lambda: Endpoint.objects.get().position == 4)
+        assert seqs(receiver) == [4]
+        assert not await write(BlockedJob.objects.exists)
+
+    deliver(scenario, receiver=hanging)
+
+
+def test_events_at_positions_that_a_failover_has_lost_are_delivered(acme, job):
+    async def scenario(receiver):
+        await write(endpoints.create, acme, receiver.url)
+        await write(ledger.append, job, "stage")
+        lost = await write(ledger.open_job, acme, "MODEL_GENERATOR")
+        await write(ledger.append, lost, "stage")
+        async with working():
+            await until_async(lambda: Endpoint.objects.get().position == 2)
+
+            def lose():  # as a standby does that lacks the last commits; the worker may write its position after that
+                lost.delete()
+                JobCounts.objects.for_tenant(acme).update(last_position=1)
+
+            await write(lose)
+            await asyncio.sleep(1)  # longer than a promotion takes
+            new = await write(ledger.open_job, acme, "MODEL_GENERATOR")
+            await write(ledger.append, new, "stage")
+            await until(lambda: str(new.pk) in receiver.order())
+            await until_async(lambda: Endpoint.objects.get().position == 2)
+
+    deliver(scenario, receiver=accepting)
+
+
+def test_what_a_failover_has_lost_of_the_workers_own_writes_is_written_again(acme, job, monkeypatch):
+    monkeypatch.setattr(delivery, "RETRY_SECONDS", (3_600.0,) * 9)
+    refresh = leases.refresh
+
+    async def scenario(receiver):
+        await write(endpoints.create, acme, receiver.url)
+        await write(ledger.append, job, "stage")
+        async with working():
+            await until_async(BlockedJob.objects.exists)
+            await write(lambda: BlockedJob.objects.all().delete())
+
+            def fails_once(*args):
+                monkeypatch.setattr(leases, "refresh", refresh)
+                raise OperationalError("the server is shutting down")
+
+            monkeypatch.setattr(leases, "refresh", fails_once)
+            await until_async(BlockedJob.objects.exists)
+        assert await write(lambda: BlockedJob.objects.get().attempts) == 1
+
+    deliver(scenario, receiver=answering(500))
+
+
+@pytest.mark.parametrize(
+    "retry_after",
+    [
+        "Wed, 21 Oct 2026 07:28:00 +99999999999999999999",
+        f"Wed, 21 Oct {'9' * 20} 07:28:00 GMT",
+        "9" * 5_000,
+        "soon",
+        "",
+    ],
+)
+def test_a_retry_after_that_is_no_time_is_a_failed_attempt_like_others(acme, job, retry_after):
+    async def unavailable_once(receiver, request, received):
+        receiver.behaviour = accepting
+        return web.Response(status=503, headers={"Retry-After": retry_after})
+
+    async def scenario(receiver):
+        await write(endpoints.create, acme, receiver.url)
+        await write(ledger.append, job, "stage")
+        async with working():
+            await until_async(Attempt.objects.exists)
+            await write(lambda: Endpoint.objects.update(paused_until=None))
+        outcomes = await write(lambda: list(Attempt.objects.order_by("pk").values_list("status", flat=True)))
+        assert outcomes[0] == 503
+
+    deliver(scenario, receiver=unavailable_once)
+
+
+@pytest.mark.postgresql
+def test_an_endpoint_is_deleted_while_a_worker_writes_to_its_log(acme, job):
+    async def scenario(receiver):
+        endpoint, _ = await write(endpoints.create, acme, receiver.url)
+        async with working() as [one]:
+            await until(lambda: one.deliveries)
+
+            def delete_while_it_writes():
+                attempt = Attempt(endpoint_id=endpoint.pk, at=timezone.now(), number=1, duration_ms=1)
+                with ThreadPoolExecutor(1) as threads:
+                    with transaction.atomic():
+                        leases.record(one.name, [leases.Change(endpoint.pk, attempts=[attempt])])  # it has the row now
+                        deleted = threads.submit(closing(endpoints.delete), endpoint)
+                        with suppress(FutureTimeout):
+                            deleted.result(0.5)
+                    deleted.result(30)
+
+            await write(delete_while_it_writes)
+        assert not await write(Endpoint.objects.exists)
+        assert not await write(Attempt.objects.exists)
+
+    deliver(scenario, receiver=accepting)
+
+
+def test_redeliveries_of_one_endpoint_keep_none_of_another_from_being_seen(acme, globex, job):
+    one, _ = endpoints.create(acme, "https://one.example/")
+    other, _ = endpoints.create(globex, "https://other.example/")
+    for seq in range(1, 300):
+        endpoints.redeliver(one, job.pk, seq)
+    endpoints.redeliver(other, job.pk, 1)
+    found = leases.refresh("a worker", set(), renew=True).redeliveries
+    assert {endpoint for _, endpoint, _, _ in found} == {one.pk, other.pk}
+    assert [seq for _, endpoint, _, seq in found if endpoint == one.pk] == [*range(1, 101)]
 
 
 def test_five_days_of_failures_disable(acme, job):

@@ -233,7 +233,7 @@ class EndpointAdmin(ConsoleAdmin):
 
     def delete_model(self, request: HttpRequest, obj: Endpoint) -> None:
         record_audit_entry(request, AuditAction.WEBHOOK_REMOVED, obj.tenant, str(obj))
-        super().delete_model(request, obj)
+        endpoints.delete(obj)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Only the endpoint is named: a thousand rows of its log would be of no use here."""

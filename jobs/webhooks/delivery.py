@@ -80,6 +80,9 @@ class Delivery:
         self.failing_since = claim.failing_since
         self.failures_in_a_row = 0
         self.is_stopping = False
+        # The position that the store went back to, having lost what was read after it. Then all that is known here is
+        # worth nothing, and the endpoint is claimed anew.
+        self.went_back_to: int | None = None
         self.wake = asyncio.Event()
         # The window: events that were read and are not answered, by position, in ascending order, with their job.
         self._window: dict[int, str] = {}
@@ -96,7 +99,7 @@ class Delivery:
         self._known_redeliveries: set[int] = set()
         self.attempts: set[asyncio.Task[None]] = set()
         self._change = Change(config.pk)
-        self._written_position = claim.position
+        self._written_position: int | None = claim.position
         self._blocked_turn = False
 
     # --- What the worker sees and says ---
@@ -119,7 +122,9 @@ class Delivery:
         return min((row.since for row in self._blocked.values()), default=time())
 
     def set_newest_position(self, position: int) -> None:
-        if position > self.newest_position:
+        if position < self.read_up_to:
+            self.went_back_to = position
+        elif position > self.newest_position:
             self.newest_position = position
             self.wake.set()
 
@@ -139,6 +144,8 @@ class Delivery:
     def take_change(self) -> Change | None:
         """What is to be written since the last call; None for nothing."""
         change, self._change = self._change, Change(self.config.pk)
+        if self.went_back_to is not None:
+            return Change(self.config.pk, {"position": min(self.position, self.went_back_to)}, attempts=change.attempts)
         if self.position != self._written_position:
             change.fields["position"] = self._written_position = self.position
         has_content = change.fields or change.blocked or change.attempts or change.redelivered
@@ -154,6 +161,12 @@ class Delivery:
             change.attempts + newer.attempts,
             change.redelivered + newer.redelivered,
         )
+
+    def write_all_again(self) -> None:
+        """What was written before is written once more, with the next change."""
+        self._written_position = None
+        self._change.blocked = self._blocked | self._change.blocked
+        self._has_changes()
 
     async def stop(self) -> None:
         """Starts no more attempts, and waits for those under way. The next worker sends what follows.
@@ -393,7 +406,13 @@ class Delivery:
         # Last, with nothing awaited in between: the lease may have ended, or the endpoint been disabled.
         if not self._may_start():
             return None
-        return await self.context.sender.post(config.url, body, signature_headers(keys, event_id(row), int(now), body))
+        try:
+            return await self.context.sender.post(
+                config.url, body, signature_headers(keys, event_id(row), int(now), body)
+            )
+        except Exception:  # likewise
+            logger.exception("Event %s of tenant %s cannot be sent.", event_id(row), config.caller.slug)
+            return Answer(None, "", "the request could not be made", 0.0, None)
 
     # --- What comes of an attempt ---
 

@@ -98,6 +98,14 @@ def disable(endpoint: Endpoint, reason: str) -> None:
     endpoint.refresh_from_db()
 
 
+def delete(endpoint: Endpoint) -> None:
+    """Deletes it with its secrets, its log and what it waits with."""
+    with transaction.atomic():
+        # First, so that no worker adds to its log between the removal of that and of the endpoint.
+        Endpoint.objects.select_for_update().filter(pk=endpoint.pk).first()
+        endpoint.delete()
+
+
 def redeliver(endpoint: Endpoint, job: ULID, seq: int) -> None:
     """Has a worker send one event again."""
     Redelivery.objects.get_or_create(endpoint=endpoint, job=job, seq=seq)

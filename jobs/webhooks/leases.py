@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import DateTimeField, ExpressionWrapper, Q
-from django.db.models.functions import Now
+from django.db.models import DateTimeField, ExpressionWrapper, Q, Window
+from django.db.models.functions import Now, RowNumber
 from django.utils import timezone
 from ulid import ULID
 
@@ -25,6 +25,7 @@ from tenants.callers import Caller
 # Longer than an attempt, so that another worker takes an endpoint only when no request of the last one is under way.
 LEASE_SECONDS = 20.0
 KEPT_ATTEMPTS = 1_000  # of an endpoint
+REDELIVERIES_AT_ONCE = 100  # of an endpoint
 KEPT_FOR = timedelta(days=7)
 
 
@@ -70,7 +71,7 @@ class Lease:
 
     configs: dict[int, EndpointConfig]
     claims: dict[int, Claim]  # of those that are new
-    redeliveries: list[tuple[int, int, str, int]]  # the oldest of each: id, endpoint, job, seq
+    redeliveries: list[tuple[int, int, str, int]]  # the oldest of each endpoint: id, endpoint, job, seq
     surplus: int  # how many the worker is to give back, because others have fewer
     disabled: int  # endpoints that are disabled, of all workers
 
@@ -98,7 +99,7 @@ def refresh(worker: str, held: set[int], renew: bool) -> Lease:
     share = math.ceil(len(deliverable) / max(1, seen.count()))
     mine = {pk for pk, owner in deliverable.items() if owner == worker}
     if renew and len(mine) < share:
-        mine |= _take(worker, share - len(mine))
+        mine |= _take(worker, share - len(mine), held)
     configs = _configs(mine)
     return Lease(
         configs=configs,
@@ -170,10 +171,13 @@ def _renew(worker: str) -> None:
         Endpoint.objects.filter(lease_owner=worker).update(lease_until=_later(LEASE_SECONDS))
 
 
-def _take(worker: str, number: int) -> set[int]:
-    """Takes up to ``number`` endpoints that no worker has, in random order so that workers do not want the same."""
+def _take(worker: str, number: int, held: set[int]) -> set[int]:
+    """Takes up to ``number`` endpoints that no worker has, in random order so that workers do not want the same.
+
+    Not those in ``held``: this worker has lost them, and what it knows of them is out of date.
+    """
     free = Endpoint.objects.deliverable().filter(
-        Q(lease_owner="") | Q(lease_until=None) | Q(lease_until__lt=Now()), ~Q(lease_owner=worker)
+        Q(lease_owner="") | Q(lease_until=None) | Q(lease_until__lt=Now()), ~Q(lease_owner=worker), ~Q(pk__in=held)
     )
     found = list(free.values_list("pk", flat=True))
     chosen = random.sample(found, min(number, len(found)))
@@ -237,8 +241,10 @@ def _claims(endpoints: set[int]) -> dict[int, Claim]:
 
 
 def _redeliveries(endpoints: set[int]) -> list[tuple[int, int, str, int]]:
-    rows = Redelivery.objects.filter(endpoint__in=endpoints).order_by("pk")[:1_000]
-    return [(row.pk, row.endpoint_id, row.job.hex, row.seq) for row in rows]
+    place = Window(RowNumber(), partition_by="endpoint", order_by="pk")
+    rows = Redelivery.objects.filter(endpoint__in=endpoints).annotate(place=place)
+    oldest = rows.filter(place__lte=REDELIVERIES_AT_ONCE).order_by("place", "pk")
+    return [(row.pk, row.endpoint_id, row.job.hex, row.seq) for row in oldest]
 
 
 def _write_blocked(changes: list[Change]) -> None:

@@ -113,7 +113,7 @@ def _seconds_of(header: str | None) -> float | None:
         return float(header[:9])
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -135,6 +135,7 @@ class Worker:
                 lease = await self._in_database(leases.refresh, self.name, held, renew)
             except DatabaseFailure as error:
                 logger.warning("The leases of webhook endpoints cannot be renewed: %s", error)
+                self._write_all_again()
                 if monotonic() - answered_at >= settings.DATABASE_WAIT_SECONDS:
                     raise
             else:
@@ -147,7 +148,9 @@ class Worker:
     def _apply(self, lease: Lease) -> None:
         self._end({pk for pk, run in self._runs.items() if run.done()})
         self._end(self.deliveries.keys() - lease.configs.keys())
-        self._end(set(sorted(self.deliveries)[: lease.surplus]))
+        # Those that end are still counted as this worker's.
+        surplus = max(0, lease.surplus - len(self._ending.keys() & lease.configs.keys()))
+        self._end(set(sorted(self.deliveries)[:surplus]))
         for pk, config in lease.configs.items():
             if pk in self.deliveries:
                 self.deliveries[pk].config = config
@@ -197,8 +200,12 @@ class Worker:
                     logger.warning("The positions of tenants cannot be read: %s", error)
                     await asyncio.sleep(REFRESH_SECONDS)
                 else:
-                    for each in list(self.deliveries.values()):
+                    for each in self.deliveries.values():
                         each.set_newest_position(positions.get(each.config.caller.tenant_id, 0))
+                    ahead = {pk for pk, each in self.deliveries.items() if each.went_back_to is not None}
+                    for pk in ahead:
+                        logger.warning("The store lost events of webhook endpoint %d, which begins anew.", pk)
+                    self._end(ahead)
             await asyncio.sleep(POLL_SECONDS)
 
     async def _write(self) -> None:
@@ -229,12 +236,18 @@ class Worker:
             for delivery, change in taken:
                 delivery.put_back(change)
                 self.has_changes(delivery)
+            self._write_all_again()
             return False
         # Another worker has them, after this one was halted for longer than a lease.
         for pk in lost & self.deliveries.keys():
             logger.warning("The lease of webhook endpoint %d was lost.", pk)
             self.deliveries[pk].is_stopping = True
         return True
+
+    def _write_all_again(self) -> None:
+        """The database was away. The server that answers next may be a standby that lacks the last commits."""
+        for delivery in self.deliveries.values():
+            delivery.write_all_again()
 
     def _to_be_trimmed(self, changes: list[Change]) -> list[int]:
         for change in changes:

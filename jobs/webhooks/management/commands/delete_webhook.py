@@ -10,6 +10,7 @@ from django.db import transaction
 from jobs.ingest.command_audit import record_command_act
 from jobs.management.stopping import command_line
 from jobs.models import AuditAction
+from jobs.webhooks import endpoints
 from jobs.webhooks.management.lookup import add_endpoint_argument, endpoint_of
 
 
@@ -28,5 +29,5 @@ class Command(BaseCommand):
             record_command_act(
                 AuditAction.WEBHOOK_REMOVED, row.tenant, command_line("delete_webhook", endpoint), str(row)
             )
-            row.delete()
+            endpoints.delete(row)
         self.stdout.write(f"Deleted webhook endpoint {endpoint} of tenant {row.tenant.slug}.")
