@@ -24,7 +24,9 @@ import jobs_gateway_client as sdk
 import pytest
 from django.db import transaction
 from jobs_gateway_client.cli import plain
+from jobs_gateway_client.following import Following, JobSource
 from jobs_gateway_client.policy import Retries
+from jobs_gateway_client.requests import Requests
 from ulid import ULID
 
 from jobs.ingest import ledger, removal
@@ -328,6 +330,32 @@ def test_pauses_grow_at_random_up_to_their_limit():
 
 
 # --- Following --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def followed():
+    """Of no gateway in particular: its steps are taken by the test."""
+    requests = Requests("http://127.0.0.1:1", "jgw_a_b", sdk.Policy(follow_retry_seconds=0.05))
+    return Following(requests, JobSource("01KP8E2NH03CBABD5WQDK6ZHC2", 0, lambda artifact: artifact))
+
+
+def test_a_stream_that_opens_ends_a_run_of_failures(followed):
+    followed._retries.delay(sdk.ConnectionFailedError())
+    time.sleep(0.1)  # longer than it goes on without a response
+    steps = followed._open_stream("0")
+    request = next(steps).request
+    with pytest.raises(StopIteration):
+        steps.send(httpx.Response(200, headers={"Content-Type": "text/event-stream"}, request=request))
+    assert followed._retries.delay(sdk.ConnectionFailedError()) >= 0
+
+
+@pytest.mark.parametrize(("failure", "streams_again"), [(httpx.ConnectError, True), (httpx.ReadTimeout, False)])
+def test_after_a_connection_that_was_refused_a_stream_is_tried_again_at_once(followed, failure, streams_again):
+    steps = followed._open_stream("0")
+    request = next(steps).request
+    with pytest.raises(sdk.ConnectionFailedError):
+        steps.throw(failure("no", request=request))
+    assert followed._modes.may_stream == streams_again
 
 
 def messages(events: list[Any]) -> list[str]:
@@ -834,6 +862,8 @@ class TestWebhooks:
             {"webhook-id": "x"},
             {"webhook-timestamp": "1776254409"},
             {"webhook-timestamp": "now"},
+            {"webhook-timestamp": "1" + "0" * 400},
+            {"webhook-timestamp": "1" + "0" * 5_000},
             {"webhook-timestamp": "٣"},
             {"webhook-signature": ""},
             {"webhook-signature": "v1,é"},

@@ -165,7 +165,7 @@ class Delivery:
     def write_all_again(self) -> None:
         """What was written before is written once more, with the next change."""
         self._written_position = None
-        self._change.blocked = self._blocked | self._change.blocked
+        self._change.blocked = {**self._blocked, **self._change.blocked}
         self._has_changes()
 
     async def stop(self) -> None:

@@ -67,6 +67,8 @@ FEED_PAGE = 100
 LATE_SECONDS = 10.0
 # So many latest ids of the feed are kept, to drop doubles after CURSOR_GONE.
 MAX_IDS = 100_000
+# There was no connection at all.
+NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 @dataclass(frozen=True)
@@ -285,15 +287,15 @@ class Following(Generic[T]):
             response = yield from open_stream(request)
             raise_for_status(response)
         except httpx.RequestError as error:
-            failed = connection_failed(error)
-            if not was_refused(failed):
+            if not isinstance(error, NOT_CONNECTED):
                 self._modes.stream_failed()
-            raise failed from error
+            raise connection_failed(error) from error
         except ApiError as error:
             if error.status != 406 and (not error.is_retryable or error.code == "RATE_LIMITED"):
                 raise
             self._modes.stream_failed()
             return None
+        self._retries.reset()
         return response
 
     def _read_page(self, *, is_first: bool) -> EmittingSteps[T, bool]:
@@ -375,4 +377,4 @@ def pause_seconds(response: httpx.Response) -> float:
 
 def was_refused(error: ConnectionFailedError) -> bool:
     """Whether there was no connection at all."""
-    return isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
+    return isinstance(error.__cause__, NOT_CONNECTED)
