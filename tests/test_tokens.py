@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import math
 import re
 import time
 from datetime import timedelta
+from functools import partial
+from unittest import mock
 
 import pytest
 from django.core import checks
 from django.core.exceptions import ValidationError
-from django.db import connection
+from django.db import OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from jobs.database import credentials, prepared
 from tenants import callers, tokens
 from tenants.callers import Caller, CredentialCache, CredentialRejected, VerifiedCredential
 from tenants.last_used import last_used
 from tenants.models import ApiToken, Tenant
-from tests.client import verified
+from tests.client import run, verified
 
 ACME = Caller(1, "acme", "tenants/acme/", None)
 
@@ -286,6 +291,57 @@ def test_those_who_wait_for_a_look_up_that_fails_look_up_themselves():
     first, *others = asyncio.run(ask_together())
     assert isinstance(first, OSError)
     assert others == [ACME, ACME]
+
+
+def prefixes_of(*tenants):
+    return {tokens.issue(tenant).split("_")[1]: tenant.pk for tenant in tenants}
+
+
+async def find_together(look_ups, prefixes):
+    rows = await asyncio.gather(*(look_ups.find(prefix) for prefix in prefixes))
+    return [row and row.tenant_id for row in rows]
+
+
+def test_tokens_that_come_together_share_statements(acme, globex):
+    issued = prefixes_of(*[acme, globex] * 10)
+    wanted = [*issued, "unknown00000", *list(issued)[:2]]  # two credentials may have one prefix
+    with CaptureQueriesContext(connection) as captured:
+        found = run(partial(find_together, credentials.TokenLookUps(), wanted))
+    assert found == [issued.get(prefix) for prefix in wanted]
+    assert len(captured) == math.ceil(len(wanted) / credentials.MAX_BATCH)
+
+
+def test_tokens_that_cannot_be_looked_up_together_are_looked_up_alone(acme, globex, monkeypatch):
+    issued = prefixes_of(acme, globex, acme)
+    numbers = []
+
+    async def read(statement, values, alias):
+        numbers.append(len(values))
+        if len(values) > 1:
+            raise OperationalError("too many at once")
+        return await prepared.read(statement, values, alias)
+
+    monkeypatch.setattr(credentials, "read", read)
+    assert run(partial(find_together, credentials.TokenLookUps(), issued)) == list(issued.values())
+    assert numbers == [3, 1, 1, 1]
+    monkeypatch.setattr(credentials, "read", mock.AsyncMock(side_effect=OperationalError("the database is down")))
+    with pytest.raises(OperationalError):
+        run(partial(find_together, credentials.TokenLookUps(), issued))
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_a_caller_that_hangs_up_takes_no_other_with_it(acme, globex, turns):
+    issued = prefixes_of(acme, globex, acme)
+
+    async def first_hangs_up():
+        look_ups = credentials.TokenLookUps()
+        first, *others = (asyncio.ensure_future(look_ups.find(prefix)) for prefix in issued)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+        return [row.tenant_id for row in await asyncio.gather(*others)]
+
+    assert run(first_hangs_up) == list(issued.values())[1:]
 
 
 @pytest.mark.parametrize(("seconds", "ids"), [(0, []), (5, []), (5.1, ["tenants.E001"]), (-1, ["tenants.E001"])])

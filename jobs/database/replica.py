@@ -41,14 +41,18 @@ async def replica_first(read: Read[Value], is_enough: Callable[[Value], bool] | 
     return await _first(order[::-1] if monitor.is_behind() else order, read, is_enough)
 
 
-async def primary_first(read: Read[Value | None]) -> Value | None:
+def _is_some(value: object) -> bool:
+    return value is not None
+
+
+async def primary_first(read: Read[Value], is_enough: Callable[[Value], bool] = _is_some) -> Value:
     """Reads from the primary or, while that is down, from the replica.
 
-    None from the replica does not count, because it may lack the newest rows: then the error of the primary is raised.
+    If ``is_enough`` rejects the replica's result, which may lack the newest rows, the error of the primary is raised.
     """
     if not settings.API_REPLICA:
         return await read(settings.API_DATABASE)
-    return await _first([settings.API_DATABASE, settings.API_REPLICA], read, lambda value: value is not None)
+    return await _first([settings.API_DATABASE, settings.API_REPLICA], read, is_enough)
 
 
 async def primary_caught_up(
