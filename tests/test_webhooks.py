@@ -412,10 +412,97 @@ def test_events_at_positions_that_a_failover_has_lost_are_delivered(acme, job):
                 JobCounts.objects.for_tenant(acme).update(last_position=1)
 
             await write(lose)
-            await asyncio.sleep(1)  # longer than a promotion takes
+            await asyncio.sleep(1)  # as a promotion takes
             new = await write(ledger.open_job, acme, "MODEL_GENERATOR")
             await write(ledger.append, new, "stage")
             await until(lambda: str(new.pk) in receiver.order())
+            await until_async(lambda: Endpoint.objects.get().position == 2)
+
+    deliver(scenario, receiver=accepting)
+
+
+def test_what_waits_when_the_store_goes_back_is_delivered(acme, job, monkeypatch):
+    """An event that failed, one under way, and one that was read and not sent: all from before that place."""
+    monkeypatch.setattr(delivery, "RETRY_SECONDS", (3.0,) * 9)
+    monkeypatch.setattr(delivery, "SLOW_SECONDS", 3_600.0)
+    monkeypatch.setattr(sender, "ATTEMPT_SECONDS", 2.0)
+
+    async def scenario(receiver):
+        await write(endpoints.create, acme, receiver.url)
+        nonlocal held
+        held = await write(ledger.open_job, acme, "MODEL_GENERATOR")
+        for each in (job, held, held):  # the second of held waits for its first
+            await write(ledger.append, each, "stage")
+        lost = await write(ledger.open_job, acme, "MODEL_GENERATOR")
+        await write(ledger.append, lost, "stage")
+        async with working() as [one]:
+            await until(lambda: receiver.open_requests == 1 and str(lost.pk) in receiver.order())
+            await until_async(BlockedJob.objects.exists)
+
+            def lose():
+                lost.delete()
+                JobCounts.objects.for_tenant(acme).update(last_position=3)
+
+            await write(lose)
+            await until(lambda: not one.deliveries)  # it ends, and waits for the request under way
+            receiver.behaviour = accepting
+            await until(lambda: receiver.order().get(str(held.pk)) == [1, 2] and receiver.order().get(str(job.pk)))
+            await until_async(lambda: Endpoint.objects.get().position == 3 and not BlockedJob.objects.exists())
+
+    async def behaviour(receiver, request, received):
+        if received.job == str(job.pk):
+            return web.Response(status=500)
+        return await (hanging if received.job == str(held.pk) else accepting)(receiver, request, received)
+
+    held = job
+    deliver(scenario, receiver=behaviour)
+
+
+def test_an_endpoint_that_is_added_while_positions_are_read_begins_where_it_was(acme, globex, job, monkeypatch, caplog):
+    last_positions = worker.last_positions
+    asked = []
+
+    async def slowly(tenants):
+        asked.append(set(tenants))
+        found = await last_positions(tenants)
+        await asyncio.sleep(0.3)  # meanwhile the worker takes the other endpoint
+        return found
+
+    monkeypatch.setattr(worker, "last_positions", slowly)
+    monkeypatch.setattr(worker, "RENEW_SECONDS", 0.0)
+
+    async def scenario(receiver):
+        for _ in range(3):
+            await write(ledger.append, job, "stage")
+        await write(endpoints.create, globex, receiver.url)
+        async with working() as [one]:
+            await until(lambda: asked)
+            created, _ = await write(endpoints.create, acme, receiver.url)
+            await until(lambda: {acme.pk, globex.pk} in asked)
+            await asyncio.sleep(1)
+            assert created.pk in one.deliveries
+            assert (await write(Endpoint.objects.get, pk=created.pk)).position == 3
+
+    deliver(scenario, receiver=accepting)
+    assert "lost events" not in caplog.text
+
+
+def test_a_change_whose_commit_had_no_answer_is_written_once_more(acme, job, monkeypatch):
+    record = leases.record
+
+    async def scenario(receiver):
+        await write(endpoints.create, acme, receiver.url)
+        await write(ledger.append, job, "stage")
+
+        def without_answer(*args):
+            monkeypatch.setattr(leases, "record", record)
+            record(*args)
+            raise OperationalError("the connection was lost")
+
+        monkeypatch.setattr(leases, "record", without_answer)
+        async with working():
+            await until_async(Attempt.objects.exists)
+            await write(ledger.append, job, "stage")
             await until_async(lambda: Endpoint.objects.get().position == 2)
 
     deliver(scenario, receiver=accepting)

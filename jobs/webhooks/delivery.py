@@ -18,6 +18,8 @@ from time import monotonic, time
 from typing import Protocol
 
 from django.db import Error as DatabaseFailure
+from django.db.models import F, Value
+from django.db.models.functions import Least
 
 from jobs.artifacts.signing import CannotSign
 from jobs.database.events import FeedRow
@@ -97,6 +99,7 @@ class Delivery:
         self._busy: set[str] = set()  # blocked jobs with a request
         self._redeliveries: deque[tuple[int, str, int]] = deque()
         self._known_redeliveries: set[int] = set()
+        self._redelivered: set[int] = set()
         self.attempts: set[asyncio.Task[None]] = set()
         self._change = Change(config.pk)
         self._written_position: int | None = claim.position
@@ -121,8 +124,9 @@ class Delivery:
         """Unix time since when the event waits that has waited longest; now, where none waits."""
         return min((row.since for row in self._blocked.values()), default=time())
 
-    def set_newest_position(self, position: int) -> None:
-        if position < self.read_up_to:
+    def set_newest_position(self, position: int, read_up_to: int) -> None:
+        """The tenant's last position, which was asked for when this delivery had read up to ``read_up_to``."""
+        if position < read_up_to:
             self.went_back_to = position
         elif position > self.newest_position:
             self.newest_position = position
@@ -136,7 +140,7 @@ class Delivery:
         row = self._blocked.get(job)
         if row is not None and seq >= row.next_seq:
             self._block(job, row._replace(next_attempt_at=time()))
-            self._change.redelivered.append(pk)
+            self._note_redelivered(pk)
         else:
             self._redeliveries.append((pk, job, seq))
         self.wake.set()
@@ -145,7 +149,9 @@ class Delivery:
         """What is to be written since the last call; None for nothing."""
         change, self._change = self._change, Change(self.config.pk)
         if self.went_back_to is not None:
-            return Change(self.config.pk, {"position": min(self.position, self.went_back_to)}, attempts=change.attempts)
+            # The position that is there goes with the blocked jobs that are there: it must not come later than both.
+            position = Least(F("position"), Value(self.went_back_to))
+            return Change(self.config.pk, {"position": position}, attempts=change.attempts)
         if self.position != self._written_position:
             change.fields["position"] = self._written_position = self.position
         has_content = change.fields or change.blocked or change.attempts or change.redelivered
@@ -154,6 +160,8 @@ class Delivery:
     def put_back(self, change: Change) -> None:
         """A change that could not be written is written with the next one."""
         newer = self._change
+        for attempt in change.attempts:
+            attempt.pk = None  # it may have been written, although no answer came: then the log has it twice
         self._change = Change(
             change.endpoint,
             change.fields | newer.fields,
@@ -166,6 +174,7 @@ class Delivery:
         """What was written before is written once more, with the next change."""
         self._written_position = None
         self._change.blocked = {**self._blocked, **self._change.blocked}
+        self._change.redelivered = sorted(self._redelivered)
         self._has_changes()
 
     async def stop(self) -> None:
@@ -386,7 +395,7 @@ class Delivery:
             else:
                 self._log(row, answer, 0, Outcome.FAILED)
                 self._note_failure(answer)
-        self._change.redelivered.append(pk)
+        self._note_redelivered(pk)
         self._has_changes()
 
     async def _send(self, row: FeedRow) -> Answer | None:
@@ -485,6 +494,10 @@ class Delivery:
         if job not in self._busy:
             heapq.heappush(self._due, (row.next_attempt_at, job))
         self._has_changes()
+
+    def _note_redelivered(self, pk: int) -> None:
+        self._redelivered.add(pk)
+        self._change.redelivered.append(pk)
 
     def _unblock(self, job: str) -> None:
         del self._blocked[job]

@@ -192,16 +192,20 @@ class Worker:
         """Tells the deliveries of each tenant's newest position."""
         while True:
             if self.deliveries:
+                # Before the question: what is read meanwhile may be newer than its answer.
+                asked = [(each, each.read_up_to) for each in self.deliveries.values()]
                 try:
-                    tenants = {each.config.caller.tenant_id for each in self.deliveries.values()}
+                    tenants = {each.config.caller.tenant_id for each, _ in asked}
                     async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS):
                         positions = await last_positions(tenants)
                 except (DatabaseFailure, TimeoutError) as error:
                     logger.warning("The positions of tenants cannot be read: %s", error)
                     await asyncio.sleep(REFRESH_SECONDS)
                 else:
-                    for each in self.deliveries.values():
-                        each.set_newest_position(positions.get(each.config.caller.tenant_id, 0))
+                    for each, read_up_to in asked:
+                        position = positions.get(each.config.caller.tenant_id)
+                        if position is not None:
+                            each.set_newest_position(position, read_up_to)
                     ahead = {pk for pk, each in self.deliveries.items() if each.went_back_to is not None}
                     for pk in ahead:
                         logger.warning("The store lost events of webhook endpoint %d, which begins anew.", pk)
@@ -229,8 +233,6 @@ class Worker:
         changes = [change for _, change in taken]
         try:
             lost = await self._in_database(leases.record, self.name, changes)
-            for pk in self._to_be_trimmed(changes):
-                await self._in_database(leases.trim_attempts, pk)
         except DatabaseFailure as error:
             logger.warning("What was delivered cannot be written now: %s", error)
             for delivery, change in taken:
@@ -242,6 +244,11 @@ class Worker:
         for pk in lost & self.deliveries.keys():
             logger.warning("The lease of webhook endpoint %d was lost.", pk)
             self.deliveries[pk].is_stopping = True
+        try:
+            for pk in self._to_be_trimmed(changes):
+                await self._in_database(leases.trim_attempts, pk)
+        except DatabaseFailure as error:
+            logger.warning("Old attempts cannot be removed now: %s", error)
         return True
 
     def _write_all_again(self) -> None:
