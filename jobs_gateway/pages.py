@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,10 @@ MAX_WAITING = 64
 MAX_WAIT_SECONDS = 10.0
 # How long a page may take.
 PAGE_SECONDS = 60.0
+# Responses that are sent without keeping a page's place; each is in memory until its reader has it.
+MAX_SENDING = 64
+# A reader that takes nothing for so long is cut off.
+SEND_SECONDS = 30.0
 # Bytes of bodies that are being read or held, all callers together.
 MAX_BODY_BYTES = 64 * 2**20
 
@@ -109,6 +114,7 @@ class Pages:
         self.sign_ins = Limiter(MAX_SIGN_INS)
         self.waits = PageWaits(partial(self._page, Limiter(MAX_RECHECKS)))
         self.body_bytes = 0
+        self.sending = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -151,10 +157,26 @@ class Pages:
         return body
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, release: Callable[[], None]) -> None:
+        has_place = True
+
+        async def send_page(message: Message) -> None:
+            nonlocal has_place
+            if has_place and message["type"] == "http.response.start" and self.sending < MAX_SENDING:
+                # The thread is done: a slow reader keeps nobody's place.
+                has_place = False
+                self.sending += 1
+                release()
+            async with asyncio.timeout(SEND_SECONDS):
+                await send(message)
+
         try:
-            await self.handler(scope, receive, send)
+            with suppress(TimeoutError):  # what a page raises is a response already
+                await self.handler(scope, receive, send_page)
         finally:
-            release()
+            if has_place:
+                release()
+            else:
+                self.sending -= 1
 
 
 async def require_database() -> None:

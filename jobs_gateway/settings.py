@@ -266,9 +266,10 @@ artifacts_folder = env.str("ARTIFACTS_DIR", default=str(DATA_DIR / "artifacts"))
 
 
 def artifact_origins() -> list[str]:
-    """Where a browser finds the pictures of a bucket, whichever way it is addressed; none for local files."""
+    """Where a browser finds the pictures, in addition to this origin: in the bucket, whichever way it is addressed."""
     if not AWS_STORAGE_BUCKET_NAME:
-        return []
+        public = urlsplit(PUBLIC_BASE_URL)
+        return [f"{public.scheme}://{public.netloc}"] if public.netloc else []
     store = urlsplit(s3_endpoint_url or f"https://s3.{s3_region}.amazonaws.com")
     return [f"{store.scheme}://{host}" for host in (store.netloc, f"{AWS_STORAGE_BUCKET_NAME}.{store.netloc}")]
 

@@ -12,6 +12,7 @@ import pytest
 from django.utils import timezone
 from ulid import ULID
 
+from jobs.fold import AGENT_RANKS
 from jobs.ingest import ledger
 from jobs.models import AuditEntry, Job, JobStatus
 
@@ -369,6 +370,12 @@ def test_each_agent_of_an_operation_has_a_row(support_client, globex, job_of):
     assert "5 s" in lanes[0]
     assert "b.fra failed" in lanes[1]
     assert "6 s disk full" in lanes[1]
+
+
+@pytest.mark.parametrize("event_type", [*AGENT_RANKS, "retried", "something_new"])
+def test_an_agent_in_any_state_is_shown(support_client, globex, job_of, event_type):
+    job = job_of(globex, job_type="vm.start", events=[event(1, event_type, hostname="a.fra")])
+    assert "a.fra" in get_job_page(support_client, job)
 
 
 def test_a_long_timeline_has_pages(support_client, acme, job_of):

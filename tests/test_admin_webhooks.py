@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from jobs.ingest import ledger
-from jobs.models import AuditEntry
+from jobs.models import AuditAction, AuditEntry
 from jobs.webhooks import endpoints, signing
 from jobs.webhooks.models import Attempt, BlockedJob, Endpoint, Redelivery
 
@@ -79,6 +79,8 @@ def test_support_sees_attempts_with_request_answer_and_duration(support_client, 
     assert "timestamp" in text
     assert "job.succeeded" in text
     assert "s3://" not in text
+    [entry] = AuditEntry.objects.filter(action=AuditAction.JOB_VIEWED)  # it shows what the job's page shows
+    assert (entry.tenant_slug, entry.subject) == (endpoint.tenant.slug, str(job.pk))
     assert f"{job}-2" in text_of(support_client.get("/admin/webhooks/attempt/"))
 
 

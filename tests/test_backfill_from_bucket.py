@@ -80,6 +80,14 @@ def test_a_rejected_line_is_named_with_its_file(bucket, tmp_path):
     assert "line 2 of dump/2026/a.ndjson: not a JSON object" in backfill(f"s3://{BUCKET}/dump/")[1]
 
 
+def test_a_run_that_goes_on_with_the_next_object_keeps_the_lines_that_were_rejected(bucket, tmp_path):
+    bucket.put_object(Bucket=BUCKET, Key="dump/2026/a.ndjson", Body=b"no\n")
+    rejects = tmp_path / "rejects"
+    backfill(f"s3://{BUCKET}/dump/", rejects=str(rejects))
+    backfill(f"s3://{BUCKET}/dump/", rejects=str(rejects), from_object="dump/2026/z é.ndjson", after_line=0)
+    assert rejects.read_bytes() == b"no\n"
+
+
 @pytest.fixture
 def interrupted(monkeypatch):
     """The command is sent SIGTERM with its fifth record, the first of its second file."""

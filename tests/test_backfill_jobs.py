@@ -6,6 +6,7 @@ import copy
 import gzip
 import io
 import json
+import os
 from typing import Any
 
 import pytest
@@ -449,10 +450,25 @@ def test_an_interrupted_run_resumes_at_its_checkpoint(acme, backfill, tmp_path, 
     assert not checkpoint.exists()
 
 
-def test_a_checkpoint_of_another_file_is_refused(acme, backfill, tmp_path):
+def test_a_checkpoint_of_another_file_or_tenant_is_refused(acme, backfill, file, tmp_path):
     checkpoint = tmp_path / "checkpoint"
     checkpoint.write_text('{"of": "other.ndjson", "line": 3}')
     assert "is the checkpoint of other.ndjson" in backfill(JOB, checkpoint=str(checkpoint))
+    checkpoint.write_text(json.dumps({"of": str(file), "line": 3}))
+    assert f"is the checkpoint of {file}." in backfill(JOB, checkpoint=str(checkpoint), tenant="acme")
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": "checkpoint"}, {"after_line": 1}])
+def test_a_pipe_that_is_followed_has_no_line_to_begin_after(acme, options):
+    with pytest.raises(CommandError, match="--follow reads on where the pipe is"):
+        call_command("backfill_jobs", "-", follow=True, **options)
+
+
+@pytest.mark.postgresql
+def test_a_value_that_is_too_long_for_an_index_rejects_its_record_alone(acme, backfill):
+    long = job(agent(1, "submitted", os.urandom(5_000).hex()), public_id="01JADE5XAMPK9M0Q7RS3T4V5W7")
+    said = backfill(JOB, long).splitlines()
+    assert said[:2] == ["loaded 1, unchanged 0, rejected 1", "  1 × refused by the database"]
 
 
 def test_a_value_that_only_the_database_refuses_rejects_its_record_alone(acme, backfill, monkeypatch):

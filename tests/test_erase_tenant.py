@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import threading
@@ -15,6 +16,7 @@ from django.db import IntegrityError, connection, transaction
 
 from jobs.ingest import erasure, ledger
 from jobs.management import stopping
+from jobs.management.batches import IncompleteRun
 from jobs.models import Artifact, Job, JobCounts, JobEvent
 from tenants.models import ApiToken, Tenant
 from tests.shared_servers import BUCKET
@@ -155,6 +157,27 @@ def test_a_folder_that_leads_elsewhere_is_not_followed(two_tenants, acme, local_
     assert (root / "tenants/globex/0.png").exists()
     with pytest.raises(CommandError, match=r"^Nothing was removed\. The artifact store failed: .* no folder of the"):
         erase("acme", "--dry-run", "--objects")
+
+
+@pytest.mark.parametrize("fault", ["a folder that cannot be read", "a disk that is not mounted"])
+def test_files_that_cannot_be_found_leave_the_tenant(two_tenants, acme, local_store, monkeypatch, fault):
+    local_store.save("tenants/acme/deep/0.png", ContentFile(b"picture"))
+    if fault == "a disk that is not mounted":
+        Path(local_store.location).rename(f"{local_store.location}-elsewhere")
+    else:
+        scandir = os.scandir
+
+        def refused(path):
+            if str(path).endswith("/deep"):
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(
+        IncompleteRun, match=r"The artifact store failed: (Permission denied|No such file or directory)"
+    ):
+        erase("acme", "--yes", "--objects")
+    assert Tenant.objects.filter(pk=acme.pk).exists()
 
 
 def test_objects_in_a_bucket_go_too(two_tenants, s3_store, s3_server):

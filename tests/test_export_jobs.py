@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import resource
 import signal
 
 import pytest
@@ -13,8 +14,10 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from ulid import ULID
 
-from jobs.ingest import bulk, ledger, record_reader
+from jobs.ingest import bulk, erasure, ledger, record_reader, removal
+from jobs.ingest.interchange import dump
 from jobs.management import id_list
+from jobs.management.batches import IncompleteRun
 from jobs.management.errors import FileError
 from jobs.models import Job
 from tests.records import records
@@ -22,6 +25,7 @@ from tests.stores import SQLiteStores, everything, exported
 from tests.test_interchange import EXAMPLE
 
 TENANTS = ("acme", "globex")
+NOW = "2026-04-15T12:00:00Z"
 
 
 def export(tmp_path, *arguments, name="jobs.ndjson", **options):
@@ -60,6 +64,65 @@ def test_it_resumes_after_a_job_and_appends(acme, job_of, tmp_path):
     path = tmp_path / "jobs.ndjson"
     path.write_bytes(whole.splitlines(keepends=True)[0])
     assert export(tmp_path, after=ids[0]) == whole
+
+
+@pytest.mark.parametrize("name", ["jobs.ndjson", "jobs.ndjson.gz"])
+def test_after_a_full_disk_the_printed_command_completes_the_file(acme, job_of, tmp_path, name):
+    for _ in range(9):
+        job_of(acme, request={"padding": os.urandom(600).hex()})
+    whole = export(tmp_path, batch=2)
+    path, limits = tmp_path / f"limited-{name}", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))  # in the middle of a batch
+    try:
+        with pytest.raises(IncompleteRun) as failure:
+            call_command("export_jobs", str(path), batch=2, stderr=io.StringIO())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert failure.value.why == f"Cannot write {path}: File too large"
+    call_command(*failure.value.resume_command.split()[2:], stderr=io.StringIO())
+    assert (gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()) == whole
+
+
+def test_a_file_that_is_shorter_than_its_checkpoint_says_is_not_continued(acme, job_of, tmp_path, monkeypatch):
+    for _ in range(3):
+        job_of(acme)
+    path, checkpoint, dumped = tmp_path / "jobs.ndjson", tmp_path / "checkpoint", []
+
+    def stopped(record):
+        dumped.append(record)
+        if len(dumped) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return dump(record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.management.commands.export_jobs.dump", stopped)
+        with pytest.raises(IncompleteRun):
+            export(tmp_path, batch=1, checkpoint=str(checkpoint))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CommandError, match=r"has [\d,]+ bytes, and the checkpoint was written when it had [\d,]+\."):
+        export(tmp_path, batch=1, checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("after", ["jobs_job", "jobs_artifact"])
+def test_a_job_that_is_removed_while_it_is_read_is_left_out(acme, globex, job_of, after):
+    kept, gone = (job_of(acme, events=[{"seq": 1, "event_type": "queued", "created_at": NOW}]) for _ in range(2))
+    alone = job_of(globex)  # its tenant goes with it
+    removed = []
+
+    def remove_after(execute, sql, *rest):
+        rows = execute(sql, *rest)
+        if f'FROM "{after}"' in sql and not removed:
+            removed.append(True)
+            removal.remove(Job.all_tenants.filter(pk=gone.pk))
+            erasure.erase_tenant(globex)
+        return rows
+
+    with connection.execute_wrapper(remove_after):
+        [batch] = record_reader.batches(Job.all_tenants.all(), 10)
+    assert removed
+    # Once its artifacts are read there is nothing of it that could be missing.
+    whole = [kept.pk, alone.pk] if after == "jobs_artifact" else [kept.pk]
+    assert [record.public_id for record in batch] == whole
 
 
 def test_a_signal_while_the_list_is_written_stops_it_and_the_printed_command_writes_it_whole(acme, job_of, tmp_path):

@@ -86,4 +86,4 @@ def test_a_signal_ends_it_with_all_that_was_read_and_the_pipe_still_open(followe
     assert process.stdout.read() == b"loaded 2, unchanged 0, rejected 0\n"
     last = json.loads(process.stderr.read().splitlines()[-1])
     assert (last["level"], last["message"]) == ("ERROR", "Stopped, after line 2")
-    assert last["resume"] == "python manage.py backfill_jobs - --follow --batch 1000 --after-line 2"
+    assert last["resume"] == "python manage.py backfill_jobs - --follow --batch 1000"

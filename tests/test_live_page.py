@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+from datetime import UTC, datetime
 from itertools import pairwise, product
 
 import pytest
+from ulid import ULID
 
 from tests.browser import needs_chromium, watched_page
 from tests.shared_servers import copy_trial
@@ -160,6 +163,43 @@ def test_paused_it_asks_for_nothing_and_then_misses_nothing(page, trial, simulat
     assert (ids(page), len(page.asked)) == (before, asked)
     page.get_by_role("button", name="Resume").press("Enter")
     expect_new_jobs(page, before)
+
+
+def test_paused_while_it_loads_it_opens_no_stream_until_it_resumes(page, trial):
+    base_url, _ = trial
+    held = []
+
+    def hold_the_first(route):
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/job?*", hold_the_first)
+    page.goto(base_url)
+    while not held:
+        page.wait_for_timeout(50)
+    page.get_by_role("button", name="Pause").press("Enter")
+    held[0].continue_()
+    expect(cards(page)).to_have_count(12, timeout=TIMEOUT_MS)
+    page.wait_for_timeout(1000)
+    expect(page.locator("#connection")).to_have_text("Paused")
+    page.get_by_role("button", name="Resume").press("Enter")
+    expect(page.locator("#connection")).to_have_text("Live", timeout=TIMEOUT_MS)
+
+
+def test_a_job_without_an_agent_yet_is_shown_and_followed(page, trial):
+    _, store = trial
+    opened(page, trial)
+    expect(page.locator("#connection")).to_have_text("Live", timeout=TIMEOUT_MS)
+    now = datetime.now(UTC).isoformat()
+    event = {"seq": 1, "event_type": "queued", "hostname": "_api", "created_at": now}
+    job = {"public_id": str(ULID()), "tenant": "demo", "job_type": "vm.start", "created_at": now, "events": [event]}
+    store.run("backfill_jobs", "-", stdin=json.dumps(job).encode())
+    expect(cards(page).filter(has_text=job["public_id"])).to_be_visible(timeout=TIMEOUT_MS)
+    opened(page, trial)  # which asks what the agents of the newest jobs do
+    expect(page.locator("#connection")).to_have_text("Live", timeout=TIMEOUT_MS)
+    expect(cards(page).filter(has_text=job["public_id"])).to_be_visible()
 
 
 @pytest.mark.full

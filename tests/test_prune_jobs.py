@@ -214,6 +214,15 @@ def test_a_key_that_is_spelled_like_another_removes_nothing(acme, old_job, prune
     assert local_store.object_exists("tenants/acme/x.png")
 
 
+@pytest.mark.parametrize("others", [["--older-than=30d"], ["--older-than=90d", "--keep-failures"]])
+def test_a_checkpoint_of_other_jobs_is_refused(acme, old_job, prune, tmp_path, others):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.write_text('{"of": "prune_jobs of all tenants older than 90d"}')
+    old_job(acme, 91, "queued")
+    with pytest.raises(CommandError, match="is the checkpoint of prune_jobs of all tenants older than 90d"):
+        call_command("prune_jobs", *others, checkpoint=str(checkpoint))
+
+
 # --- Stopping and going on ----------------------------------------------------------------------------------------
 
 

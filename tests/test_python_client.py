@@ -23,6 +23,7 @@ import httpx
 import jobs_gateway_client as sdk
 import pytest
 from django.db import transaction
+from httpx_sse import ServerSentEvent
 from jobs_gateway_client.cli import plain
 from jobs_gateway_client.following import Following, JobSource
 from jobs_gateway_client.policy import Retries
@@ -339,14 +340,31 @@ def followed():
     return Following(requests, JobSource("01KP8E2NH03CBABD5WQDK6ZHC2", 0, lambda artifact: artifact))
 
 
-def test_a_stream_that_opens_ends_a_run_of_failures(followed):
+def opened(followed):
+    """The steps of a stream that has opened, at the question for its first event."""
+    steps = followed._read_stream("0")
+    request = next(steps).request
+    steps.send(httpx.Response(200, headers={"Content-Type": "text/event-stream"}, request=request))
+    return steps
+
+
+def test_a_stream_without_an_event_ends_a_run_of_failures(followed):
     followed._retries.delay(sdk.ConnectionFailedError())
     time.sleep(0.1)  # longer than it goes on without a response
-    steps = followed._open_stream("0")
-    request = next(steps).request
+    steps = opened(followed)
     with pytest.raises(StopIteration):
-        steps.send(httpx.Response(200, headers={"Content-Type": "text/event-stream"}, request=request))
+        steps.send(None)
     assert followed._retries.delay(sdk.ConnectionFailedError()) >= 0
+
+
+def test_an_event_that_cannot_be_read_is_asked_for_no_longer_than_any_failure_lasts(followed):
+    followed._retries.delay(sdk.ConnectionFailedError())
+    time.sleep(0.1)
+    steps = opened(followed)
+    with pytest.raises(sdk.UnexpectedResponseError) as failure:
+        steps.send(ServerSentEvent(data='{"seq": "one"}', id="1"))
+    with pytest.raises(sdk.UnexpectedResponseError):
+        followed._retries.delay(failure.value)
 
 
 @pytest.mark.parametrize(("failure", "streams_again"), [(httpx.ConnectError, True), (httpx.ReadTimeout, False)])

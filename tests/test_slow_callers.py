@@ -14,6 +14,7 @@ import pytest
 from django.core.cache import cache
 
 from jobs.api.request import BODY_SECONDS
+from jobs_gateway.pages import MAX_PAGES, MAX_WAIT_SECONDS
 from tests.client import Client
 from tests.forgery import SECRET, hmac_header
 from tests.gateway import database_of_this_test, serving
@@ -154,6 +155,24 @@ def test_two_thousand_idle_connections_delay_no_request(gateway, acme_token):
         assert gateway.get("/v1/jobs", acme_token).status == 200
         idle[-1].sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle[-1].recv(12) == b"HTTP/1.1 200"
+
+
+def test_pages_that_are_read_slowly_keep_no_other_page_waiting(gateway):
+    # Four megabytes, of which each takes what the buffers hold.
+    large = (
+        b"GET /static/drf_spectacular_sidecar/redoc/bundles/redoc.standalone.js.map HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        for _ in range(3 * MAX_PAGES):
+            reader = stack.enter_context(socket.socket())
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect(("127.0.0.1", gateway.port))
+            reader.sendall(large)
+            assert reader.recv(12) == b"HTTP/1.1 200"
+        for path in ("/", "/docs", "/admin/login/"):
+            began = time.monotonic()
+            assert gateway.get(path).status == 200
+            assert time.monotonic() - began < MAX_WAIT_SECONDS
 
 
 # --- passwords ---

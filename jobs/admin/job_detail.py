@@ -40,6 +40,7 @@ _TONES = {
     "started": "running",
     "succeeded": "good",
     "completed": "good",
+    "skipped": "good",
     "failed": "bad",
 }
 
@@ -282,7 +283,7 @@ class JobDetail:
             AgentTimeline(
                 hostname=self.renderer.redact_text(hostname),
                 status=agent.status,
-                tone=_TONES[agent.status],
+                tone=_TONES.get(agent.status, "note"),
                 duration=format_duration(agent.duration) if agent.last_end else "",
                 error=self.renderer.redact_text(agent.error or ""),
                 marks=_agent_marks(by_host[hostname], start, length),

@@ -84,7 +84,7 @@ class TolerantRequest(ASGIRequest):
         """As Django has them, of the first ``MAX_MEDIA_TYPES``."""
         entries = self.headers.get("Accept", "*/*").split(",", MAX_MEDIA_TYPES)[:MAX_MEDIA_TYPES]
         types = [MediaType(readable_media_type(entry)) for entry in entries if entry.strip()]
-        return sorted(types, key=attrgetter("quality", "specificity"), reverse=True)
+        return sorted(filter(attrgetter("quality"), types), key=attrgetter("quality", "specificity"), reverse=True)
 
 
 class GatewayRequest(TolerantRequest):

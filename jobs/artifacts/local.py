@@ -94,14 +94,15 @@ class SignedFileSystemStorage(FileSystemStorage):
         os.scandir(self.location).close()
 
     def list_versions(self, prefix: str) -> Iterator[list[Path]]:
-        """Raises OSError if the folder is a symbolic link."""
+        """Raises OSError if the folder is a symbolic link, if a folder cannot be read, or if the store's is missing."""
         root = Path(os.path.realpath(self.location))
         folder = root / prefix
         if not prefix or Path(os.path.realpath(folder)) != folder:
             raise OSError(f"“{prefix}” is no folder of the artifact store")
+        os.scandir(self.location).close()  # a disk that is not mounted has no files, and all of them may be there
         files = (
             Path(path, name)
-            for path, folders, names in os.walk(folder)
+            for path, folders, names in os.walk(folder, onerror=_unless_missing)
             for name in names + [each for each in folders if Path(path, each).is_symlink()]  # not followed
         )
         while some := list(islice(files, 1000)):
@@ -142,14 +143,25 @@ class SignedFileSystemStorage(FileSystemStorage):
         return os.path.join(self.location, storage_key)  # noqa: PTH118
 
 
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # no file of the tenant's yet, or a folder that was removed meanwhile
+        raise error
+
+
 def _list_objects(folder: Path, prefix: str, after: str) -> Iterator[StoredObject]:
+    names = []
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         # Keys are sorted, so a folder sorts by its name with the slash.
         names = [f"{each.name}/" if each.is_dir(follow_symlinks=False) else each.name for each in entries]
-        for name in sorted(names, key=os.fsencode):
-            key = prefix + name
-            if not name.endswith("/"):
-                if os.fsencode(key) > os.fsencode(after) and stat.S_ISREG((folder / name).lstat().st_mode):
-                    yield StoredObject(key, (folder / name).lstat().st_size, None)
-            elif os.fsencode(key) > os.fsencode(after) or after.startswith(key):
+    for name in sorted(names, key=os.fsencode):
+        key = prefix + name
+        if name.endswith("/"):
+            if os.fsencode(key) > os.fsencode(after) or after.startswith(key):
                 yield from _list_objects(folder / name, key, after)
+        elif os.fsencode(key) > os.fsencode(after):
+            try:
+                found = (folder / name).lstat()
+            except FileNotFoundError:  # it was removed or renamed meanwhile
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield StoredObject(key, found.st_size, None)

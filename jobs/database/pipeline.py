@@ -121,7 +121,7 @@ def _read(connection: AnyConnection, pipeline: tuple[tuple[Statement, list[bytes
         while len(known) > MAX_PREPARED - len(pipeline):
             oldest = next(iter(known))
             del known[oldest]
-            pgconn.send_query_params(b'DEALLOCATE "%b"' % oldest, [])
+            pgconn.send_close_prepared(oldest)  # PgBouncer knows this, and not DEALLOCATE
             sent.append(None)
         # In this order: preparing waits for locks too, and the first statement sets the time-out.
         for statement, params in pipeline:

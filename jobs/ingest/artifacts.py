@@ -94,4 +94,5 @@ def fill(described: dict[int, tuple[Any, ...]], jobs: Iterable[ULID]) -> None:
     Artifact.all_tenants.bulk_update(
         [Artifact(pk=pk, **dict(zip(METADATA_COLUMNS, values, strict=True))) for pk, values in described.items()],
         METADATA_COLUMNS,
+        batch_size=1_000,  # PostgreSQL takes 65,535 parameters
     )

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-from django.db import DataError, IntegrityError, transaction
+from django.db import DataError, IntegrityError, OperationalError, transaction
 from prometheus_client import Counter
 
 from jobs.fold import is_unknown_agent_event
@@ -27,6 +27,7 @@ from tenants.models import Tenant
 BATCH_RECORDS = 1_000
 BATCH_BYTES = 8 * 2**20  # of text: a batch with long timelines ends earlier
 RECORDS = Counter("gateway_backfill_records", "Interchange records read, by outcome.", ["outcome"])
+PROGRAM_LIMIT_EXCEEDED = "54000"  # PostgreSQL's code for a value that is too long for an index
 ATTEMPTS = 5  # at a batch, when another writer adds the same jobs at the same time
 
 
@@ -178,10 +179,14 @@ def load_batch(batch: Sequence[Line], dry_run: bool = False) -> BatchResult:
             # A value passed every check, but the database refuses it. Halving the batch finds the record, so that the
             # others are loaded.
             return _load_by_halves(batch, dry_run, error)
+        except OperationalError as error:
+            if getattr(error.__cause__, "sqlstate", None) != PROGRAM_LIMIT_EXCEEDED:
+                raise
+            return _load_by_halves(batch, dry_run, error)
     raise AssertionError("unreachable")
 
 
-def _load_by_halves(batch: Sequence[Line], dry_run: bool, error: DataError) -> BatchResult:
+def _load_by_halves(batch: Sequence[Line], dry_run: bool, error: Exception) -> BatchResult:
     if len(batch) == 1:
         return BatchResult(rejections=[Rejection(batch[0], Rejected(Reason.DATABASE, str(error).partition("\n")[0]))])
     halves = [load_batch(half, dry_run) for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :])]

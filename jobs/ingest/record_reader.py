@@ -26,10 +26,11 @@ from tenants.models import Tenant
 
 
 def records(jobs: QuerySet[Job]) -> Iterator[Record]:
-    """The records of ``jobs``, in the order of the queryset. Three statements; all records are in memory at once.
+    """The records of ``jobs``, in the order of the queryset. Four statements; all records are in memory at once.
 
     The result is consistent without a snapshot: a job's row is read first, then its events up to the row's
-    ``last_seq``, which exist by then and never change. The jobs are locked if the queryset locks them.
+    ``last_seq``, which exist by then and never change. A job that is removed meanwhile is left out. The jobs are locked
+    if the queryset locks them.
     """
     columns = "public_id", "tenant_id", "job_type", "status", "created_at", "last_seq"
     rows = list(
@@ -41,7 +42,10 @@ def records(jobs: QuerySet[Job]) -> Iterator[Record]:
     slugs = dict(Tenant.objects.filter(pk__in={row.tenant_id for row in rows}).values_list("pk", "slug"))
     of_event, of_job = _artifacts(last_seqs)
     events = _events(last_seqs, of_event)
+    gone = _removed(row for row in rows if row.tenant_id not in slugs or _lacks_events(row, events))
     for row in rows:
+        if row.public_id in gone:
+            continue
         yield Record(
             public_id=row.public_id,
             tenant=slugs[row.tenant_id],
@@ -52,6 +56,17 @@ def records(jobs: QuerySet[Job]) -> Iterator[Record]:
             events=tuple(events.get(row.public_id, ())),
             artifacts=tuple(of_job.get(row.public_id, ())),
         )
+
+
+def _lacks_events(row: Any, events: dict[ULID, list[EventLine]]) -> bool:
+    found = events.get(row.public_id)
+    return row.last_seq > (found[-1].seq if found else 0)
+
+
+def _removed(rows: Iterable[Any]) -> set[ULID]:
+    """Those of ``rows`` that were removed after they were read. What was read of them is not whole."""
+    read = {row.public_id for row in rows}
+    return read - set(Job.all_tenants.filter(pk__in=read).values_list("pk", flat=True)) if read else read
 
 
 def ids(jobs: QuerySet[Job], size: int) -> Iterator[list[ULID]]:
@@ -77,7 +92,8 @@ def batches(jobs: QuerySet[Job], size: int, rows: int = 20_000) -> Iterator[list
                 break
         if not ids:
             return
-        yield list(records(jobs.filter(public_id__in=ids)))
+        if found := list(records(jobs.filter(public_id__in=ids))):
+            yield found
         page = jobs.filter(public_id__gt=ids[-1])
 
 

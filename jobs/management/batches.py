@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
 
 from jobs.management.arguments import MAX_BATCH, at_least, seconds
 from jobs.management.checkpoint import Checkpoint
@@ -136,6 +137,9 @@ class BatchCommand(StoppableCommand):
     ) -> Iterator[Run]:
         """``total`` is the value of ``done`` at the end. Give ``stop_request`` if other code checks it too."""
         checkpoint.check()
+        if checkpoint.path is not None and connection.vendor == "sqlite" and not connection.in_atomic_block:
+            with connection.cursor() as cursor:  # a checkpoint must not survive a power cut that its commits do not
+                cursor.execute("PRAGMA synchronous = FULL")
         with nullcontext(stop_request) if stop_request else stoppable() as stop:
             progress = Progress(self.stderr, total, self.name)
             yield Run(stop, checkpoint, progress, options["throttle"])

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from django.conf import settings
 
 from jobs.artifacts.s3 import SignedS3Storage
-from jobs.management.errors import READ_ERRORS, reading, writing
+from jobs.management.errors import READ_ERRORS, FileError, reading, writing
 from jobs.management.stopping import POLL_SECONDS, Stop
 
 FLUSH_SECONDS = 0.5  # with --follow: how long a line waits at most before it is loaded
@@ -148,13 +148,43 @@ def arriving(descriptor: int, stop: Stop, follow: bool) -> Iterator[bytes]:
             return
 
 
+def cut_to(raw: Any, name: str, size: int | None) -> None:
+    """Cuts off what a file has beyond ``size`` bytes, where a checkpoint says so. Raises FileError if it has less."""
+    if size is None:
+        return
+    with writing(name):
+        found = os.fstat(raw.fileno()).st_size
+        if found < size:
+            raise FileError(
+                f"{name} has {found:,} bytes, and the checkpoint was written when it had {size:,}. It is not the file "
+                "of that run any more: remove the checkpoint, and begin anew"
+            )
+        raw.truncate(size)
+        raw.seek(size)
+
+
+def write_whole(raw: Any, data: bytes) -> None:
+    """Writes all of ``data``, or nothing to a file of which only a part can be written. Raises OSError."""
+    size = raw.tell() if raw.seekable() else None
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[raw.write(rest) :]
+        raw.flush()
+    except OSError:
+        if size is not None:
+            raw.truncate(size)
+        raise
+
+
 class Sink:
     """A file that is written in batches. In a gzip file each batch is a member.
 
-    The gzip header has no time, so that the same batches give the same file.
+    The gzip header has no time, so that the same batches give the same file. A batch that cannot be written, as on a
+    full disk, leaves nothing behind: what is appended later would be glued to it.
     """
 
-    def __init__(self, raw: IO[bytes], name: str, compress: bool) -> None:
+    def __init__(self, raw: Any, name: str, compress: bool) -> None:
         self.raw = raw
         self.name = name
         self.compress = compress
@@ -162,23 +192,25 @@ class Sink:
     @classmethod
     @contextmanager
     def opened(cls, name: str, append: bool = False, size: int | None = None) -> Iterator[Sink]:
-        """``size`` in bytes is that of the last checkpoint. What a killed run wrote after it is cut off."""
+        """``size`` in bytes is that of the last checkpoint. What a killed run wrote after it is cut off.
+
+        Raises FileError.
+        """
         if name == "-":
             yield cls(sys.stdout.buffer, "standard output", compress=False)
             return
         with writing(name):
-            raw = Path(name).open("ab" if append else "wb")  # noqa: SIM115 - closed below
-            if size is not None:
-                raw.truncate(size)
+            # Without a buffer, which would be written once more, and fail again, when the file is closed.
+            raw = Path(name).open("ab" if append else "wb", buffering=0)  # noqa: SIM115 - closed below
         with raw:
+            cut_to(raw, name, size)
             yield cls(raw, name, name.endswith(".gz"))
 
     def write(self, lines: Iterable[bytes]) -> int | None:
         """Returns the new size of the file in bytes; None for a pipe."""
         batch = b"".join(lines)
         with writing(self.name):
-            self.raw.write(gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
-            self.raw.flush()
+            write_whole(self.raw, gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
         return self.raw.tell() if self.raw.seekable() else None
 
     def sync(self) -> None:

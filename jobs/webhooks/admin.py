@@ -355,6 +355,8 @@ class AttemptAdmin(ReadOnlyAdmin):
         if not self.has_view_permission(request, attempt) or request.method != "GET":
             raise PermissionDenied
         body = body_now(attempt)
+        if body is not None:
+            record_audit_entry(request, AuditAction.JOB_VIEWED, attempt.endpoint.tenant, str(attempt.job))
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
@@ -24,7 +25,7 @@ from jobs.management.errors import (
     reason,
     writing,
 )
-from jobs.management.files import BUCKET, Inputs, Source, bucket_and_prefix, is_bucket
+from jobs.management.files import BUCKET, Inputs, Source, bucket_and_prefix, cut_to, is_bucket, write_whole
 from jobs.management.progress import counted
 from jobs.management.stopping import stoppable
 from jobs.management.waiting import DatabaseWait
@@ -71,7 +72,7 @@ class Totals:
 class Rejects:
     """Two files: the rejected lines as they were read, and the line number and reason of each."""
 
-    def __init__(self, name: str, lines: IO[bytes], reasons: IO[bytes], compress: bool) -> None:
+    def __init__(self, name: str, lines: Any, reasons: Any, compress: bool) -> None:
         self.name = name
         self.lines = lines
         self.reasons = reasons
@@ -80,25 +81,28 @@ class Rejects:
     @classmethod
     @contextmanager
     def opened(cls, name: str, totals: Totals) -> Iterator[Rejects]:
-        mode = "ab" if totals.line else "wb"
+        mode = "ab" if totals.line or totals.file else "wb"
         with ExitStack() as stack:
             with writing(name):
-                lines = stack.enter_context(Path(name).open(mode))
-                reasons = stack.enter_context(Path(f"{name}.reasons").open(mode))
-            if totals.rejects_bytes is not None and totals.reasons_bytes is not None:
-                # A run that was killed may have written lines after its last checkpoint. They are read again.
-                lines.truncate(totals.rejects_bytes)
-                reasons.truncate(totals.reasons_bytes)
+                lines = stack.enter_context(Path(name).open(mode, buffering=0))
+                reasons = stack.enter_context(Path(f"{name}.reasons").open(mode, buffering=0))
+            # A run that was killed may have written lines after its last checkpoint. They are read again.
+            cut_to(lines, name, totals.rejects_bytes)
+            cut_to(reasons, f"{name}.reasons", totals.reasons_bytes)
             yield cls(name, lines, reasons, name.endswith(".gz"))
 
     def add(self, rejections: Sequence[bulk.Rejection], totals: Totals) -> None:
         lines = b"".join(each.line.raw.removesuffix(b"\n") + b"\n" for each in rejections)
         with writing(self.name):
-            self.lines.write(gzip.compress(lines, mtime=0) if lines and self.compress else lines)
-            self.reasons.write("".join(f"{_reason(each, totals.file)}\n" for each in rejections).encode())
-            for file in (self.lines, self.reasons):
-                file.flush()
+            write_whole(self.lines, gzip.compress(lines, mtime=0) if lines and self.compress else lines)
+            write_whole(self.reasons, "".join(f"{_reason(each, totals.file)}\n" for each in rejections).encode())
         totals.rejects_bytes, totals.reasons_bytes = self.lines.tell(), self.reasons.tell()
+
+    def sync(self) -> None:
+        """Waits until the lines are on disk (fsync)."""
+        with writing(self.name):
+            for file in (self.lines, self.reasons):
+                os.fsync(file.fileno())
 
 
 def _reason(rejection: bulk.Rejection, file: str) -> str:
@@ -149,7 +153,10 @@ class Command(BatchCommand):
 
     def handle(self, *, file: str, **options: Any) -> None:
         self.tenant_named(options["tenant"])
-        checkpoint = self.checkpoint_of(options, file)
+        if options["follow"] and (options["checkpoint"] or options["after_line"]):
+            raise CommandError("--follow reads on where the pipe is. Leave out --checkpoint and --after-line.")
+        tenant = options["tenant"]
+        checkpoint = self.checkpoint_of(options, f"{file} of {tenant}" if tenant else file)
         totals = Totals(**{"file": options["from_object"], "line": options["after_line"]} | checkpoint.read())
         failure: Exception | None = None
         try:
@@ -202,6 +209,8 @@ class Command(BatchCommand):
                 run.progress.clear()
                 self.show(batch.rejections[: max(0, SHOWN_REJECTIONS - sum(totals.rejected.values()))], totals)
             totals.add(batch)
+            if rejects and run.checkpoint.path is not None:
+                rejects.sync()  # before the checkpoint, which says how many are there
             # Lines that were read before the stop are loaded too: a pipe cannot be read again.
             run.checkpoint_batch(before + source.position, f"line {totals.place}: {totals}", asdict(totals))
 
@@ -220,5 +229,7 @@ class Command(BatchCommand):
 
     def incomplete_run(self, why: str, file: str, totals: Totals, options: dict[str, Any]) -> IncompleteRun:
         own = file, ("--rejects", options["rejects"]), ("--follow", options["follow"])
-        at = [("--from-object", totals.file or None), ("--after-line", totals.line)]
+        # What follows in a pipe has not been read: nothing of it may be left out.
+        line = None if options["follow"] else totals.line
+        at = [("--from-object", totals.file or None), ("--after-line", line)]
         return IncompleteRun(f"{why}, after line {totals.place}", self.resume_command(options, *own, at=at))

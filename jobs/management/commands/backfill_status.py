@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.db import IntegrityError
 from django.db.models import QuerySet
 from ulid import ULID
 
@@ -52,11 +53,10 @@ class Command(BatchCommand):
             jobs = jobs.filter(public_id__gt=self.last)
         if tenant is not None:
             jobs = jobs.filter(tenant=tenant)
-        tenants = [tenant] if tenant else list(Tenant.objects.order_by("pk"))
         try:
             with self.running(options, checkpoint, jobs.count()) as run:
                 different, unordered = self.recompute(jobs, options["batch"], dry_run, run)
-                drifted, repeated = self.check_tenants(tenants, dry_run, run)
+                drifted, repeated = self.check_tenants(tenant, dry_run, run)
         except DATABASE_ERRORS as error:
             raise self.incomplete_run(database_failed(error), options) from error
         except FileError as error:
@@ -106,17 +106,23 @@ class Command(BatchCommand):
             self.stdout.write(f"  {number:,} × {name}")
         return different, unordered
 
-    def check_tenants(self, tenants: Sequence[Tenant], dry_run: bool, run: Run) -> tuple[int, int]:
+    def check_tenants(self, only: Tenant | None, dry_run: bool, run: Run) -> tuple[int, int]:
         """Returns the number of tenants whose counts or last position were wrong, and of those with one position for
         several events."""
         wait = DatabaseWait(run.stop, self.say)
+        tenants = [only] if only else wait.run(lambda: list(Tenant.objects.order_by("pk")))
         progress = Progress(self.stderr, len(tenants), self.name)
         drifted = repeated = 0
         for done, tenant in enumerate(tenants):
             if run.stop.requested:
                 break
             progress.show(done, f"counts of {done:,} of {counted(len(tenants), 'tenant')} checked")
-            drift = wait.run(partial(counts.drift, tenant.pk, repair=not dry_run))
+            try:
+                drift = wait.run(partial(counts.drift, tenant.pk, repair=not dry_run))
+            except IntegrityError:
+                if wait.run(Tenant.objects.filter(pk=tenant.pk).exists):
+                    raise
+                continue  # it was erased meanwhile
             positions = wait.run(partial(counts.repeated_positions, tenant.pk))
             progress.clear()
             for line in (*drift_lines(drift), *(f"position {each:,} belongs to several events" for each in positions)):

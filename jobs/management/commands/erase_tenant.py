@@ -12,7 +12,7 @@ from django.db import DatabaseError, transaction
 from jobs.artifacts.signing import ArtifactStore, artifact_store
 from jobs.ingest import erasure
 from jobs.ingest.command_audit import record_command_act
-from jobs.management.arguments import at_least
+from jobs.management.arguments import MAX_BATCH, at_least
 from jobs.management.batches import IncompleteRun, StoppableCommand
 from jobs.management.errors import STORE_ERRORS, database_failed, reason
 from jobs.management.progress import Progress, counted
@@ -42,7 +42,7 @@ class Command(StoppableCommand):
         parser.add_argument(
             "--batch",
             metavar="JOBS",
-            type=at_least(1),
+            type=at_least(1, MAX_BATCH),
             default=500,
             help="Jobs in one transaction. Default: %(default)s.",
         )

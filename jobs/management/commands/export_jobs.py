@@ -126,6 +126,8 @@ class Command(BatchCommand):
             size = out.write(map(dump, records))
             written += len(records)
             self.after = records[-1].public_id
+            if run.checkpoint.path is not None:
+                out.sync()  # before the checkpoint, which says how much is there
             state = {"after": str(self.after), "begun": self.begun, "size": size}
             if not run.checkpoint_batch(written, counted(written, "job"), state):
                 return False

@@ -99,8 +99,10 @@ class Command(BatchCommand):
                 raise CommandError("--keep-failures goes with --older-than. With --absent-from the list decides.")
             # A job with a change after the list was written came with a later export, and stays.
             jobs = jobs.filter(updated_at__lte=check_list(absent_from, options["tenant"]))
-        subject = f"{self.name} of {tenant or 'all tenants'}"
-        checkpoint = self.checkpoint_of(options, f"{subject} absent from {absent_from}" if absent_from else subject)
+        which = f"absent from {absent_from}" if older_than is None else f"older than {duration_text(older_than)}"
+        # All that selects jobs: other ones would lie before the place where a checkpoint stands.
+        failures = " but failures" if options["keep_failures"] else ""
+        checkpoint = self.checkpoint_of(options, f"{self.name} of {tenant or 'all tenants'} {which}{failures}")
         self.state = checkpoint.read()
         self.totals = Totals(**self.state.get("totals", {}))
         self.store = artifact_store() if options["objects"] else None
@@ -195,12 +197,16 @@ class Command(BatchCommand):
         self, store: ArtifactStore, removed: Iterable[RemovedJob], tenants: Tenants, keys: Keys, wait: DatabaseWait
     ) -> None:
         prefix_of = {job.public_id: tenants[job.tenant_id].storage_prefix for job in removed}
-        own = {key for job, prefix in prefix_of.items() if prefix for key in keys[job] if key.startswith(prefix)}
-        free = sorted(own - wait.run(partial(referenced_keys, own)))
-        for start in range(0, len(free), OBJECTS_AT_ONCE):
-            some = free[start : start + OBJECTS_AT_ONCE]
-            store.delete_objects(some)
-            self.totals.objects += len(some)
+        own = sorted(
+            {key for job, prefix in prefix_of.items() if prefix for key in keys[job] if key.startswith(prefix)}
+        )
+        for start in range(0, len(own), OBJECTS_AT_ONCE):
+            some = own[start : start + OBJECTS_AT_ONCE]
+            referenced = wait.run(partial(referenced_keys, some))
+            free = [key for key in some if key not in referenced]
+            if free:
+                store.delete_objects(free)
+                self.totals.objects += len(free)
 
 
 def failure_text(error: Exception) -> str:

@@ -144,6 +144,7 @@ async function stream() {
     timer = setTimeout(() => silence.abort(), SILENCE_MS);
   };
   const stopping = interruption.signal;
+  stopping.throwIfAborted(); // paused or hidden while the page was loaded: there is no event to listen for any more
   const abort = () => silence.abort();
   stopping.addEventListener("abort", abort);
   listen();
@@ -342,7 +343,7 @@ function showAgents(shown, timeline) {
     box.append(agent);
   }
   part.media.replaceChildren(box);
-  shown.progress = over / states.length;
+  shown.progress = states.length ? over / states.length : 0;
   showStatus(shown);
 }
 

@@ -269,6 +269,7 @@ class Following(Generic[T]):
                         yield Emit((item,))
         except httpx.RequestError:
             pass  # cut off, or silent for too long: continue behind the last event
+        self._retries.reset()  # not before, for what cannot be read would be asked for without end
         if reconnect_seconds:
             yield self._reconnect_pause(reconnect_seconds)
         else:
@@ -295,7 +296,6 @@ class Following(Generic[T]):
                 raise
             self._modes.stream_failed()
             return None
-        self._retries.reset()
         return response
 
     def _read_page(self, *, is_first: bool) -> EmittingSteps[T, bool]:
