@@ -1,4 +1,5 @@
 import { ApiError, ConnectionError, DownloadError } from "./errors.js";
+import { LONGEST_MS } from "./watchdog.js";
 
 const FIRST_BACKOFF_MS = 500;
 const LONGEST_BACKOFF_MS = 30_000;
@@ -51,7 +52,7 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
     const timer = setTimeout(() => {
       signal?.removeEventListener("abort", abort);
       resolve();
-    }, ms);
+    }, Math.min(ms, LONGEST_MS));
     signal?.addEventListener("abort", abort, { once: true });
   });
 }
@@ -60,7 +61,9 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
 export function retryAfterMs(headers: Headers): number | undefined {
   const value = headers.get("Retry-After");
   if (value === null) return undefined;
-  const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
+  if (/^\d+$/.test(value)) return Number(value) * 1000;
+  // Only what HTTP calls a date: Date.parse takes "5, 5" for one of 2001.
+  const ms = /^[A-Z][a-z]+, .* GMT$/.test(value) ? Date.parse(value) - Date.now() : NaN;
   return Number.isNaN(ms) ? undefined : Math.max(0, ms);
 }
 

@@ -72,6 +72,9 @@ export class Transport {
   constructor(options: JobsGatewayOptions) {
     const url = new URL(options.baseUrl);
     if (!/^https?:$/.test(url.protocol)) throw new TypeError("baseUrl must begin with https:// or http://.");
+    if (url.username || url.password || url.search || url.hash) {
+      throw new TypeError("baseUrl has neither a user name nor a query: the token says who asks.");
+    }
     this.#baseUrl = url.href.replace(/\/+$/, "");
     const token = options.token ?? environmentToken();
     this.#token = typeof token === "function" ? token : () => token;
@@ -114,7 +117,7 @@ export class Transport {
     // Sent, and not only received, so that the log has the id of a request whose answer was lost.
     const requestId = Math.random().toString(36).slice(2).padEnd(12, "0");
     const headers = new Headers({ Accept: options.accept ?? "application/json", "X-Request-ID": requestId });
-    headers.set("Authorization", `Bearer ${checkedToken(await this.#token())}`);
+    headers.set("Authorization", `Bearer ${await this.#askToken(options, requestId)}`);
     if (options.waitSeconds) headers.set("Prefer", `wait=${options.waitSeconds}`);
     // "manual": the API never redirects, and the token must not follow a redirect to another host.
     const init: RequestInit = { headers, redirect: "manual", cache: "no-store" };
@@ -125,10 +128,24 @@ export class Transport {
 
   /** The answer of the artifact store to a link. The link is the credential: nothing else is sent. */
   async openLink(url: string, signal: AbortSignal | undefined): Promise<Exchange> {
-    const init: RequestInit = { credentials: "omit", referrerPolicy: "no-referrer" };
+    // Not from the browser's cache: what an <img> has put there may lack the header that lets a page read it.
+    const init: RequestInit = { credentials: "omit", referrerPolicy: "no-referrer", cache: "no-store" };
     const exchange = await this.#send(url, init, { signal }, undefined);
     if (!exchange.response.ok) throw exchange.downloadError();
     return exchange;
+  }
+
+  /** The token, which a function of the caller's may take long to get. */
+  async #askToken(options: SendOptions, requestId: string): Promise<string> {
+    const watchdog = new Watchdog(options.signal);
+    watchdog.start(options.timeoutMs ?? this.requestTimeoutMs);
+    try {
+      return checkedToken(await Promise.race([this.#token(), watchdog.aborted()]));
+    } catch (error) {
+      throw watchdog.signal.aborted ? failure(error, watchdog, options.signal, requestId) : error;
+    } finally {
+      watchdog.close();
+    }
   }
 
   async #send(url: string, init: RequestInit, options: SendOptions, requestId: string | undefined): Promise<Exchange> {
@@ -223,7 +240,7 @@ function describe(status: number, text: string): { code: string; detail: string;
   } catch {
     // a proxy's HTML
   }
-  const problems: ValidationError[] = Array.isArray(body.detail) ? body.detail : [];
+  const problems: ValidationError[] = Array.isArray(body.detail) ? body.detail.filter((each) => each?.loc?.join) : [];
   const code = problems.length > 0 ? "INVALID_PARAMETERS" : `HTTP_${status}`;
   const detail = problems.map(({ loc, msg }) => `${loc.join(".")}: ${msg}`).join("; ");
   return {

@@ -1,5 +1,5 @@
-/** The longest that setTimeout takes: 24 days. */
-const LONGEST_MS = 2 ** 31 - 1;
+/** The longest that setTimeout takes, 24 days: beyond that it fires at once. */
+export const LONGEST_MS = 2 ** 31 - 1;
 
 /** An AbortSignal that follows the caller's, and a timer. Close it, or the caller's signal keeps it. */
 export class Watchdog {
@@ -37,6 +37,15 @@ export class Watchdog {
     this.pause();
     this.#callers?.removeEventListener("abort", this.#forward);
     this.#controller.abort();
+  }
+
+  /** Rejects when it aborts. */
+  aborted(): Promise<never> {
+    return new Promise((_, reject) => {
+      const abort = () => reject(this.signal.reason);
+      if (this.signal.aborted) abort();
+      else this.signal.addEventListener("abort", abort, { once: true });
+    });
   }
 
   readonly #forward = () => this.#controller.abort(this.#callers?.reason);

@@ -106,6 +106,36 @@ test("a Retry-After beyond the time that a request may take is not waited for", 
   await assert.rejects(clientOf(used.proxy).jobs.get("x"), { status: 503, retryAfterMs: 3_600_000 });
 });
 
+test("what is no time after Retry-After, and one in years, leads to no hot loop", async () => {
+  const job = await openJob();
+  for (const [value, fewest] of [["5, 5", 2], ["-5", 2], ["Fri, 31 Dec 2999 23:59:59 GMT", 1], ["9".repeat(400), 1]]) {
+    const begun = used.proxy.requests.length;
+    used.proxy.fault = () => ({ status: 503, headers: { "Retry-After": value } });
+    await assert.rejects(clientOf(used.proxy).jobs.wait(job, { timeout: 1500 }), { code: "JOB_TIMED_OUT" });
+    const asked = used.proxy.requests.length - begun;
+    assert(asked >= fewest && asked < 8, `${asked} requests with Retry-After: ${value.slice(0, 40)}`);
+  }
+});
+
+test("errors of other JSON are errors of their status", async () => {
+  used.proxy.fault = () => ({ status: 500, body: '{"detail": ["upstream down", null]}' });
+  await assert.rejects(clientOf(used.proxy).jobs.get(await openJob()), { status: 500, code: "HTTP_500" });
+});
+
+test("a token that does not come is given up in time, or when the caller aborts", async () => {
+  const client = (more) => new JobsGateway({ baseUrl: GATEWAY_URL, token: () => new Promise(() => {}), ...more });
+  const patient = client({});
+  await assert.rejects(client({ requestTimeoutMs: 100, retryForMs: 300 }).jobs.get("x"), { code: "TIMED_OUT" });
+  await assert.rejects(patient.jobs.get("x", { signal: AbortSignal.timeout(100) }), { name: "TimeoutError" });
+  await assert.rejects(patient.jobs.wait("x", { timeout: 100 }), { code: "JOB_TIMED_OUT" });
+});
+
+test("an address with a password or a query is refused", () => {
+  for (const baseUrl of ["https://ada:secret@example.com", "https://example.com/?a=b", "https://example.com/#a"]) {
+    assert.throws(() => new JobsGateway({ baseUrl, token }), TypeError);
+  }
+});
+
 test("a request that goes on failing throws its last error", async () => {
   used.proxy.fault = () => ({ status: 503, body: "<html>" });
   const { jobs } = clientOf(used.proxy, { retryForMs: 1500 });
