@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -157,21 +156,28 @@ class Pages:
         return body
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, release: Callable[[], None]) -> None:
-        has_place = True
+        # A page of the console keeps its connection to the database until it is sent, so it keeps its place too.
+        is_public = not scope["path"].startswith("/admin/")
+        has_place, is_cut = True, False
 
         async def send_page(message: Message) -> None:
-            nonlocal has_place
-            if has_place and message["type"] == "http.response.start" and self.sending < MAX_SENDING:
+            nonlocal has_place, is_cut
+            if is_cut:
+                return
+            is_start = message["type"] == "http.response.start"
+            if is_start and is_public and has_place and self.sending < MAX_SENDING:
                 # The thread is done: a slow reader keeps nobody's place.
                 has_place = False
                 self.sending += 1
                 release()
-            async with asyncio.timeout(SEND_SECONDS):
-                await send(message)
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                is_cut = True  # Django goes on, and gives back what the page has open
 
         try:
-            with suppress(TimeoutError):  # what a page raises is a response already
-                await self.handler(scope, receive, send_page)
+            await self.handler(scope, receive, send_page)
         finally:
             if has_place:
                 release()

@@ -236,6 +236,11 @@ def test_fifty_waiting_pages_hold_no_threads_and_delay_nobody(gateway, session, 
     assert threads <= before + 8, "of pages that run at that moment, not of those that wait"
 
     async def after_they_hung_up():
+        async with asyncio.timeout(LONGEST_SECONDS):
+            while True:  # until the gateway has noticed
+                async with asked(gateway, path, session) as task:
+                    if not task.done():
+                        break
         async with asked(gateway, path, session) as task:
             return await after(task, PROMPTLY, append, job, "stage", "Still here")
 

@@ -83,6 +83,23 @@ def test_after_a_full_disk_the_printed_command_completes_the_file(acme, job_of, 
     assert (gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()) == whole
 
 
+def test_what_standard_output_is_appended_to_is_left_alone_by_a_full_disk(new_store, tmp_path):
+    store = new_store("acme")
+    record = {"public_id": str(ULID()), "tenant": "acme", "job_type": "restart", "created_at": NOW}
+    padding = {"request": {"padding": os.urandom(9_000).hex()}}
+    store.run("backfill_jobs", "-", stdin=json.dumps(record | padding).encode())
+    file = tmp_path / "before"
+    file.write_bytes(b"x" * 3_000)
+    appended = os.open(file, os.O_WRONLY | os.O_APPEND)  # as a shell does it: its place is the beginning
+    process = store.start(
+        "export_jobs", stdout=appended, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, 4_096))
+    )
+    os.close(appended)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert file.read_bytes().startswith(b"x" * 3_000)
+
+
 def test_a_file_that_is_shorter_than_its_checkpoint_says_is_not_continued(acme, job_of, tmp_path, monkeypatch):
     for _ in range(3):
         job_of(acme)

@@ -76,6 +76,13 @@ def test_half_a_line_waits_for_its_other_half(followed):
     wait_for(store, 2)
 
 
+def test_a_run_that_goes_on_with_a_pipe_keeps_the_lines_that_were_rejected(new_store, tmp_path):
+    store, rejects = new_store("acme"), tmp_path / "rejects"
+    for text in (b"no\n", b"nor this\n"):
+        store.run("backfill_jobs", "-", "--follow", "--rejects", rejects, stdin=text, expected=1)
+    assert rejects.read_bytes() == b"no\nnor this\n"
+
+
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.full), signal.SIGTERM])
 def test_a_signal_ends_it_with_all_that_was_read_and_the_pipe_still_open(followed, number):
     store, process = followed

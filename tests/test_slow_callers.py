@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,10 +13,12 @@ import time
 
 import pytest
 from django.core.cache import cache
+from django.core.signals import request_finished
 
 from jobs.api.request import BODY_SECONDS
+from jobs_gateway import pages
 from jobs_gateway.pages import MAX_PAGES, MAX_WAIT_SECONDS
-from tests.client import Client
+from tests.client import Client, run
 from tests.forgery import SECRET, hmac_header
 from tests.gateway import database_of_this_test, serving
 from tests.test_rate_limits import LOCAL_MEMORY, count_in  # noqa: F401 - a fixture
@@ -173,6 +176,45 @@ def test_pages_that_are_read_slowly_keep_no_other_page_waiting(gateway):
             began = time.monotonic()
             assert gateway.get(path).status == 200
             assert time.monotonic() - began < MAX_WAIT_SECONDS
+
+
+def test_a_page_whose_reader_takes_nothing_is_closed(db, monkeypatch):
+    monkeypatch.setattr(pages, "SEND_SECONDS", 0.05)
+    finished = []
+
+    def note(**_):
+        finished.append(True)
+
+    async def ask():
+        answered = pages.Pages(pages.PageHandler())
+
+        async def receive():
+            if asked:
+                await never.wait()
+            asked.append(True)
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            received.append(message)
+            if message["type"] == "http.response.body":
+                await never.wait()
+
+        asked, received, never = [], [], asyncio.Event()
+        headers = [(b"host", b"testserver")]
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers}
+        scope |= {"scheme": "http", "client": ("127.0.0.1", 1), "server": ("testserver", 80)}
+        scope["gateway"] = {"request_id": "1", "request": None, "status": 0, "followed_by": None}
+        async with asyncio.timeout(30):
+            await answered(scope, receive, send)
+        assert received[0]["status"] == 200
+        assert (answered.sending, answered.pages._places.locked()) == (0, False)
+
+    request_finished.connect(note)
+    try:
+        run(ask)
+    finally:
+        request_finished.disconnect(note)
+    assert finished == [True], "what the page had open would stay open"
 
 
 # --- passwords ---

@@ -398,7 +398,8 @@ def test_what_is_under_way_when_it_is_enabled_from_now_on_brings_nothing_back(ac
     deliver(scenario, receiver=hanging)
 
 
-def test_events_at_positions_that_a_failover_has_lost_are_delivered(acme, job):
+@pytest.mark.parametrize("what", ["the last", "all"])
+def test_events_at_positions_that_a_failover_has_lost_are_delivered(acme, job, what):
     async def scenario(receiver):
         await write(endpoints.create, acme, receiver.url)
         await write(ledger.append, job, "stage")
@@ -409,14 +410,19 @@ def test_events_at_positions_that_a_failover_has_lost_are_delivered(acme, job):
 
             def lose():  # as a standby does that lacks the last commits; the worker may write its position after that
                 lost.delete()
-                JobCounts.objects.for_tenant(acme).update(last_position=1)
+                if what == "the last":
+                    JobCounts.objects.for_tenant(acme).update(last_position=1)
+                else:
+                    job.delete()
+                    JobCounts.objects.for_tenant(acme).delete()
 
             await write(lose)
             await asyncio.sleep(1)  # as a promotion takes
             new = await write(ledger.open_job, acme, "MODEL_GENERATOR")
             await write(ledger.append, new, "stage")
             await until(lambda: str(new.pk) in receiver.order())
-            await until_async(lambda: Endpoint.objects.get().position == 2)
+            newest = 2 if what == "the last" else 1
+            await until_async(lambda: Endpoint.objects.get().position == newest)
 
     deliver(scenario, receiver=accepting)
 

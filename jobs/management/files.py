@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import select
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from django.conf import settings
+from django.core.management.base import CommandError
 
 from jobs.artifacts.s3 import SignedS3Storage
-from jobs.management.errors import READ_ERRORS, FileError, reading, writing
+from jobs.management.errors import READ_ERRORS, reading, writing
 from jobs.management.stopping import POLL_SECONDS, Stop
 
 FLUSH_SECONDS = 0.5  # with --follow: how long a line waits at most before it is loaded
 CHUNK_BYTES = 2**16
 BUCKET = "s3://"
+STANDARD_OUTPUT = "standard output"
 
 
 class Source:
@@ -149,31 +152,33 @@ def arriving(descriptor: int, stop: Stop, follow: bool) -> Iterator[bytes]:
 
 
 def cut_to(raw: Any, name: str, size: int | None) -> None:
-    """Cuts off what a file has beyond ``size`` bytes, where a checkpoint says so. Raises FileError if it has less."""
+    """Cuts off what a file has beyond ``size`` bytes, as a checkpoint says. Raises CommandError if it has less."""
     if size is None:
         return
     with writing(name):
         found = os.fstat(raw.fileno()).st_size
-        if found < size:
-            raise FileError(
-                f"{name} has {found:,} bytes, and the checkpoint was written when it had {size:,}. It is not the file "
-                "of that run any more: remove the checkpoint, and begin anew"
-            )
-        raw.truncate(size)
-        raw.seek(size)
+        if found >= size:
+            raw.truncate(size)
+            raw.seek(size)
+            return
+    raise CommandError(
+        f"{name} has {found:,} bytes, and the checkpoint was written when it had {size:,}. It is not the file of that "
+        "run any more: remove the checkpoint, and begin anew."
+    )
 
 
 def write_whole(raw: Any, data: bytes) -> None:
-    """Writes all of ``data``, or nothing to a file of which only a part can be written. Raises OSError."""
-    size = raw.tell() if raw.seekable() else None
+    """Writes all of ``data`` to a file that this process has opened, without a buffer; nothing where only a part can be
+    written. Raises OSError.
+    """
+    status = os.fstat(raw.fileno())
     rest = memoryview(data)
     try:
         while rest:
             rest = rest[raw.write(rest) :]
-        raw.flush()
     except OSError:
-        if size is not None:
-            raw.truncate(size)
+        if stat.S_ISREG(status.st_mode):
+            raw.truncate(status.st_size)
         raise
 
 
@@ -194,10 +199,10 @@ class Sink:
     def opened(cls, name: str, append: bool = False, size: int | None = None) -> Iterator[Sink]:
         """``size`` in bytes is that of the last checkpoint. What a killed run wrote after it is cut off.
 
-        Raises FileError.
+        Raises FileError, and CommandError for a file that has less.
         """
         if name == "-":
-            yield cls(sys.stdout.buffer, "standard output", compress=False)
+            yield cls(sys.stdout.buffer, STANDARD_OUTPUT, compress=False)
             return
         with writing(name):
             # Without a buffer, which would be written once more, and fail again, when the file is closed.
@@ -210,11 +215,16 @@ class Sink:
         """Returns the new size of the file in bytes; None for a pipe."""
         batch = b"".join(lines)
         with writing(self.name):
-            write_whole(self.raw, gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
+            if self.name == STANDARD_OUTPUT:  # which may be a file that others append to
+                self.raw.write(batch)
+                self.raw.flush()
+            else:
+                write_whole(self.raw, gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
         return self.raw.tell() if self.raw.seekable() else None
 
     def sync(self) -> None:
-        """Waits until the data is on disk (fsync). Does nothing for a pipe."""
+        """Waits until the data is on disk (fsync). Does nothing for a pipe or a device."""
         if self.raw.seekable():
             with writing(self.name):
-                os.fsync(self.raw.fileno())
+                if stat.S_ISREG(os.fstat(self.raw.fileno()).st_mode):
+                    os.fsync(self.raw.fileno())

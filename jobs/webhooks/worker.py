@@ -203,9 +203,7 @@ class Worker:
                     await asyncio.sleep(REFRESH_SECONDS)
                 else:
                     for each, read_up_to in asked:
-                        position = positions.get(each.config.caller.tenant_id)
-                        if position is not None:
-                            each.set_newest_position(position, read_up_to)
+                        each.set_newest_position(positions.get(each.config.caller.tenant_id, 0), read_up_to)
                     ahead = {pk for pk, each in self.deliveries.items() if each.went_back_to is not None}
                     for pk in ahead:
                         logger.warning("The store lost events of webhook endpoint %d, which begins anew.", pk)

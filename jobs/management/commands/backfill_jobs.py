@@ -80,8 +80,8 @@ class Rejects:
 
     @classmethod
     @contextmanager
-    def opened(cls, name: str, totals: Totals) -> Iterator[Rejects]:
-        mode = "ab" if totals.line or totals.file else "wb"
+    def opened(cls, name: str, totals: Totals, follow: bool) -> Iterator[Rejects]:
+        mode = "ab" if follow or totals.line or totals.file else "wb"
         with ExitStack() as stack:
             with writing(name):
                 lines = stack.enter_context(Path(name).open(mode, buffering=0))
@@ -178,7 +178,7 @@ class Command(BatchCommand):
 
     def load(self, file: str, checkpoint: Checkpoint, totals: Totals, options: dict[str, Any]) -> bool:
         """True if everything was read to its end."""
-        keeping = Rejects.opened(options["rejects"], totals) if options["rejects"] else nullcontext()
+        keeping = Rejects.opened(options["rejects"], totals, options["follow"]) if options["rejects"] else nullcontext()
         with stoppable() as stop:
             inputs = Inputs(file, stop, options["follow"])
             if inputs.is_bucket and not inputs.objects:
