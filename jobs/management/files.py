@@ -167,15 +167,21 @@ def cut_to(raw: Any, name: str, size: int | None) -> None:
     )
 
 
+def write_all(raw: Any, data: bytes) -> None:
+    """Raises OSError. One call of ``write`` may take a part, and says so, as where a disk becomes full."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[raw.write(rest) :]
+    raw.flush()
+
+
 def write_whole(raw: Any, data: bytes) -> None:
     """Writes all of ``data`` to a file that this process has opened, without a buffer; nothing where only a part can be
     written. Raises OSError.
     """
     status = os.fstat(raw.fileno())
-    rest = memoryview(data)
     try:
-        while rest:
-            rest = rest[raw.write(rest) :]
+        write_all(raw, data)
     except OSError:
         if stat.S_ISREG(status.st_mode):
             raw.truncate(status.st_size)
@@ -216,8 +222,7 @@ class Sink:
         batch = b"".join(lines)
         with writing(self.name):
             if self.name == STANDARD_OUTPUT:  # which may be a file that others append to
-                self.raw.write(batch)
-                self.raw.flush()
+                write_all(self.raw, batch)
             else:
                 write_whole(self.raw, gzip.compress(batch, compresslevel=6, mtime=0) if self.compress else batch)
         return self.raw.tell() if self.raw.seekable() else None
