@@ -61,8 +61,12 @@ class Gateway:
         with socket.create_connection(("127.0.0.1", self.port), timeout) as connection:
             connection.sendall(request)
             received = b""
-            while chunk := connection.recv(65536):
-                received += chunk
+            try:
+                while chunk := connection.recv(65536):
+                    received += chunk
+            except ConnectionResetError:  # how a connection is closed with something in it that nobody has read
+                if received:
+                    raise
         if not received:
             raise ClosedUnread
         head, _, rest = received.partition(b"\r\n\r\n")
