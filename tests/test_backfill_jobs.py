@@ -458,6 +458,17 @@ def test_a_checkpoint_of_another_file_or_tenant_is_refused(acme, backfill, file,
     assert f"is the checkpoint of {file}." in backfill(JOB, checkpoint=str(checkpoint), tenant="acme")
 
 
+def test_rejected_lines_may_go_to_a_device_beside_a_checkpoint(acme, backfill, tmp_path):
+    rejects = tmp_path / "rejects"
+    for name in (rejects, tmp_path / "rejects.reasons"):
+        name.symlink_to("/dev/null")
+    checkpoint = tmp_path / "checkpoint"
+    said = backfill(JOB, b"no\n", rejects=str(rejects), checkpoint=str(checkpoint))
+    assert said.startswith("loaded 1, unchanged 0, rejected 1\n")
+    assert said.endswith("\n1 record was rejected.\n")
+    assert not checkpoint.exists()
+
+
 @pytest.mark.parametrize("options", [{"checkpoint": "checkpoint"}, {"after_line": 1}])
 def test_a_pipe_that_is_followed_has_no_line_to_begin_after(acme, options):
     with pytest.raises(CommandError, match="--follow reads on where the pipe is"):

@@ -151,9 +151,20 @@ def arriving(descriptor: int, stop: Stop, follow: bool) -> Iterator[bytes]:
             return
 
 
+def is_regular(raw: Any) -> bool:
+    """Not a pipe or a device, which can be neither cut off nor synchronised."""
+    return stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+
+
+def sync(raw: Any) -> None:
+    """Waits until what was written is on disk (fsync). Raises OSError."""
+    if is_regular(raw):
+        os.fsync(raw.fileno())
+
+
 def cut_to(raw: Any, name: str, size: int | None) -> None:
     """Cuts off what a file has beyond ``size`` bytes, as a checkpoint says. Raises CommandError if it has less."""
-    if size is None:
+    if size is None or not is_regular(raw):
         return
     with writing(name):
         found = os.fstat(raw.fileno()).st_size
@@ -179,12 +190,12 @@ def write_whole(raw: Any, data: bytes) -> None:
     """Writes all of ``data`` to a file that this process has opened, without a buffer; nothing where only a part can be
     written. Raises OSError.
     """
-    status = os.fstat(raw.fileno())
+    size = os.fstat(raw.fileno()).st_size
     try:
         write_all(raw, data)
     except OSError:
-        if stat.S_ISREG(status.st_mode):
-            raw.truncate(status.st_size)
+        if is_regular(raw):
+            raw.truncate(size)
         raise
 
 
@@ -231,5 +242,4 @@ class Sink:
         """Waits until the data is on disk (fsync). Does nothing for a pipe or a device."""
         if self.raw.seekable():
             with writing(self.name):
-                if stat.S_ISREG(os.fstat(self.raw.fileno()).st_mode):
-                    os.fsync(self.raw.fileno())
+                sync(self.raw)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -25,7 +24,7 @@ from jobs.management.errors import (
     reason,
     writing,
 )
-from jobs.management.files import BUCKET, Inputs, Source, bucket_and_prefix, cut_to, is_bucket, write_whole
+from jobs.management.files import BUCKET, Inputs, Source, bucket_and_prefix, cut_to, is_bucket, sync, write_whole
 from jobs.management.progress import counted
 from jobs.management.stopping import stoppable
 from jobs.management.waiting import DatabaseWait
@@ -102,7 +101,7 @@ class Rejects:
         """Waits until the lines are on disk (fsync)."""
         with writing(self.name):
             for file in (self.lines, self.reasons):
-                os.fsync(file.fileno())
+                sync(file)
 
 
 def _reason(rejection: bulk.Rejection, file: str) -> str:
