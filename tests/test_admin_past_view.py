@@ -45,10 +45,17 @@ OPERATION = [
     event(5, "started", 5, hostname="b", visibility="internal"),
     event(6, "failed", 6, hostname="b", extra={"error": "disk full"}),
 ]
+# A page of events ends before the third, which would bring more than 1,000 artifacts.
+LARGE = [
+    event(seq, "stage", seq, artifacts=[artifact(f"{seq}-{n}.png", "intermediate") for n in range(400)])
+    for seq in range(1, 4)
+]
 
 
 @pytest.mark.parametrize(
-    ("events", "job_type"), [(WORKFLOW, "MODEL_GENERATOR"), (OPERATION, "vm.start")], ids=["workflow", "operation"]
+    ("events", "job_type"),
+    [(WORKFLOW, "MODEL_GENERATOR"), (OPERATION, "vm.start"), (LARGE, "MODEL_GENERATOR")],
+    ids=["workflow", "operation", "large"],
 )
 def test_after_each_event_the_responses_are_those_that_the_api_gave_then(
     support_client, acme_client, acme, job_of, local_store, events, job_type

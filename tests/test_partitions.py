@@ -1,4 +1,7 @@
-"""Every statement of the API filters by tenant: on tables partitioned by tenant it reads one partition of each."""
+"""Every statement of the API filters by tenant, and so do those of the console that read in its place.
+
+On tables partitioned by tenant each reads one partition of each table.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 from django.db import connection
 from ulid import ULID
 
+from jobs.admin import past_view
 from jobs.api.fleet import queries as fleet_queries
 from jobs.api.v1 import queries as v1_queries
 from jobs.database import pipeline
@@ -115,7 +119,7 @@ def database(filled, postgresql_server):
 def statements() -> dict[str, PreparedQuery]:
     """Everything the API can ask, by a name for it."""
     found: dict[str, PreparedQuery] = {}
-    for module in (v1_queries, fleet_queries):
+    for module in (v1_queries, fleet_queries, past_view):
         found |= {
             f"{module.__name__}.{name}": each for name, each in vars(module).items() if isinstance(each, PreparedQuery)
         }
@@ -136,6 +140,7 @@ def test_all_statements_are_among_those_that_are_looked_at():
 
     assert made(v1_queries) == {"VERSION", "DETAIL", "EVENTS", "LISTS", "FEEDS", "FEED_END"}
     assert made(fleet_queries) == {"COUNTS", "FIRST", "LISTS"}
+    assert made(past_view) == {"DETAIL", "EVENTS", "FLEET_JOB"}
 
 
 def nodes(plan):
@@ -149,7 +154,7 @@ def test_a_statement_looks_at_one_partition_of_each_table(db, database, mode):
     tenant, job, at = database.execute(
         "SELECT tenant_id, public_id, created_at FROM jobs_job ORDER BY last_seq DESC LIMIT 1"
     ).fetchone()
-    values = {"tenant": tenant, "since": 0, "offset": 1, "status": "SUCCESS"}
+    values = {"tenant": tenant, "since": 0, "up_to": 5, "offset": 1, "status": "SUCCESS"}
     values |= dict.fromkeys(("created_after", "updated_after", "cursor_time", "first_time"), at)
     values |= dict.fromkeys(("public_id", "cursor_id", "first_id"), job)
     values |= dict.fromkeys(("job_type_0", "job_type_1", "job_type_2"), "MODEL_GENERATOR")

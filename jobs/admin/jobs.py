@@ -36,7 +36,7 @@ from jobs.admin.formatting import format_duration, format_time_ago, status_badge
 from jobs.admin.job_detail import JobDetail
 from jobs.admin.lookup import Found, find_tenant_ids, parse_job_id, search
 from jobs.admin.neighbours import LIST_PARAMETER, job_url, place_of
-from jobs.admin.past_view import responses_after
+from jobs.admin.past_view import fleet_response_after, responses_after
 from jobs.admin.tenant_view import TenantResponse, caller_for, get_as_tenant
 from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType, Visibility
@@ -382,8 +382,8 @@ class JobAdmin(ReadOnlyAdmin):
         if as_of:
             return responses_after(job, as_of, request)
         paths = (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events")
-        item = responses_after(job, job.last_seq, request)[-1]
-        return [*(get_as_tenant(job.tenant, each, request) for each in paths), item]
+        of_v1 = (get_as_tenant(job.tenant, each, request) for each in paths)
+        return [*of_v1, fleet_response_after(job, job.last_seq, request)]
 
 
 def page_of_one(found: Found) -> str:

@@ -54,14 +54,21 @@ def artifacts() -> QuerySet[Artifact]:
 # The artifacts of the outer query's event, each an ArtifactRow.
 EVENT_ARTIFACTS = json_rows(artifacts().filter(event=OuterRef("pk")).order_by("position"), *columns(ArtifactRow))
 
-# A job's result: the final artifacts of its events by seq and position, then those that no event recorded. The event
-# always has the tenant of the artifact. The condition is there so that PostgreSQL reads no other partition of a
-# partitioned table.
-RESULT = ResultRows(
-    artifacts()
-    .filter(job=OuterRef("pk"), role=Role.FINAL)
-    .annotate(recorded_by=FilteredRelation("event", condition=Q(event__tenant=TENANT)))
-    .values(row=JSONRow(*columns(ArtifactRow)), event_seq=F("recorded_by__seq"), place=F("position"))[
-        :MAX_RESULT_ARTIFACTS
-    ]
-)
+
+def result(up_to: Param | None = None) -> ResultRows:
+    """The result of the job that the statement is at, each an ArtifactRow.
+
+    These are the final artifacts of its events by seq and position, then those that no event recorded. With the param
+    ``up_to`` events of a higher ``seq`` are left out.
+    """
+    final = artifacts().filter(job=OuterRef("pk"), role=Role.FINAL)
+    # The event always has the tenant of the artifact. The condition is there so that PostgreSQL reads no other
+    # partition of a partitioned table.
+    final = final.annotate(recorded_by=FilteredRelation("event", condition=Q(event__tenant=TENANT)))
+    if up_to is not None:
+        final = final.filter(Q(event=None) | Q(recorded_by__seq__lte=up_to))
+    rows = final.values(row=JSONRow(*columns(ArtifactRow)), event_seq=F("recorded_by__seq"), place=F("position"))
+    return ResultRows(rows[:MAX_RESULT_ARTIFACTS])
+
+
+RESULT = result()

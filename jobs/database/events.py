@@ -40,9 +40,15 @@ def events_of_tenant() -> QuerySet[JobEvent]:
     return events
 
 
-def public_events() -> QuerySet[JobEvent]:
-    """The public events of the job that the statement is at."""
-    return events_of_tenant().filter(job=OuterRef("pk"), visibility=Visibility.PUBLIC)
+def events_of_job(up_to: Param | None = None) -> QuerySet[JobEvent]:
+    """The events of the job that the statement is at: all, or those up to the ``seq`` that is the param ``up_to``."""
+    events = events_of_tenant().filter(job=OuterRef("pk"))
+    return events if up_to is None else events.filter(seq__lte=up_to)
+
+
+def public_events(up_to: Param | None = None) -> QuerySet[JobEvent]:
+    """The public ones of :func:`events_of_job`."""
+    return events_of_job(up_to).filter(visibility=Visibility.PUBLIC)
 
 
 class _PreviousPlace(Param):
@@ -132,16 +138,17 @@ class Page(Subquery):
         return Subquery.as_sql(following, compiler, connection, template=template, **context)
 
 
-# The public events of a job after the param ``since``, each an EventRow.
-EVENT_PAGE = Page(
-    public_events(),
-    JSONRow(*EVENT_ROW_COLUMNS),
-    "seq",
-    after="since",
-    limit=PAGE_EVENTS,
-    place_at=EventRow._fields.index("seq"),
-    artifacts_at=(EventRow._fields.index("artifacts"),),
-)
+def event_page(up_to: Param | None = None) -> Page:
+    """The :func:`public_events` of a job after the param ``since``, each an EventRow."""
+    return Page(
+        public_events(up_to),
+        JSONRow(*EVENT_ROW_COLUMNS),
+        "seq",
+        after="since",
+        limit=PAGE_EVENTS,
+        place_at=EventRow._fields.index("seq"),
+        artifacts_at=(EventRow._fields.index("artifacts"),),
+    )
 
 
 class SummaryRow(NamedTuple):

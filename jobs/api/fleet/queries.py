@@ -22,7 +22,6 @@ from django.db.models import (
     Func,
     IntegerField,
     JSONField,
-    OuterRef,
     QuerySet,
     Subquery,
     TextField,
@@ -35,11 +34,11 @@ from django.db.models.lookups import GreaterThan
 
 from jobs.api.fleet.params import FLEET_STATUS, STORED_STATUS, FleetListParams
 from jobs.database.artifacts import RESULT, TENANT
-from jobs.database.events import public_events
+from jobs.database.events import events_of_job, public_events
 from jobs.database.prepared import ANY_LIMIT, RFC3339, AsText, JSONRow, JSONRows, Param, PreparedQuery, json_rows
 from jobs.database.records import columns
 from jobs.fold import FoldEvent
-from jobs.models import Job, JobCounts, JobEvent, JobQuerySet, JobStatus
+from jobs.models import Job, JobCounts, JobQuerySet, JobStatus
 from jobs.ulid import ULIDField
 
 # The events of a timeline; fewer of each where a page would hold more than MAX_PAGE_EVENTS.
@@ -163,7 +162,7 @@ def _list(kind: ListKind) -> QuerySet[Job, Any]:
         created_at=RFC3339("created_at"),
         updated_at=RFC3339("updated_at"),
         events=_EVENTS,
-        timeline=_timeline(page) if kind.is_long else _latest_events(TIMELINE_EVENTS),
+        timeline=_timeline(page) if kind.is_long else latest_events(TIMELINE_EVENTS),
         result=Case(When(status=JobStatus.SUCCESS, is_operation=False, then=RESULT), output_field=JSONField()),
     )
     return chosen.values_list(AsText(json_rows(_counts(), *_COUNT_COLUMNS)), AsText(JSONRow(*item)))
@@ -202,10 +201,10 @@ class _ErrorText(Func):
         return sql, [*params, *params]
 
 
-def _latest_events(number: int) -> JSONRows:
-    """The last public events of a job, as many as ``number``, the latest first."""
+def latest_events(number: int, up_to: Param | None = None) -> JSONRows:
+    """The last public events of a job, as many as ``number``, the latest first: TimelineRows."""
     row = columns(TimelineRow, created_at=RFC3339("created_at"), error=_ErrorText("extra"))
-    return json_rows(public_events().order_by("-seq")[:number], *row)
+    return json_rows(public_events(up_to).order_by("-seq")[:number], *row)
 
 
 class _Sum(Subquery):
@@ -226,8 +225,8 @@ def _timeline(page: QuerySet[Job, Any]) -> Case:
     """The timeline of a job of ``page``. It is shorter if the timelines of the page together are too long."""
     numbers = page.values(number=_CountRows(public_events().order_by("-seq").values("seq")[:TIMELINE_EVENTS]))
     return Case(
-        When(GreaterThan(_Sum(numbers), MAX_PAGE_EVENTS), then=_latest_events(SHORT_TIMELINE_EVENTS)),
-        default=_latest_events(TIMELINE_EVENTS),
+        When(GreaterThan(_Sum(numbers), MAX_PAGE_EVENTS), then=latest_events(SHORT_TIMELINE_EVENTS)),
+        default=latest_events(TIMELINE_EVENTS),
         output_field=JSONField(),
     )
 
@@ -245,28 +244,33 @@ class _FirstAndLatest(JSONRows):
         return self.as_sql(compiler, connection, template=template, **context)
 
 
-def _events_of_job() -> QuerySet[JobEvent]:
-    return JobEvent.objects.for_tenant(TENANT).filter(job=OuterRef("pk"))
-
-
 _FOLD_COLUMNS = columns(FoldEvent, created_at=RFC3339("created_at"))
 # The fold needs three things of an agent: its latest event of the highest type, its first start, and whether any of its
 # events is public.
 _SAME = [F("hostname"), F("event_type"), F("visibility")]
-_OF_AGENTS = _FirstAndLatest(
-    _events_of_job()
-    .filter(hostname__gt="")
-    .values(
-        "seq",
-        row=JSONRow(*_FOLD_COLUMNS),
-        place=Window(RowNumber(), partition_by=_SAME, order_by="seq"),
-        last_place=Window(Count("pk"), partition_by=_SAME),
+
+
+def outcome_of_agents(up_to: Param | None = None) -> _FirstAndLatest:
+    """The FoldEvents that the outcome of an operation depends on."""
+    events = events_of_job(up_to).filter(hostname__gt="")
+    return _FirstAndLatest(
+        events.values(
+            "seq",
+            row=JSONRow(*_FOLD_COLUMNS),
+            place=Window(RowNumber(), partition_by=_SAME, order_by="seq"),
+            last_place=Window(Count("pk"), partition_by=_SAME),
+        )
     )
-)
-# A workflow job has at most one such event. It is usually the last one.
-_FAILED = json_rows(_events_of_job().filter(event_type="failed").order_by("-seq")[:1], *_FOLD_COLUMNS)
+
+
+def outcome_of_workflow(up_to: Param | None = None) -> JSONRows:
+    """The FoldEvent that the outcome of a workflow job that failed depends on."""
+    # It has at most one such event, usually the last one.
+    return json_rows(events_of_job(up_to).filter(event_type="failed").order_by("-seq")[:1], *_FOLD_COLUMNS)
+
+
 _EVENTS = Case(
-    When(is_operation=True, then=_OF_AGENTS),
-    When(status=JobStatus.FAILURE, then=_FAILED),
+    When(is_operation=True, then=outcome_of_agents()),
+    When(status=JobStatus.FAILURE, then=outcome_of_workflow()),
     output_field=JSONField(),
 )

@@ -14,10 +14,10 @@ from jobs.api.errors import JobNotFound
 from jobs.api.v1.params import ListParams
 from jobs.database.artifacts import RESULT, TENANT
 from jobs.database.events import (
-    EVENT_PAGE,
     EVENT_ROW_COLUMNS,
     LAST_EXAMINED,
     SummaryRow,
+    event_page,
     feed_page,
     latest_event,
     public_events,
@@ -105,7 +105,7 @@ def last_public_seq_of(document: str) -> int:
     return EventsRow.parse(document).last_public_seq
 
 
-_SUMMARY = {"public_id": AsText("public_id"), "status": F("v1_status"), "created_at": RFC3339("created_at")}
+SUMMARY = {"public_id": AsText("public_id"), "status": F("v1_status"), "created_at": RFC3339("created_at")}
 
 
 async def job_page(tenant: int, params: ListParams) -> str:
@@ -165,7 +165,7 @@ def list_of(filters: ListFilters) -> QuerySet[Job, Any]:
         jobs = jobs.filter(TupleLessThan(Tuple("created_at", "public_id"), last))
     if filters.offset:
         jobs = jobs.filter(starts_at_offset(jobs, "created_at", "public_id"))
-    return jobs.values_list(AsText(JSONRow(*columns(SummaryRow, **_SUMMARY))))[:ANY_LIMIT]
+    return jobs.values_list(AsText(JSONRow(*columns(SummaryRow, **SUMMARY))))[:ANY_LIMIT]
 
 
 LISTS = {
@@ -174,7 +174,7 @@ LISTS = {
 }
 
 
-def _one_job(record: type[Any], **expressions: Any) -> PreparedQuery:
+def one_job(record: type[Any], **expressions: Any) -> PreparedQuery:
     """A statement whose single row is the JSON array of a ``record``, bound with ``tenant`` and ``public_id``."""
 
     def job() -> QuerySet[Job, Any]:
@@ -184,20 +184,20 @@ def _one_job(record: type[Any], **expressions: Any) -> PreparedQuery:
     return PreparedQuery(job)
 
 
-_HEADER = {"status": F("v1_status"), "updated_at": RFC3339("updated_at")}
+HEADER = {"status": F("v1_status"), "updated_at": RFC3339("updated_at")}
 
-VERSION = _one_job(Header, **_HEADER)
-DETAIL = _one_job(
+VERSION = one_job(Header, **HEADER)
+DETAIL = one_job(
     DetailRow,
-    **_HEADER,
-    public_id=_SUMMARY["public_id"],
-    created_at=_SUMMARY["created_at"],
+    **HEADER,
+    public_id=SUMMARY["public_id"],
+    created_at=SUMMARY["created_at"],
     # Nothing of the result is read before there is one.
     result=Case(When(v1_status=JobStatus.SUCCESS, then=RESULT), output_field=JSONField()),
     latest_event=json_rows(public_events().filter(seq=OuterRef("last_public_seq")), *EVENT_ROW_COLUMNS),
 )
 # Bound with ``since`` too.
-EVENTS = _one_job(EventsRow, **_HEADER, public_id=_SUMMARY["public_id"], events=EVENT_PAGE)
+EVENTS = one_job(EventsRow, **HEADER, public_id=SUMMARY["public_id"], events=event_page())
 
 
 class FeedPageRow(NamedTuple):
