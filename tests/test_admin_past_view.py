@@ -142,6 +142,36 @@ def test_of_a_long_job_only_a_page_of_events_and_artifacts_is_read(support_clien
     assert len(queries) < 25
 
 
+def test_a_page_of_the_largest_job_has_a_bounded_size(support_client, acme, acme_client, job_of, local_store):
+    """A MiB of JSON as elements would be tens of MB of HTML. Where it is text, all of it is there."""
+    large = {"values": [0] * 20_000}
+    pictures = [artifact(f"{n}.png") | {"meta": large} for n in range(10)]
+    events = [event(seq, "stage", seq, message=f"step {seq} of ten", extra=large) for seq in range(1, 10)]
+    job = job_of(
+        acme,
+        request={"values": [0] * 300_000},
+        events=[*events, event(10, "succeeded", 10, extra=large, artifacts=pictures)],
+    )
+    response = page_of(support_client, job)
+    assert len(response.content) < 8 * 2**20
+    assert [json.loads(each.text) for each in response.context["tenant_responses"]] == now(acme_client, job)
+    walked, query = [], "?"
+    while query:
+        response = page_of(support_client, job, query)
+        walked += [line.seq for line in response.context["detail"].timeline]
+        assert all(line.extra.count("0") >= 20_000 for line in response.context["detail"].timeline)
+        following = re.search(r'href="\?(after_seq=\d+)', response.content.decode())
+        query = following and f"?{following[1]}"
+    assert walked == list(range(1, 11))
+
+
+def test_a_page_of_many_small_values_has_a_bounded_number_of_elements(support_client, acme, job_of):
+    events = [event(seq, "stage", extra={"values": [0] * 100}) for seq in range(1, 101)]
+    page = page_of(support_client, job_of(acme, events=events)).content.decode()
+    assert page.count('class="json-number"') < 10_000
+    assert page.count('<details class="extra"') == 100
+
+
 @pytest.mark.parametrize("text", ["one\ntwo\nthree\nfour\nfive", "x" * 500])
 def test_a_long_text_is_folded_and_a_short_one_is_not(support_client, acme, job_of, text):
     job = job_of(acme, events=[event(1, "failed", message=text, extra={"error": "short"})])

@@ -166,6 +166,36 @@ def test_an_open_page_is_updated_without_a_reload(page, acme, settings, browser_
     assert browser_errors == []
 
 
+def test_an_update_closes_nothing_and_takes_no_focus(page, acme, settings):
+    settings.CONSOLE_REFRESH_SECONDS = 0.1
+    job = ledger.open_job(acme, "MODEL_GENERATOR", request={"a": {"b": {"c": {"d": 1}}}})
+    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    shown = page.locator("#request details")
+    assert [shown.nth(n).get_attribute("open") is not None for n in range(4)] == [True, True, False, False]
+    shown.nth(0).locator("> summary").press("Enter")  # closes it
+    shown.nth(0).locator("> summary").press("Enter")
+    shown.nth(2).locator("> summary").press("Enter")
+    ledger.append(job, "stage", "Rendering the picture", stage="render")
+    expect(page.get_by_text("Rendering the picture").first).to_be_visible()
+    assert [shown.nth(n).get_attribute("open") is not None for n in range(4)] == [True, True, True, False]
+    assert shown.nth(2).locator("> summary").evaluate("each => each === document.activeElement")
+
+
+def test_shortcuts_of_a_single_key_can_be_switched_off(page, demo):
+    job = failed_job(demo)
+    page.goto(f"/admin/jobs/job/{job.public_id}/change/")
+    expect(page.locator("#find")).to_have_attribute("aria-keyshortcuts", "/")
+    page.get_by_role("button", name="Shortcuts on").click()
+    page.reload()
+    expect(page.get_by_role("button", name="Shortcuts off")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("[aria-keyshortcuts]")).to_have_count(0)
+    page.locator("body").press("/")
+    assert not page.locator("#find").evaluate("each => each === document.activeElement")
+    page.get_by_role("button", name="Shortcuts off").click()
+    page.locator("body").press("/")
+    assert page.locator("#find").evaluate("each => each === document.activeElement")
+
+
 @pytest.fixture(scope="module")
 def served(django_db_setup) -> Iterator[Gateway]:
     """The gateway as it is run, whose pages wait. Nothing that is seen is found by polling, which is once a minute."""

@@ -7,9 +7,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate
 from operator import attrgetter
+from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import QuerySet, TextField
+from django.db.models.functions import Cast, Length
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.functional import cached_property
@@ -18,16 +21,19 @@ from django.utils.safestring import SafeString
 from jobs import fold
 from jobs.admin.counting import CountUpToLimit
 from jobs.admin.formatting import format_duration
-from jobs.admin.json_html import render_json
+from jobs.admin.json_html import OPEN_LEVELS, JSONTrees, json_text
 from jobs.admin.tenant_view import caller_for
 from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import Artifact, Job, JobEvent, JobStatus, Role, Visibility
 
-# Events on one page of the timeline, and the artifacts that it shows with them.
+# Events on one page of the timeline, and the artifacts that it shows with them. A page ends before the event whose
+# message and extra would exceed its characters; a single event is a page, whatever it holds.
 PAGE_EVENTS = 500
 PAGE_ARTIFACTS = 500
-# Artifacts of the gallery, the final ones first.
+PAGE_CHARACTERS = 2**18
+# Artifacts of the gallery, the final ones first, and the characters of the ``meta`` that it shows with them.
 MAX_GALLERY = 100
+MAX_META_CHARACTERS = 2**18
 # Events that agents are computed from, and up to which events are counted.
 MAX_AGENT_EVENTS = 5_000
 MAX_COUNTED = 10_000
@@ -52,11 +58,11 @@ class DisplayedArtifact:
     kind: str
     role: str
     label: str
-    meta: SafeString | None
     link: str
     problem: str
     is_image: bool
     size: str
+    meta: SafeString | None = None
 
     @property
     def is_final(self) -> bool:
@@ -124,7 +130,7 @@ class AgentTimeline:
 class JobDetail:
     """All that the page of ``job`` shows of its events and artifacts.
 
-    Five statements, whatever their number. Each finds its rows by an index and reads a bounded number of them. The
+    Six statements, whatever their number. Each finds its rows by an index and reads a bounded number of them. The
     timeline is a page of events, in ascending order after ``after_seq``, or in descending order before ``before_seq``
     if ``newest_first``; 0 is the first page.
     """
@@ -143,6 +149,7 @@ class JobDetail:
         self.before_seq = before_seq
         self.newest_first = newest_first
         self.renderer = TenantRenderer(request, caller_for(job.tenant))
+        self._trees = JSONTrees()
 
     @property
     def version(self) -> str:
@@ -155,25 +162,29 @@ class JobDetail:
 
     @cached_property
     def request(self) -> SafeString | None:
-        return None if self.job.request is None else render_json(self.renderer.redact_value(self.job.request))
+        return None if self.job.request is None else self._json(self.job.request)
 
     @cached_property
     def _all_events(self) -> QuerySet[JobEvent]:
         return JobEvent.all_tenants.filter(job=self.job)
 
     @cached_property
-    def _page_and_next(self) -> list[JobEvent]:
-        """The events of the page, and one more where another page follows."""
+    def _page(self) -> tuple[list[JobEvent], bool]:
+        """The events of the page, and whether another page follows."""
         events = self._all_events.order_by("-seq" if self.newest_first else "seq")
         if self.newest_first and self.before_seq:
             events = events.filter(seq__lt=self.before_seq)
         elif not self.newest_first:
             events = events.filter(seq__gt=self.after_seq)
-        return list(events[: PAGE_EVENTS + 1])
+        characters = Length("message") + Length(Cast("extra", TextField()))
+        lengths = list(events.values_list(characters, flat=True)[: PAGE_EVENTS + 1])
+        fitting = sum(total <= PAGE_CHARACTERS for total in accumulate(lengths))
+        number = min(max(fitting, 1), PAGE_EVENTS)
+        return list(events[:number]), len(lengths) > number
 
     @property
     def _page_events(self) -> list[JobEvent]:
-        return self._page_and_next[:PAGE_EVENTS]
+        return self._page[0]
 
     @cached_property
     def _counts(self) -> tuple[int, int]:
@@ -195,19 +206,25 @@ class JobDetail:
 
     @property
     def is_paged(self) -> bool:
-        return self._counts[0] > PAGE_EVENTS
+        return self._counts[0] > len(self._page_events)
 
     @property
     def next_seq(self) -> int | None:
         """The ``seq`` after or before which the next page of the timeline begins; None on the last page."""
-        return self._page_events[-1].seq if len(self._page_and_next) > PAGE_EVENTS else None
+        return self._page_events[-1].seq if self._page[1] else None
 
     @cached_property
     def artifacts(self) -> list[DisplayedArtifact]:
         """At most ``MAX_GALLERY``: final artifacts first, each in the order in which they were recorded."""
         # “final” precedes “intermediate”.
         rows = Artifact.all_tenants.filter(job=self.job).order_by("role", "event__seq", "position")
-        return [self._displayed(artifact) for artifact in rows[:MAX_GALLERY]]
+        displayed, characters = [], 0
+        for artifact in rows[:MAX_GALLERY]:
+            displayed.append(self._displayed(artifact))
+            characters += len(json_text(artifact.meta))
+            if artifact.meta and characters <= MAX_META_CHARACTERS:
+                displayed[-1].meta = self._json(artifact.meta, open_levels=1)
+        return displayed
 
     @property
     def hidden_artifacts(self) -> bool:
@@ -217,7 +234,7 @@ class JobDetail:
     def timeline(self) -> list[TimelineEvent]:
         artifacts: dict[int | None, list[DisplayedArtifact]] = {}
         rows = Artifact.all_tenants.filter(event__in=[event.pk for event in self._page_events])
-        for artifact in rows.order_by("event", "position")[:PAGE_ARTIFACTS]:
+        for artifact in rows.order_by("event", "position").defer("meta")[:PAGE_ARTIFACTS]:
             artifacts.setdefault(artifact.event_id, []).append(self._displayed(artifact))
         timeline, before = [], None
         # In the order of time, so that each gap is known, whatever the order on the page.
@@ -249,7 +266,7 @@ class JobDetail:
             message=text(event.message),
             hostname=text(event.hostname or ""),
             error=text(error),
-            extra=render_json(self.renderer.redact_value(extra), open_levels=1) if extra else None,
+            extra=self._json(extra, open_levels=1) if extra else None,
             at=event.created_at,
             gap=event.created_at - before if before else None,
             is_new_day=before is None or event.created_at.date() != before.date(),
@@ -291,6 +308,9 @@ class JobDetail:
             for hostname, agent in fold.fold(events, self.job.status).agents.items()
         ]
 
+    def _json(self, value: Any, open_levels: int = OPEN_LEVELS) -> SafeString:
+        return self._trees.tree_or_text(self.renderer.redact_value(value), open_levels)
+
     def _displayed(self, artifact: Artifact) -> DisplayedArtifact:
         try:
             link, problem = self.renderer.presigned_url(artifact.storage_key), ""
@@ -302,7 +322,6 @@ class JobDetail:
             kind=self.renderer.redact_text(artifact.kind),
             role=artifact.role,
             label=self.renderer.redact_text(artifact.label or ""),
-            meta=render_json(self.renderer.redact_value(artifact.meta), open_levels=1) if artifact.meta else None,
             link=link,
             problem=problem,
             is_image=media_type.startswith("image/"),

@@ -1,20 +1,60 @@
-"""JSON as collapsible, highlighted HTML. All names and values are escaped."""
+"""JSON as HTML: a collapsible, highlighted tree, or text where a tree would be too large. Everything is escaped."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from django.utils.html import escape
+from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
 # Levels of nesting that are open at first.
 OPEN_LEVELS = 2
+# Values in the trees of one page. Each takes about 130 bytes of HTML, and can take two of JSON.
+MAX_VALUES = 5_000
+# Longer text is not indented, which could make it many times as long.
+MAX_INDENTED_CHARACTERS = 2**20
 
 
-def render_json(value: Any, open_levels: int = OPEN_LEVELS) -> SafeString:
-    """HTML of ``value``, any JSON value. Objects and lists are ``<details>``; the outer ``open_levels`` are open."""
-    return mark_safe(f'<div class="json">{_render(value, open_levels)}</div>')  # noqa: S308 - _render escapes
+class JSONTrees:
+    """The trees of one page, of ``MAX_VALUES`` values together."""
+
+    def __init__(self) -> None:
+        self._values_left = MAX_VALUES
+
+    def tree(self, value: Any, open_levels: int = OPEN_LEVELS) -> SafeString | None:
+        """``value``, any JSON value, as HTML; None where the page's trees would have too many values.
+
+        Objects and lists are ``<details>``; the outer ``open_levels`` are open.
+        """
+        count = count_values(value, up_to=self._values_left + 1)
+        if count > self._values_left:
+            return None
+        self._values_left -= count
+        return mark_safe(f'<div class="json">{_render(value, open_levels)}</div>')  # noqa: S308 - _render escapes
+
+    def tree_or_text(self, value: Any, open_levels: int = OPEN_LEVELS) -> SafeString:
+        """The tree, or the text where there is no tree."""
+        return self.tree(value, open_levels) or format_html('<pre class="json">{}</pre>', json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """``value`` as JSON, indented unless it is long."""
+    indented = json.dumps(value, indent=2, ensure_ascii=False)
+    return indented if len(indented) <= MAX_INDENTED_CHARACTERS else json.dumps(value, ensure_ascii=False)
+
+
+def count_values(value: Any, up_to: int) -> int:
+    """The number of values in ``value``, itself included. It stops at ``up_to``."""
+    count, found = 0, [value]
+    while found and count < up_to:
+        each = found.pop()
+        count += 1
+        if isinstance(each, dict):
+            found += each.values()
+        elif isinstance(each, list):
+            found += each
+    return count
 
 
 def _render(value: Any, open_levels: int) -> str:

@@ -6,7 +6,6 @@ without an event have no past state: they are those of now.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +16,6 @@ from django.db.models import Case, JSONField, Max, Min, When
 from django.http import Http404, HttpRequest
 
 from jobs import fold
-from jobs.admin.json_html import render_json
 from jobs.admin.tenant_view import TenantResponse, caller_for
 from jobs.api.fleet.queries import (
     TIMELINE_EVENTS,
@@ -125,10 +123,7 @@ def _read(query: PreparedQuery, parse: Callable[[str], Row], job: Job, seq: int)
 
 
 def _response(path: str, body: dict[str, Any]) -> TenantResponse:
-    body = orjson.loads(to_json(body))  # what JSON makes of it, such as lists of tuples
-    return TenantResponse(
-        path, 200, "", render_json(body, open_levels=3), json.dumps(body, indent=2, ensure_ascii=False)
-    )
+    return TenantResponse.make(path, orjson.loads(to_json(body)))  # what JSON makes of it, such as lists of tuples
 
 
 def _rfc3339(at: datetime) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from asgiref.sync import async_to_sync
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from jobs.admin.json_html import render_json
+from jobs.admin.json_html import JSONTrees, json_text
 from jobs.api.request import ApiRequest
 from jobs.api.response import ApiResponse
 from jobs.api.views import serve_api_request
@@ -18,13 +18,17 @@ from tenants.models import Tenant
 
 
 class TenantResponse(NamedTuple):
-    """A response of the API. ``body`` is its JSON as HTML, ``text`` the same JSON, indented."""
+    """A response of the API. ``text`` is its body, ``tree`` the same as HTML: None where that would be too large."""
 
     path: str
     status: int
     etag: str
-    body: SafeString
+    tree: SafeString | None
     text: str
+
+    @classmethod
+    def make(cls, path: str, body: Any, status: int = 200, etag: str = "") -> TenantResponse:
+        return cls(path, status, etag, JSONTrees().tree(body, open_levels=3), json_text(body))
 
 
 def caller_for(tenant: Tenant) -> Caller:
@@ -49,8 +53,4 @@ def get_as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> TenantResp
     inner = ApiRequest(scope)
     inner.user = caller_for(tenant)  # type: ignore[assignment]
     response = cast(ApiResponse, async_to_sync(serve_api_request)(inner))  # which asked for no stream
-    body = json.loads(response.body)
-    text = json.dumps(body, indent=2, ensure_ascii=False)
-    return TenantResponse(
-        path, response.status, response.headers.get("ETag", ""), render_json(body, open_levels=3), text
-    )
+    return TenantResponse.make(path, json.loads(response.body), response.status, response.headers.get("ETag", ""))

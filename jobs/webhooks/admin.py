@@ -32,7 +32,7 @@ from jobs.admin.audit import record_audit_entry
 from jobs.admin.changelist import ConsoleAdmin, ReadOnlyAdmin
 from jobs.admin.dashboard import tenant_url
 from jobs.admin.formatting import format_time_ago, format_timestamp
-from jobs.admin.json_html import render_json
+from jobs.admin.json_html import JSONTrees
 from jobs.admin.tenants import is_superuser
 from jobs.models import AuditAction, JobCounts
 from jobs.webhooks import endpoints
@@ -363,7 +363,7 @@ class AttemptAdmin(ReadOnlyAdmin):
             "title": f"Attempt {attempt.number or ''} at {attempt.event_type}",
             "attempt": attempt,
             "timestamp": int(attempt.at.timestamp()),
-            "body": None if body is None else render_json(json.loads(body), open_levels=3),
+            "body": None if body is None else JSONTrees().tree_or_text(json.loads(body), open_levels=3),
             "may_redeliver": body is not None and may_redeliver(request),
         }
         return TemplateResponse(request, "admin/webhooks/attempt/page.html", context)

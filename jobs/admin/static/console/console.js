@@ -14,10 +14,10 @@ async function copy(text) {
 }
 
 document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-copy]");
+  const button = event.target.closest("[data-copy], [data-copy-of]");
   if (!button) return;
   const label = button.textContent;
-  await copy(button.dataset.copy);
+  await copy(button.dataset.copy ?? document.getElementById(button.dataset.copyOf).textContent);
   button.textContent = "Copied";
   button.classList.add("is-done");
   setTimeout(() => {
@@ -46,8 +46,31 @@ for (const image of document.querySelectorAll(".artifact img")) {
   if (image.complete && !image.naturalWidth) showAsMissing(image);
 }
 
+// Single keys get in the way of speech input, so they can be switched off. The browser keeps the choice.
+const switchOfShortcuts = document.getElementById("shortcuts");
+let shortcuts = localStorage.getItem("console.shortcuts") !== "off";
+
+function showShortcuts() {
+  for (const each of document.querySelectorAll("[data-key]")) {
+    if (shortcuts) each.setAttribute("aria-keyshortcuts", each.dataset.key);
+    else each.removeAttribute("aria-keyshortcuts");
+  }
+  document.documentElement.classList.toggle("has-shortcuts", shortcuts);
+  if (!switchOfShortcuts) return;
+  switchOfShortcuts.hidden = false;
+  switchOfShortcuts.setAttribute("aria-pressed", String(shortcuts));
+  switchOfShortcuts.textContent = `Shortcuts ${shortcuts ? "on" : "off"}`;
+}
+
+switchOfShortcuts?.addEventListener("click", () => {
+  shortcuts = !shortcuts;
+  localStorage.setItem("console.shortcuts", shortcuts ? "on" : "off");
+  showShortcuts();
+});
+showShortcuts();
+
 document.addEventListener("keydown", (event) => {
-  if (viewer?.open || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
+  if (!shortcuts || viewer?.open || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
   if (event.key === "/") {
     const find = document.getElementById("find");
     if (find) {
@@ -186,13 +209,28 @@ function follow(live) {
     status().classList.replace("visually-hidden", "calm");
   }
 
+  // What can be opened or focused, by its place: its number in the closest element with an id.
+  function places(root) {
+    const found = new Map();
+    const numbers = new Map();
+    for (const each of root.querySelectorAll("details, summary, a, button, [tabindex]")) {
+      const kind = `${each.parentElement?.closest("[id]")?.id ?? live.id} ${each.localName}`;
+      numbers.set(kind, (numbers.get(kind) ?? 0) + 1);
+      found.set(each.id || `${kind} ${numbers.get(kind)}`, each);
+    }
+    return found;
+  }
+
+  // What is open stays open, and what has the focus keeps it.
   function show(html) {
-    const open = new Map([...live.querySelectorAll("details[id]")].map((each) => [each.id, each.open]));
     const fresh = document.createElement("template");
     fresh.innerHTML = html;
-    for (const each of fresh.content.querySelectorAll("details[id]")) {
-      if (open.has(each.id)) each.open = open.get(each.id);
+    const before = places(live);
+    const after = places(fresh.content);
+    for (const [place, each] of after) {
+      if (each.localName === "details" && before.has(place)) each.open = before.get(place).open;
     }
+    const focused = [...before].find(([, each]) => each === document.activeElement)?.[0];
     const counts = new Map(
       [...live.querySelectorAll("[data-item]")].map(({ dataset }) => [dataset.item, Number(dataset.count ?? 0)]),
     );
@@ -202,6 +240,7 @@ function follow(live) {
     }
     const hadFailed = Boolean(live.querySelector(".failure"));
     live.replaceChildren(fresh.content.firstElementChild);
+    after.get(focused)?.focus({ preventScroll: true });
     if (state().dataset.title) document.title = document.title.replace(/^.* \|/, () => `${state().dataset.title} |`);
     const fresher = [...live.querySelectorAll(".is-new")];
     const newest = live.querySelector(".newest-first") ? fresher.shift() : fresher.pop();
