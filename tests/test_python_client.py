@@ -239,6 +239,21 @@ def test_the_fleet_list_has_the_jobs_of_all_pages(kind, proxy, acme, acme_token,
     assert kind.items(proxy.url, acme_token, lambda client: client.fleet.list(status="failed")) == []
 
 
+def test_no_job_of_the_fleet_is_left_out_when_others_enter_and_leave_the_list(proxy, acme, acme_token, job_of):
+    jobs = [job_of(acme) for _ in range(250)][::-1]
+    with sdk.Client(proxy.url, acme_token) as client:
+        items = client.fleet.list(status="submitted")
+        found = [next(items).id]
+        for job in jobs[:150]:
+            ledger.finish(job, "Done")
+        found += [next(items).id for _ in range(120)]
+        new = [job_of(acme) for _ in range(101)]
+        found += [item.id for item in items]
+    assert len(found) == len(set(found))
+    assert {str(job.pk.to_uuid()) for job in jobs[150:]} <= set(found)
+    assert not {str(job.pk.to_uuid()) for job in new} & set(found)
+
+
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 

@@ -129,18 +129,36 @@ export class Fleet {
     this.#transport = transport;
   }
 
-  /** Jobs of every type, the newest first; `pages()` has their counts. A job that moves to a later page comes once. */
+  /**
+   * Jobs of every type, the newest first; `pages()` has their counts. Each comes once, and none is left out when jobs
+   * enter or leave the list meanwhile.
+   */
   list(options: ListFleetJobsOptions = {}): Listing<FleetJobPage, FleetJob> {
     return new Listing(() => this.#pages(options), itemsOfFleet);
   }
 
   async *#pages({ signal, ...query }: ListFleetJobsOptions): AsyncGenerator<FleetJobPage, void, void> {
-    for (let offset = query.offset ?? 0; ; ) {
-      const path = `/job${queryOf({ limit: PAGE, ...query, offset })}`;
+    const limit = query.limit ?? PAGE;
+    let offset = query.offset ?? 0;
+    let last: FleetJob | undefined;
+    for (;;) {
+      // A page begins with the last job of the one before.
+      const asked = last === undefined ? limit : Math.min(limit + 1, PAGE);
+      const path = `/job${queryOf({ ...query, limit: asked, offset })}`;
       const { body } = await this.#transport.json<FleetJobPage>(path, { signal });
-      yield body;
-      offset += body.items.length;
-      if (body.items.length === 0 || offset >= body.total_items) return;
+      const [first] = body.items;
+      if (last !== undefined && offset > 0 && (first === undefined || isOlder(first, last))) {
+        // Jobs have left the list, and some came forward to a page that was read.
+        offset = Math.max(0, offset - limit);
+        continue;
+      }
+      // New jobs move the others back: what is not older was there already.
+      const items = body.items.filter((job) => last === undefined || isOlder(job, last));
+      yield { ...body, items };
+      const end = offset + body.items.length;
+      if (body.items.length === 0 || end >= body.total_items) return;
+      last = items.at(-1) ?? last;
+      offset = end - 1;
     }
   }
 }
@@ -149,15 +167,14 @@ async function* itemsOfJobs(pages: AsyncIterable<JobPage>): AsyncGenerator<JobSu
   for await (const page of pages) yield* page.jobs;
 }
 
-/** New jobs shift the offsets, so that the last jobs of a page come again on the next one. */
 async function* itemsOfFleet(pages: AsyncIterable<FleetJobPage>): AsyncGenerator<FleetJob, void, void> {
-  const ids = new Set<string>();
-  for await (const page of pages) {
-    for (const item of page.items) {
-      if (!ids.has(item.id)) yield item;
-      ids.add(item.id);
-    }
-  }
+  for await (const page of pages) yield* page.items;
+}
+
+/** Whether a job comes after another one. Without the Z the order of the texts is that of the times. */
+function isOlder(job: FleetJob, than: FleetJob): boolean {
+  const [created, createdThan] = [job.created, than.created].map((time) => time.replace(/Z$/, ""));
+  return created === createdThan ? job.id < than.id : created! < createdThan!;
 }
 
 /** The query of the next page. Its host is not used: behind a proxy it may be another one, which gets no token. */

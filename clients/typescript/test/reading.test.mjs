@@ -61,6 +61,23 @@ test("the fleet is listed once each, with its counts", async () => {
   await assert.rejects(all(fleet.list({ status: "broken" })), { name: "ApiError", status: 400, code: "HTTP_400" });
 });
 
+test("no job of the fleet is left out when others leave the list", async () => {
+  const ids = [];
+  for (let n = 0; n < 6; n++) {
+    ids.unshift(await openJob("restart"));
+    await append(ids[0], "acknowledged", "", { hostname: "gpu-1" });
+  }
+  const items = [];
+  for await (const item of clientOf(used.proxy).fleet.list({ status: "processing", limit: 2 })) {
+    if (items.length === 1) for (const id of ids.slice(0, 2)) await append(id, "completed", "", { hostname: "gpu-1" });
+    items.push(item.id);
+  }
+  const jobs = await all(clientOf(used.proxy).fleet.list({ status: "processing" }));
+  const left = jobs.map((job) => job.id).filter((id) => !items.includes(id));
+  assert.deepEqual(left, []);
+  assert.equal(new Set(items).size, items.length);
+});
+
 test("errors have code, detail and the request's id", async () => {
   const { jobs } = clientOf(used.proxy);
   await assert.rejects(jobs.get("01JADE5XAMPK9M0Q7RS3T4V5W6"), (error) => {

@@ -89,17 +89,25 @@ class Operations(Generic[ArtifactT]):
         return wait_for_end(self._requests, public_id, timeout, self._make_artifact)
 
     def list_fleet(self, status: str | None) -> EmittingSteps[FleetJobResponse, None]:
-        offset, seen = 0, set[str]()
+        offset = 0
+        last: tuple[str, str] | None = None
         while True:
             params: Params = {"status": status, "limit": FLEET_PAGE, "offset": offset}
             response = yield from self._requests.ask(self._requests.get("/job", params))
             with expected_shape(response):
                 jobs = [decode(FleetJobResponse, each) for each in json_object(response)["items"]]
-            yield Emit([job for job in jobs if job.id not in seen])  # a new job moves the others to the next page
-            seen.update(job.id for job in jobs)
-            offset += len(jobs)
+            # A page begins with the last job of the one before. Where only older ones are there, jobs have left the
+            # list, and some came forward to a page that was read.
+            if last is not None and offset and not (jobs and _age(jobs[0]) >= last):
+                offset = max(0, offset - FLEET_PAGE)
+                continue
+            # New jobs move the others back: what is not older was there already.
+            older = [job for job in jobs if last is None or _age(job) < last]
+            yield Emit(older)
             if len(jobs) < FLEET_PAGE:
                 return
+            offset += len(jobs) - 1
+            last = _age(older[-1]) if older else last
 
     def download(self, artifact: ArtifactResponse, origin: Origin, path: str | os.PathLike[str]) -> Steps[Path]:
         target = Path(path)
@@ -172,3 +180,8 @@ def rfc3339(moment: datetime | str | None) -> str | None:
     if moment.utcoffset() is None:
         raise ValueError(f"{moment!r} has no time zone: use datetime.now(timezone.utc), for example.")
     return moment.isoformat()
+
+
+def _age(job: FleetJobResponse) -> tuple[str, str]:
+    """What the list is ordered by: the newer the greater. Without the Z the order of the texts is that of the times."""
+    return job.created.removesuffix("Z"), job.id
