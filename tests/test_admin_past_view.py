@@ -6,12 +6,12 @@ import json
 import re
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 
 from jobs.admin.job_detail import MAX_GALLERY, PAGE_EVENTS
 from jobs.models import Artifact, JobEvent
-from tests.client import Client
+from tests.client import Client, ConnectionReader
 from tests.test_admin_jobs import artifact, event, visible_text
 
 
@@ -75,6 +75,38 @@ def test_after_each_event_the_responses_are_those_that_the_api_gave_then(
             events=events[:seq],
         )
         assert seen[seq] == now(acme_client, job), seq
+
+
+@pytest.mark.parametrize("seq", [3, 2**31, 9_999_999_999])
+def test_after_an_event_that_is_not_there_yet_the_responses_are_those_of_now(
+    support_client, acme_client, acme, job_of, local_store, seq
+):
+    job = job_of(acme, events=[event(1, "queued"), event(2, "stage")])
+    assert as_of(support_client, job, seq) == now(acme_client, job)
+
+
+@pytest.mark.parametrize("query", ["", "?as_of=1"])
+def test_where_the_api_s_reads_fail_the_page_shows_its_503(support_client, acme, job_of, monkeypatch, query):
+    job = job_of(acme, events=[event(1, "queued"), event(2, "stage")])
+    read = ConnectionReader.read
+
+    async def read_no_job(self, statement, values):
+        if "public_id" in values:
+            raise OperationalError("canceling statement due to statement timeout")
+        return await read(self, statement, values)
+
+    monkeypatch.setattr(ConnectionReader, "read", read_no_job)
+    responses = page_of(support_client, job, query).context["tenant_responses"]
+    assert [each.status for each in responses] == [503, 503, 503]
+
+
+def test_an_agent_s_lane_has_the_beginning_of_its_error(support_client, acme, job_of):
+    error = "the disk is full " * 100
+    events = [event(1, "submitted", hostname="a"), event(2, "failed", hostname="a", extra={"error": error})]
+    page = page_of(support_client, job_of(acme, job_type="vm.start", events=events)).content.decode()
+    (lane,) = re.findall('<td class="error">([^<]*)</td>', page)
+    assert lane.startswith("the disk is full")
+    assert len(lane) == 400
 
 
 def test_the_page_says_as_of_when_and_leads_back_to_now(support_client, acme, job_of):
@@ -154,6 +186,9 @@ def test_a_page_of_the_largest_job_has_a_bounded_size(support_client, acme, acme
     )
     response = page_of(support_client, job)
     assert len(response.content) < 8 * 2**20
+    shown = [each.meta for each in response.context["detail"].artifacts]
+    assert sum("too many for this page" in meta for meta in shown) == 6
+    assert all(meta.count("0") >= 20_000 for meta in shown[:4])
     assert [json.loads(each.text) for each in response.context["tenant_responses"]] == now(acme_client, job)
     walked, query = [], "?"
     while query:

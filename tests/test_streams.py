@@ -317,15 +317,27 @@ def test_a_job_that_is_pruned_ends_its_stream(gateway, acme_token, job):
             await append(job, "queued", "one")
             await first(opened, 1)
             await sync_to_async(removal.remove)(Job.all_tenants.filter(pk=job.pk))
-            # Nothing says that it is gone, but the next change of any job of the tenant's.
-            await sync_to_async(ledger.attach)(
-                await open_job(await sync_to_async(lambda: job.tenant)(), "restart"),
-                [{"storage_key": f"{job.tenant.storage_prefix}a.png", "kind": "k", "role": "final"}],
-            )
             assert await end_of(opened) == []
             assert opened.is_complete
 
     asyncio.run(follow())
+
+
+def test_who_waits_for_a_job_that_is_pruned_learns_it_at_once(gateway, acme_token, job):
+    async def wait(path: str) -> None:
+        async with get(gateway.port, path, acme_token, Prefer="wait=20") as response:
+            assert response.status == 404
+
+    async def prune() -> float:
+        waiting = asyncio.gather(*(wait(path) for path in (f"/v1/jobs/{job.pk}", f"{events_of(job)}?since=0")))
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        began = time.monotonic()
+        await sync_to_async(removal.remove)(Job.all_tenants.filter(pk=job.pk))
+        await waiting
+        return time.monotonic() - began
+
+    assert asyncio.run(prune()) < LONGEST_SECONDS / 2
 
 
 @pytest.mark.full_on_postgresql  # how a stream ends has no part in the database

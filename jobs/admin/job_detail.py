@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mimetypes
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,13 +17,16 @@ from django.db.models.functions import Cast, Length
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.functional import cached_property
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 
 from jobs import fold
 from jobs.admin.counting import CountUpToLimit
 from jobs.admin.formatting import format_duration
-from jobs.admin.json_html import OPEN_LEVELS, JSONTrees, json_text
+from jobs.admin.json_html import OPEN_LEVELS, JSONTrees
 from jobs.admin.tenant_view import caller_for
+from jobs.api.fleet.queries import ErrorText
 from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import Artifact, Job, JobEvent, JobStatus, Role, Visibility
 
@@ -36,6 +40,8 @@ MAX_GALLERY = 100
 MAX_META_CHARACTERS = 2**18
 # Events that agents are computed from, and up to which events are counted.
 MAX_AGENT_EVENTS = 5_000
+# Characters of an agent's error in its lane; the timeline has all of it.
+MAX_AGENT_ERROR = 400
 MAX_COUNTED = 10_000
 
 _TONES = {
@@ -55,6 +61,7 @@ _TONES = {
 class DisplayedArtifact:
     """One artifact. ``link`` is its signed URL; it is empty if ``problem`` says why there is none."""
 
+    pk: int
     kind: str
     role: str
     label: str
@@ -117,7 +124,7 @@ class AgentMark:
 
 @dataclass(slots=True)
 class AgentTimeline:
-    """One agent of an operation: its status, duration and error, and its events on a scale of time."""
+    """One agent of an operation: its status, duration and the beginning of its error, its events on a scale of time."""
 
     hostname: str
     status: str
@@ -211,19 +218,23 @@ class JobDetail:
     @property
     def next_seq(self) -> int | None:
         """The ``seq`` after or before which the next page of the timeline begins; None on the last page."""
-        return self._page_events[-1].seq if self._page[1] else None
+        return self._page_events[-1].seq if self._page[1] and self._page_events else None
 
     @cached_property
     def artifacts(self) -> list[DisplayedArtifact]:
         """At most ``MAX_GALLERY``: final artifacts first, each in the order in which they were recorded."""
         # “final” precedes “intermediate”.
         rows = Artifact.all_tenants.filter(job=self.job).order_by("role", "event__seq", "position")
-        displayed, characters = [], 0
+        displayed, left = [], MAX_META_CHARACTERS
         for artifact in rows[:MAX_GALLERY]:
             displayed.append(self._displayed(artifact))
-            characters += len(json_text(artifact.meta))
-            if artifact.meta and characters <= MAX_META_CHARACTERS:
-                displayed[-1].meta = self._json(artifact.meta, open_levels=1)
+            if artifact.meta:
+                characters = len(json.dumps(artifact.meta, ensure_ascii=False))
+                if characters <= left:
+                    left -= characters
+                    displayed[-1].meta = self._json(artifact.meta, open_levels=1)
+                else:
+                    displayed[-1].meta = format_html("<p>{} characters: too many for this page.</p>", f"{characters:,}")
         return displayed
 
     @property
@@ -278,18 +289,11 @@ class JobDetail:
         """One for each agent of an operation, from its first ``MAX_AGENT_EVENTS`` events, internal ones included."""
         if not self.job.is_operation:
             return []
-        rows = self._all_events.filter(hostname__isnull=False).order_by("seq").defer("stage")[:MAX_AGENT_EVENTS]
+        columns = ("seq", "event_type", "hostname", ErrorText("extra"), "created_at")
+        rows = self._all_events.filter(hostname__isnull=False).order_by("seq").values_list(*columns)
         events = [
-            fold.FoldEvent(
-                event.seq,
-                event.event_type,
-                Visibility.PUBLIC,
-                event.message,
-                event.hostname,
-                event.extra,
-                event.created_at,
-            )
-            for event in rows
+            fold.FoldEvent(seq, event_type, Visibility.PUBLIC, "", hostname, {"error": error}, created_at)
+            for seq, event_type, hostname, error, created_at in rows[:MAX_AGENT_EVENTS]
         ]
         by_host = defaultdict(list)
         for event in events:
@@ -302,7 +306,7 @@ class JobDetail:
                 status=agent.status,
                 tone=_TONES.get(agent.status, "note"),
                 duration=format_duration(agent.duration) if agent.last_end else "",
-                error=self.renderer.redact_text(agent.error or ""),
+                error=Truncator(self.renderer.redact_text(agent.error or "")).chars(MAX_AGENT_ERROR),
                 marks=_agent_marks(by_host[hostname], start, length),
             )
             for hostname, agent in fold.fold(events, self.job.status).agents.items()
@@ -319,6 +323,7 @@ class JobDetail:
         # A key without an extension can be an image. If it is none, the page shows a message in its place.
         media_type = mimetypes.guess_type(artifact.storage_key)[0] or "image/*"
         return DisplayedArtifact(
+            pk=artifact.pk,
             kind=self.renderer.redact_text(artifact.kind),
             role=artifact.role,
             label=self.renderer.redact_text(artifact.label or ""),

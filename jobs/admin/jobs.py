@@ -36,7 +36,7 @@ from jobs.admin.formatting import format_duration, format_time_ago, status_badge
 from jobs.admin.job_detail import JobDetail
 from jobs.admin.lookup import Found, find_tenant_ids, parse_job_id, search
 from jobs.admin.neighbours import LIST_PARAMETER, job_url, place_of
-from jobs.admin.past_view import fleet_response_after, responses_after
+from jobs.admin.past_view import PastResponses
 from jobs.admin.tenant_view import TenantResponse, caller_for, get_as_tenant
 from jobs.api.tenant_renderer import TenantRenderer
 from jobs.models import AuditAction, Job, JobEvent, JobQuerySet, JobStatus, JobType, Visibility
@@ -380,10 +380,10 @@ class JobAdmin(ReadOnlyAdmin):
     def _tenant_responses(self, request: HttpRequest, job: Job, as_of: int) -> list[TenantResponse]:
         """The API's responses now, or as of an event. A page of ``/job`` has many jobs: only the item is shown."""
         if as_of:
-            return responses_after(job, as_of, request)
+            return PastResponses(job, as_of, request).all()
         paths = (f"/v1/jobs/{job.public_id}", f"/v1/jobs/{job.public_id}/events")
         of_v1 = (get_as_tenant(job.tenant, each, request) for each in paths)
-        return [*of_v1, fleet_response_after(job, job.last_seq, request)]
+        return [*of_v1, PastResponses(job, job.last_seq, request).fleet_job()]
 
 
 def page_of_one(found: Found) -> str:

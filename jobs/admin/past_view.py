@@ -6,24 +6,23 @@ without an event have no past state: they are those of now.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import orjson
 from asgiref.sync import async_to_sync
-from django.db.models import Case, JSONField, Max, Min, When
+from django.db import InterfaceError, OperationalError
+from django.db.models import Case, JSONField, Max, Min, TextField, When
+from django.db.models.functions import Cast
+from django.db.models.lookups import Exact
 from django.http import Http404, HttpRequest
 
 from jobs import fold
-from jobs.admin.tenant_view import TenantResponse, caller_for
-from jobs.api.fleet.queries import (
-    TIMELINE_EVENTS,
-    JobRow,
-    latest_events,
-    outcome_of_agents,
-    outcome_of_workflow,
-)
+from jobs.admin.tenant_view import TenantResponse, caller_for, request_id_of
+from jobs.api import errors
+from jobs.api.fleet.queries import TIMELINE_EVENTS, JobRow, latest_events, outcome_of_agents, outcome_of_workflow
 from jobs.api.fleet.serializers import FleetJobResponseSerializer
 from jobs.api.rendering import to_json
 from jobs.api.tenant_renderer import TenantRenderer
@@ -33,18 +32,23 @@ from jobs.database.artifacts import result
 from jobs.database.events import EVENT_ROW_COLUMNS, event_page, public_events
 from jobs.database.prepared import RFC3339, AsText, Param, PreparedQuery, json_rows
 from jobs.models import Job, JobEvent, JobStatus
+from tenants.fast_settings import settings
 
-Row = TypeVar("Row")
-
+# What the API's statements read, without the events after the param ``up_to``, of a job whose status was then the param
+# ``status``. The rows' own status and time are those of now.
 _UP_TO = Param("up_to")
-# What the API's statements read, without the events after the param ``up_to``. Status and time are those of now, and
-# there is a result whatever the status: what they were then is computed here.
+
+
+def _status_was(status: JobStatus) -> Exact:
+    return Exact(Cast(Param("status", TextField()), TextField()), status.value)
+
+
 DETAIL = one_job(
     DetailRow,
     **HEADER,
     public_id=SUMMARY["public_id"],
     created_at=SUMMARY["created_at"],
-    result=result(_UP_TO),
+    result=Case(When(_status_was(JobStatus.SUCCESS), then=result(_UP_TO)), output_field=JSONField()),
     latest_event=json_rows(public_events(_UP_TO).order_by("-seq")[:1], *EVENT_ROW_COLUMNS),
 )
 EVENTS = one_job(EventsRow, **HEADER, public_id=SUMMARY["public_id"], events=event_page(_UP_TO))
@@ -55,75 +59,100 @@ FLEET_JOB = one_job(
     updated_at=RFC3339("updated_at"),
     events=Case(
         When(is_operation=True, then=outcome_of_agents(_UP_TO)),
-        default=outcome_of_workflow(_UP_TO),
+        When(_status_was(JobStatus.FAILURE), then=outcome_of_workflow(_UP_TO)),
         output_field=JSONField(),
     ),
     timeline=latest_events(TIMELINE_EVENTS, _UP_TO),
-    result=result(_UP_TO),
+    result=Case(
+        When(_status_was(JobStatus.SUCCESS), is_operation=False, then=result(_UP_TO)), output_field=JSONField()
+    ),
 )
 
 
-def responses_after(job: Job, seq: int, request: HttpRequest) -> list[TenantResponse]:
-    """The responses about ``job`` after its event ``seq``: the job, its events, and its item in a page of ``/job``.
+class PastResponses:
+    """The responses about ``job`` after its event ``seq``.
 
-    Raises Http404 if the job was deleted meanwhile.
+    Each raises Http404 if the job was deleted meanwhile. Where the database does not answer in time, it is the API's
+    503.
     """
-    then = _State.after(job, seq)
-    status = JobStatus.FAILURE.value if then.status == JobStatus.PARTIAL_FAILURE else then.status
-    renderer = TenantRenderer(request, caller_for(job.tenant))
-    detail = _read(DETAIL, DetailRow.parse, job, seq)
-    detail = detail._replace(status=status, result=detail.result if then.has_result else None)
-    # A first page without events is that of a job without public ones.
-    page = _read(EVENTS, EventsRow.parse, job, seq)._replace(status=status, last_public_seq=0)
-    return [
-        _response(f"/v1/jobs/{job.public_id}", JobDetailResponseSerializer.represent(detail, renderer)),
-        _response(f"/v1/jobs/{job.public_id}/events", JobEventsResponseSerializer.represent(page, renderer)),
-        fleet_response_after(job, seq, request),
-    ]
 
+    def __init__(self, job: Job, seq: int, request: HttpRequest) -> None:
+        self._job = job
+        self._up_to = min(seq, job.last_seq)
+        self._status, self._updated_at = _state_after(job, seq)
+        self._renderer = TenantRenderer(request, caller_for(job.tenant))
+        self._request_id = request_id_of(request) or ""
 
-def fleet_response_after(job: Job, seq: int, request: HttpRequest) -> TenantResponse:
-    """The item of ``job`` in a page of ``/job`` after its event ``seq``. Raises Http404 as ``responses_after``."""
-    then = _State.after(job, seq)
-    row = _read(FLEET_JOB, JobRow.parse, job, seq)
-    has_result = then.has_result and not job.is_operation
-    row = row._replace(status=then.status, updated_at=then.updated_at, result=row.result if has_result else None)
-    renderer = TenantRenderer(request, caller_for(job.tenant))
-    return _response("/job (its item)", FleetJobResponseSerializer.represent(row, renderer))
+    def all(self) -> list[TenantResponse]:
+        return [self.detail(), self.events(), self.fleet_job()]
 
+    def detail(self) -> TenantResponse:
+        def represent(document: str) -> dict[str, Any]:
+            row = DetailRow.parse(document)._replace(status=self._v1_status)
+            return JobDetailResponseSerializer.represent(row, self._renderer)
 
-class _State(NamedTuple):
-    """What the columns of a job said: its stored status, and the time of its latest event."""
+        return self._response(f"/v1/jobs/{self._job.public_id}", errors.V1, DETAIL, represent)
 
-    status: str
-    updated_at: str
+    def events(self) -> TenantResponse:
+        def represent(document: str) -> dict[str, Any]:
+            # A first page without events is that of a job without public ones.
+            row = EventsRow.parse(document)._replace(last_public_seq=0)
+            return JobEventsResponseSerializer.represent(row, self._renderer)
 
-    @classmethod
-    def after(cls, job: Job, seq: int) -> _State:
-        # A job can have been loaded with a status that its events do not say.
-        if seq >= job.last_seq:
-            return cls(job.status, _rfc3339(job.updated_at))
-        events = JobEvent.all_tenants.filter(job=job, seq__lte=seq)
-        # Of the events of one type and host the status depends on the first.
-        kinds = events.values_list("event_type", "hostname", named=True).annotate(first=Min("seq")).order_by("first")
-        latest = events.aggregate(at=Max("created_at"))["at"] or job.created_at
-        return cls(fold.fold_status(kinds), _rfc3339(latest))
+        return self._response(f"/v1/jobs/{self._job.public_id}/events", errors.V1, EVENTS, represent)
+
+    def fleet_job(self) -> TenantResponse:
+        """Its item in a page of ``/job``."""
+
+        def represent(document: str) -> dict[str, Any]:
+            row = JobRow.parse(document)._replace(status=self._status, updated_at=self._updated_at)
+            return FleetJobResponseSerializer.represent(row, self._renderer)
+
+        return self._response("/job (its item)", errors.FLEET, FLEET_JOB, represent)
 
     @property
-    def has_result(self) -> bool:
-        return self.status == JobStatus.SUCCESS
+    def _v1_status(self) -> str:
+        return JobStatus.FAILURE.value if self._status == JobStatus.PARTIAL_FAILURE else self._status
+
+    def _response(
+        self, path: str, dialect: errors.Dialect, query: PreparedQuery, represent: Callable[[str], dict[str, Any]]
+    ) -> TenantResponse:
+        values = {
+            "tenant": self._job.tenant_id,
+            "public_id": self._job.public_id,
+            "since": 0,
+            "up_to": self._up_to,
+            "status": self._status,
+        }
+        try:
+            document = async_to_sync(_read)(query, values)
+        except (OperationalError, InterfaceError) as error:
+            return TenantResponse.of(path, dialect.response(error, self._request_id))
+        if document is None:
+            raise Http404(f"There is no job {self._job.public_id} any more.")
+        # What JSON makes of it, such as lists of tuples.
+        return TenantResponse.make(path, orjson.loads(to_json(represent(document))))
 
 
-def _read(query: PreparedQuery, parse: Callable[[str], Row], job: Job, seq: int) -> Row:
-    values = {"tenant": job.tenant_id, "public_id": job.public_id, "since": 0, "up_to": seq}
-    document = async_to_sync(query.fetch_latest_document)(values)
-    if document is None:
-        raise Http404(f"There is no job {job.public_id} any more.")
-    return parse(document)
+def _state_after(job: Job, seq: int) -> tuple[str, str]:
+    """The stored status, and the time of the latest event."""
+    # A job can have been loaded with a status that its events do not say.
+    if seq >= job.last_seq:
+        return job.status, _rfc3339(job.updated_at)
+    events = JobEvent.all_tenants.filter(job=job, seq__lte=seq)
+    # Of the events of one type and host the status depends on the first.
+    kinds = events.values_list("event_type", "hostname", named=True).annotate(first=Min("seq")).order_by("first")
+    latest = events.aggregate(at=Max("created_at"))["at"] or job.created_at
+    return fold.fold_status(kinds), _rfc3339(latest)
 
 
-def _response(path: str, body: dict[str, Any]) -> TenantResponse:
-    return TenantResponse.make(path, orjson.loads(to_json(body)))  # what JSON makes of it, such as lists of tuples
+async def _read(query: PreparedQuery, values: Mapping[str, Any]) -> str | None:
+    """Raises OperationalError where there is no answer in time."""
+    try:
+        async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS):
+            return await query.read_document(values, settings.API_DATABASE)
+    except TimeoutError:
+        raise OperationalError(f"no answer within {settings.DATABASE_DEADLINE_SECONDS} s") from None
 
 
 def _rfc3339(at: datetime) -> str:

@@ -16,19 +16,35 @@ from jobs.api.views import serve_api_request
 from tenants.callers import Caller
 from tenants.models import Tenant
 
+# Of each response on a page.
+MAX_CHARACTERS = 2**21
+
 
 class TenantResponse(NamedTuple):
-    """A response of the API. ``text`` is its body, ``tree`` the same as HTML: None where that would be too large."""
+    """A response of the API. ``text`` is its body, ``tree`` the same as HTML: None where that would be too large.
+
+    Of a body of more than ``MAX_CHARACTERS`` the text is the beginning.
+    """
 
     path: str
     status: int
     etag: str
     tree: SafeString | None
     text: str
+    characters: int
 
     @classmethod
     def make(cls, path: str, body: Any, status: int = 200, etag: str = "") -> TenantResponse:
-        return cls(path, status, etag, JSONTrees().tree(body, open_levels=3), json_text(body))
+        text = json_text(body)
+        return cls(path, status, etag, JSONTrees().tree(body, open_levels=3), text[:MAX_CHARACTERS], len(text))
+
+    @classmethod
+    def of(cls, path: str, response: ApiResponse) -> TenantResponse:
+        return cls.make(path, json.loads(response.body), response.status, response.headers.get("ETag", ""))
+
+    @property
+    def is_cut(self) -> bool:
+        return self.characters > len(self.text)
 
 
 def caller_for(tenant: Tenant) -> Caller:
@@ -48,9 +64,15 @@ def get_as_tenant(tenant: Tenant, path: str, request: HttpRequest) -> TenantResp
         "query_string": b"",
         "scheme": request.scheme,
         "headers": [(b"host", request.get_host().encode("latin-1"))],
-        "gateway": {"request_id": getattr(request, "scope", {}).get("gateway", {}).get("request_id")},
+        "gateway": {"request_id": request_id_of(request)},
     }
     inner = ApiRequest(scope)
     inner.user = caller_for(tenant)  # type: ignore[assignment]
     response = cast(ApiResponse, async_to_sync(serve_api_request)(inner))  # which asked for no stream
-    return TenantResponse.make(path, json.loads(response.body), response.status, response.headers.get("ETag", ""))
+    return TenantResponse.of(path, response)
+
+
+def request_id_of(request: HttpRequest) -> str | None:
+    """None under WSGI."""
+    found: str | None = getattr(request, "scope", {}).get("gateway", {}).get("request_id")
+    return found

@@ -49,7 +49,8 @@ def remove(jobs: QuerySet[Job]) -> RemovedBatch:
     these._raw_delete(these.db)
     moves: counts.Changes = Counter()
     moves.subtract((job.tenant_id, job.status) for job in gone)
-    counts.apply(moves)
+    # A position that no event has wakes the tenant's readers: those of these jobs learn that they are gone.
+    counts.apply(moves, dict.fromkeys(tenants, 1))
     return RemovedBatch(gone, events, artifacts)
 
 

@@ -155,10 +155,9 @@ export class Fleet {
       // New jobs move the others back: what is not older was there already.
       const items = body.items.filter((job) => last === undefined || isOlder(job, last));
       yield { ...body, items };
-      const end = offset + body.items.length;
-      if (body.items.length === 0 || end >= body.total_items) return;
+      if (body.items.length < asked) return;
       last = items.at(-1) ?? last;
-      offset = end - 1;
+      offset += body.items.length - 1;
     }
   }
 }

@@ -181,7 +181,7 @@ LISTS = {
 }
 
 
-class _ErrorText(Func):
+class ErrorText(Func):
     """The member ``error`` of a JSON object, if it is a text."""
 
     output_field = TextField()
@@ -203,7 +203,7 @@ class _ErrorText(Func):
 
 def latest_events(number: int, up_to: Param | None = None) -> JSONRows:
     """The last public events of a job, as many as ``number``, the latest first: TimelineRows."""
-    row = columns(TimelineRow, created_at=RFC3339("created_at"), error=_ErrorText("extra"))
+    row = columns(TimelineRow, created_at=RFC3339("created_at"), error=ErrorText("extra"))
     return json_rows(public_events(up_to).order_by("-seq")[:number], *row)
 
 

@@ -48,7 +48,24 @@ for (const image of document.querySelectorAll(".artifact img")) {
 
 // Single keys get in the way of speech input, so they can be switched off. The browser keeps the choice.
 const switchOfShortcuts = document.getElementById("shortcuts");
-let shortcuts = localStorage.getItem("console.shortcuts") !== "off";
+let shortcuts = kept("console.shortcuts") !== "off";
+
+// A browser may refuse to keep anything.
+function kept(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+function keep(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // The choice is that of this page only.
+  }
+}
 
 function showShortcuts() {
   for (const each of document.querySelectorAll("[data-key]")) {
@@ -59,12 +76,11 @@ function showShortcuts() {
   if (!switchOfShortcuts) return;
   switchOfShortcuts.hidden = false;
   switchOfShortcuts.setAttribute("aria-pressed", String(shortcuts));
-  switchOfShortcuts.textContent = `Shortcuts ${shortcuts ? "on" : "off"}`;
 }
 
 switchOfShortcuts?.addEventListener("click", () => {
   shortcuts = !shortcuts;
-  localStorage.setItem("console.shortcuts", shortcuts ? "on" : "off");
+  keep("console.shortcuts", shortcuts ? "on" : "off");
   showShortcuts();
 });
 showShortcuts();
@@ -209,16 +225,31 @@ function follow(live) {
     status().classList.replace("visually-hidden", "calm");
   }
 
-  // What can be opened or focused, by its place: its number in the closest element with an id.
+  // What can be opened or focused, by its place: its number in what has a name around it, and in JSON its path.
   function places(root) {
     const found = new Map();
     const numbers = new Map();
     for (const each of root.querySelectorAll("details, summary, a, button, [tabindex]")) {
-      const kind = `${each.parentElement?.closest("[id]")?.id ?? live.id} ${each.localName}`;
+      const around = [];
+      for (let at = each.parentElement; at && at !== live; at = at.parentElement) around.push(nameOf(at));
+      const kind = [each.localName, ...around.filter((name) => name !== undefined)].join(" ");
       numbers.set(kind, (numbers.get(kind) ?? 0) + 1);
       found.set(each.id || `${kind} ${numbers.get(kind)}`, each);
     }
     return found;
+  }
+
+  function nameOf(element) {
+    const { id, dataset, localName, parentElement } = element;
+    if (localName !== "li" || !element.closest(".json")) return id || dataset.item || dataset.place || undefined;
+    return element.querySelector(":scope > .json-name")?.textContent ?? numberOf(element, parentElement);
+  }
+
+  const numbersOfItems = new WeakMap();
+
+  function numberOf(item, list) {
+    if (!numbersOfItems.has(list)) numbersOfItems.set(list, new Map([...list.children].map((each, n) => [each, n])));
+    return numbersOfItems.get(list).get(item);
   }
 
   // What is open stays open, and what has the focus keeps it.
