@@ -17,7 +17,7 @@ from tenants.callers import Caller
 from tenants.models import Tenant
 
 # Of each response on a page.
-MAX_CHARACTERS = 2**21
+MAX_CHARACTERS = 2**22
 
 
 class TenantResponse(NamedTuple):
