@@ -132,7 +132,7 @@ FAULTS = (
         "id instead of seq as the timeline's cursor",
         8,
         "jobs/database/events.py",
-        [('JSONRow(*EVENT_ROW_COLUMNS),\n    "seq",\n', 'JSONRow(*EVENT_ROW_COLUMNS),\n    "pk",\n')],
+        [('JSONRow(*EVENT_ROW_COLUMNS),\n        "seq",\n', 'JSONRow(*EVENT_ROW_COLUMNS),\n        "pk",\n')],
         "tests/test_timeline_walk.py tests/test_job_events.py",
         "postgresql",
     ),
