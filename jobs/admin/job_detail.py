@@ -40,9 +40,9 @@ MAX_GALLERY = 100
 MAX_META_CHARACTERS = 2**18
 # Events that agents are computed from, and up to which events are counted.
 MAX_AGENT_EVENTS = 5_000
+MAX_COUNTED = 10_000
 # Characters of an agent's error in its lane; the timeline has all of it.
 MAX_AGENT_ERROR = 400
-MAX_COUNTED = 10_000
 
 _TONES = {
     "queued": "waiting",
