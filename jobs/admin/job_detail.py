@@ -260,10 +260,15 @@ class JobDetail:
         if self.job.status not in (JobStatus.FAILURE, JobStatus.PARTIAL_FAILURE):
             return None
         failed = self._all_events.filter(event_type="failed").order_by("-seq").first()
-        return self._timeline_event(failed) if failed else None
+        return self._timeline_event(failed, with_extra=False) if failed else None
 
     def _timeline_event(
-        self, event: JobEvent, before: datetime | None = None, artifacts: Sequence[DisplayedArtifact] = ()
+        self,
+        event: JobEvent,
+        before: datetime | None = None,
+        artifacts: Sequence[DisplayedArtifact] = (),
+        *,
+        with_extra: bool = True,
     ) -> TimelineEvent:
         text, extra = self.renderer.redact_text, dict(event.extra)
         # An error that is a string has its own place on the page; any other value is shown with the rest of extra.
@@ -277,7 +282,7 @@ class JobDetail:
             message=text(event.message),
             hostname=text(event.hostname or ""),
             error=text(error),
-            extra=self._json(extra, open_levels=1) if extra else None,
+            extra=self._json(extra, open_levels=1) if extra and with_extra else None,
             at=event.created_at,
             gap=event.created_at - before if before else None,
             is_new_day=before is None or event.created_at.date() != before.date(),
