@@ -50,6 +50,9 @@ class AccessLogMiddleware:
             for observe in self.observers:
                 # Without a status the caller hung up before there was one; nginx's number for it.
                 observe(scope, method, route, int(state["status"] or 499), seconds)
+            # The request refers to the scope, its deadline to the task and so to this state: two cycles, which would
+            # keep all that the request has made until the garbage collector comes.
+            state["request"] = None
 
 
 class RequestIdMiddleware:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sqlite3
 import time
@@ -56,6 +57,38 @@ def test_a_statement_is_written_for_as_many_values_as_there_are():
                 "job_type_2",
             ] * (2 if filters.offset else 1)
             assert three.replace("%%", "").count("%s") == len(names)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/jobs", 200),
+        ("/v1/jobs/{job}", 200),
+        ("/v1/jobs/{job}", 304),
+        ("/v1/jobs/{job}/events?since=1", 200),
+        ("/v1/events", 200),
+        ("/job", 200),
+        ("/v1/jobs?limit=0", 422),
+        ("/v1/nothing", 404),
+    ],
+)
+def test_a_request_leaves_nothing_to_the_garbage_collector(path, status, acme, acme_client, job_of):
+    """Cycles keep the request, its body and its rows in memory for longer, and collecting takes CPU."""
+    path = path.format(job=job_of(acme).public_id)
+    headers = {"If-None-Match": acme_client.get(path)["ETag"]} if status == 304 else {}
+    acme_client.get(path, headers=headers)  # fills caches, some with classes
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        assert acme_client.get(path, headers=headers).status_code == status
+        gc.collect()
+        left = {type(each).__name__ for each in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.enable()
+        gc.garbage.clear()
+    assert not left & {"ApiRequest", "JobViewSet", "EventViewSet", "FleetJobViewSet", "Timeout"}
 
 
 @pytest.mark.sqlite

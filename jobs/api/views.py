@@ -46,17 +46,20 @@ async def serve_api_request(request: ApiRequest) -> Response:
 
     If ``request.user`` is a :class:`Caller` already, the credential is not checked.
     """
-    path = request.path_info
     try:
         request.get_host()
-        request.resolver_match = match = _resolved(path)
+        request.resolver_match = match = _resolved(request.path_info)
         async with asyncio.timeout(settings.DATABASE_DEADLINE_SECONDS) as request.deadline:
             return await match.func(request, *match.args, **match.kwargs)
     except TimeoutError:
-        error: Exception = OperationalError(f"no answer within {settings.DATABASE_DEADLINE_SECONDS} s")
-    except Exception as raised:  # noqa: BLE001 - every error becomes JSON
-        error = raised
-    dialect = errors.V1 if path.startswith("/v1") else errors.FLEET
+        return error_response(request, OperationalError(f"no answer within {settings.DATABASE_DEADLINE_SECONDS} s"))
+    except Exception as error:  # noqa: BLE001 - every error becomes JSON
+        return error_response(request, error)
+
+
+def error_response(request: ApiRequest, error: Exception) -> Response:
+    """``error`` in the dialect of the address that was asked."""
+    dialect = errors.V1 if request.path_info.startswith("/v1") else errors.FLEET
     return dialect.response(error, request.scope["gateway"]["request_id"])
 
 
@@ -82,6 +85,9 @@ class TenantViewSet(ViewSet):
             request.user = caller
         self.caller = caller
         if request.method in ("GET", "HEAD"):
+            for method in self.action_map:
+                # DRF keeps the bound action here: a cycle, which only the garbage collector would end.
+                delattr(self, method)
             return await getattr(self, self.action_map["get"])(request, **kwargs)
         if request.method != "OPTIONS":
             raise MethodNotAllowed(request.method or "")
