@@ -223,3 +223,14 @@ def test_the_page_begins_with_the_status_and_the_reason(support_client, acme, jo
     order = [page.index(part) for part in ('class="badge badge-bad">Failure', "No garment", "<dt>Created", "<dt>ULID")]
     assert order == sorted(order)
     assert re.search(r'<details class="panel ids" id="ids">', page)
+
+
+def test_deep_nesting_does_not_make_a_page_large(support_client, acme, job_of):
+    """Indented, each of these values would be forty times as long."""
+    deep = [0] * 2_000
+    for _ in range(58):
+        deep = [deep]
+    events = [event(seq, "stage", seq, extra={"deep": deep}) for seq in range(1, 60)]
+    response = page_of(support_client, job_of(acme, events=events))
+    assert len(response.content) < 2 * 2**20
+    assert all(line.extra.count("0") >= 2_000 for line in response.context["detail"].timeline)

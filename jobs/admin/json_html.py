@@ -12,8 +12,9 @@ from django.utils.safestring import SafeString, mark_safe
 OPEN_LEVELS = 2
 # Values in the trees of one page. Each takes about 130 bytes of HTML, and can take two of JSON.
 MAX_VALUES = 5_000
-# Longer text is not indented, which could make it many times as long.
+# Text that would be longer when it is indented, or so many times as long, is not: deep nesting is mostly indentation.
 MAX_INDENTED_CHARACTERS = 2**20
+MAX_INDENTATION = 4
 
 
 class JSONTrees:
@@ -39,9 +40,10 @@ class JSONTrees:
 
 
 def json_text(value: Any) -> str:
-    """``value`` as JSON, indented unless it is long."""
+    """``value`` as JSON, indented unless that makes it too long."""
+    text = json.dumps(value, ensure_ascii=False)
     indented = json.dumps(value, indent=2, ensure_ascii=False)
-    return indented if len(indented) <= MAX_INDENTED_CHARACTERS else json.dumps(value, ensure_ascii=False)
+    return indented if len(indented) <= min(MAX_INDENTED_CHARACTERS, MAX_INDENTATION * len(text)) else text
 
 
 def count_values(value: Any, up_to: int) -> int:
