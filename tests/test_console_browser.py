@@ -245,6 +245,10 @@ def test_open_pages_follow_a_job_and_new_failures(waiting_page, gateway, acme, b
         timeout=10_000
     )
     expect(home.locator("#live-status")).to_have_text("1 failed job of acme, MODEL_GENERATOR")
+    home.get_by_role("link", name="1 failed job of acme").focus()
+    for job_type in ("A_TYPE_THAT_COMES_FIRST", "MODEL_GENERATOR"):
+        ledger.fail(ledger.open_job(acme, job_type), "There is no GPU")
+    expect(home.get_by_role("link", name="2 failed jobs of acme, MODEL_GENERATOR")).to_be_focused(timeout=10_000)
     expect(page.locator(".job-head .badge")).to_have_text("Failure")
     expect(said).to_contain_text("Why it failed There is no GPU")
     expect(page.locator("[data-live]")).to_have_count(0)
