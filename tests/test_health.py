@@ -133,14 +133,13 @@ def test_a_store_that_hangs_delays_each_answer_by_a_second_at_most(transactional
             "AWS_SECRET_ACCESS_KEY": "secret",
         }
         with serving(database_of_this_test(), **store) as gateway:
-            for _ in range(2):
+            # The second one waits for the same question to the store, which may be given up meanwhile.
+            for said in (["no answer within 1 s"], ["no answer within 1 s", "failed (ReadTimeoutError)"]):
                 began = time.monotonic()
                 answer = gateway.get("/readyz")
                 assert time.monotonic() - began < 2
-                assert (answer.status, answer.body.decode()) == (
-                    503,
-                    "database: ok\nmigrations: ok\nartifacts: no answer within 1 s\n",
-                )
+                assert answer.status == 503
+                assert answer.body.decode() in [f"database: ok\nmigrations: ok\nartifacts: {each}\n" for each in said]
 
 
 @pytest.mark.postgresql
