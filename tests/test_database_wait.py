@@ -145,7 +145,7 @@ def store(server, tmp_path):
         "VALUES ('demo', 'Demo', 'tenants/demo/', true, now())",
         database="gateway",
     )
-    environment = {"DATABASE_WAIT_SECONDS": "3", "ARTIFACTS_DIR": str(tmp_path / "artifacts")}
+    environment = {"DATABASE_WAIT_SECONDS": "10", "ARTIFACTS_DIR": str(tmp_path / "artifacts")}
     return replace(made, environment=environment)
 
 

@@ -500,7 +500,7 @@ def test_a_silent_stream_is_dropped_and_continued(kind, proxy, acme_token, job):
     ledger.append(job, "stage", "event 1")
     # The first stream sends its first event, and then nothing any more.
     proxy.plan = lambda request: Fault(stall_after=b"event 1") if len(proxy.requests) == 1 else PASS
-    policy = sdk.Policy(silence_seconds=1, fallback_seconds=LONGEST_SECONDS)
+    policy = sdk.Policy(silence_seconds=3, fallback_seconds=LONGEST_SECONDS)  # for the start of an answer too
     events = lambda client: client.jobs.events(str(job.pk))  # noqa: E731
     with beside() as run:
         follower = run(kind.items, proxy.url, acme_token, events, policy=policy)

@@ -75,9 +75,13 @@ def count_in(settings):
     return use
 
 
+# What is about the count: a question that is not answered in time is asked again, and counted twice.
+PATIENT = "?socket_timeout=30&socket_connect_timeout=30"
+
+
 @pytest.fixture(params=["valkey", "local memory"])
 def shared_cache(request, count_in):
-    count_in(request.getfixturevalue("valkey_server").url if request.param == "valkey" else LOCAL_MEMORY)
+    count_in(request.getfixturevalue("valkey_server").url + PATIENT if request.param == "valkey" else LOCAL_MEMORY)
 
 
 def statuses(client, requests, path="/v1/jobs", **headers):
@@ -142,7 +146,7 @@ def test_of_200_parallel_requests_to_two_processes_exactly_the_limit_passes(
     rounds, transactional_db, own_valkey, record_property, settings
 ):
     with (
-        serving(database_of_this_test(), 2, RATE_LIMIT_PER_TENANT="50", CACHE_URL=own_valkey.url) as gateway,
+        serving(database_of_this_test(), 2, RATE_LIMIT_PER_TENANT="50", CACHE_URL=own_valkey.url + PATIENT) as gateway,
         ThreadPoolExecutor(200) as pool,
     ):
         for _ in range(rounds):
@@ -350,14 +354,15 @@ def test_while_the_cache_is_down_no_request_passes(
     assert statuses(client, 1) == [usual]
 
 
-def test_a_cache_that_failed_is_left_alone_for_a_second(own_valkey, settings, acme_client):
+def test_a_cache_that_failed_is_left_alone_for_a_while(own_valkey, settings, acme_client, monkeypatch):
+    monkeypatch.setattr(throttling, "PAUSE_SECONDS", 60.0)
     settings.RATE_LIMIT_PER_TENANT = 1000
     statuses(acme_client, 1)
     own_valkey.hang()
     assert statuses(acme_client, 1) == [503]
     asked = time.monotonic()
     assert statuses(acme_client, 10) == [503] * 10
-    assert time.monotonic() - asked < throttling.PAUSE_SECONDS / 2
+    assert time.monotonic() - asked < 2  # each that asked the cache would wait 0.4 seconds
     own_valkey.go_on()
 
 

@@ -181,7 +181,7 @@ def is_running(pid, command):
 
 
 def wait_until(is_so):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # what runs beside the server has a low priority
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -339,7 +339,7 @@ def test_it_says_that_it_serves_only_when_a_request_is_answered(data, workers):
             assert time.monotonic() < deadline
             was_announced = is_announced.is_set()
             try:
-                assert client.get(f"http://{shown}:{port}/readyz").status_code == 200
+                assert client.get(f"http://{shown}:{port}/livez").status_code == 200
                 answered += was_announced
             except httpx.TransportError:
                 assert not was_announced

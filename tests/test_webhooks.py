@@ -263,6 +263,8 @@ def test_a_job_waits_for_its_failed_event_and_other_jobs_do_not(acme, job, behav
             await write(ledger.append, each, "stage")
         async with working():
             await until(lambda: len(receiver.accepted) == 5)
+            # A worker that stops before it has the answer rightly leaves a row.
+            await until_async(lambda: not BlockedJob.objects.exists())
         assert receiver.order() == {str(job.pk): [1, 2, 3], str(other.pk): [1, 2]}
         assert receiver.doubles() == 0
         tried = [each.id for each in receiver.received]
@@ -647,7 +649,8 @@ def test_a_hanging_event_delays_no_other_job_and_the_position_moves_on(acme, job
             await write(ledger.append, each, "stage")
         async with working() as [one]:
             await until(lambda: len(receiver.accepted) == 6)
-            await until_async(lambda: Endpoint.objects.get().position == 8)
+            # On a machine that stalls others have a row for a moment too.
+            await until_async(lambda: Endpoint.objects.get().position == 8 and BlockedJob.objects.count() == 1)
             row = await write(BlockedJob.objects.get)
             assert (row.job, row.next_seq, row.attempts) == (job.pk, 1, 0)
             release.set()
@@ -995,7 +998,7 @@ def test_redelivery_of_an_event_that_waits_is_its_next_attempt(acme, job, monkey
         for _ in range(2):
             await write(ledger.append, job, "stage")
         async with working():
-            await until_async(BlockedJob.objects.exists)
+            await until_async(BlockedJob.objects.filter(attempts=1).exists)
             assert await write(endpoints.redeliver_failed, endpoint, timezone.now() - timedelta(hours=1)) == 1
             await until(lambda: len(receiver.accepted) == 2)
         assert seqs(receiver) == [1, 2]
