@@ -12,7 +12,8 @@ from django.utils.safestring import SafeString, mark_safe
 OPEN_LEVELS = 2
 # Values in the trees of one page. Each takes about 130 bytes of HTML, and can take two of JSON.
 MAX_VALUES = 5_000
-# Text that would be longer when it is indented, or so many times as long, is not: deep nesting is mostly indentation.
+# Text is not indented where that would make it longer than this, or so many times as long: deep nesting is mostly
+# indentation.
 MAX_INDENTED_CHARACTERS = 2**20
 MAX_INDENTATION = 4
 
