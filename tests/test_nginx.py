@@ -21,9 +21,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tenants import throttling
 from tests.gateway import ROOT, database_of_this_test, serving
 from tests.servers import free_ports, temporary_folder, wait_until
+from tests.test_rate_limits import seconds_left
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin") or ""
 HOST = "jobs.example.com"
@@ -163,9 +163,9 @@ def test_callers_meet_the_gateway_by_tls_alone(gateway, acme_token, job_of, acme
 
 def test_a_caller_cannot_choose_their_address(gateway, settings):
     with nginx(gateway.port) as front:
-        into_window = (time.time() + throttling._phase(settings.SECRET_KEY, "127.0.0.1")) % throttling.WINDOW_SECONDS
-        if into_window > throttling.WINDOW_SECONDS - 10:  # the requests shall be in one
-            time.sleep(throttling.WINDOW_SECONDS - into_window)
+        left = seconds_left("127.0.0.1", settings.SECRET_KEY)
+        if left < 10:  # the requests shall be in one window
+            time.sleep(left)
         spoofed = ["X-Forwarded-For", "X_Forwarded_For", "x_forwarded_for", "Forwarded"]
         statuses = [
             front.get("/v1/jobs", **{name: f"192.0.2.{number}"}).status_code for number, name in enumerate(spoofed)

@@ -339,7 +339,7 @@ def test_it_says_that_it_serves_only_when_a_request_is_answered(data, workers):
             assert time.monotonic() < deadline
             was_announced = is_announced.is_set()
             try:
-                assert client.get(f"http://{shown}:{port}/livez").status_code == 200
+                assert client.get(f"http://{shown}:{port}/readyz").status_code == 200
                 answered += was_announced
             except httpx.TransportError:
                 assert not was_announced

@@ -826,7 +826,7 @@ def test_two_workers_share_the_endpoints_and_take_over(acme, job, monkeypatch):
             await until(lambda: len(first.deliveries) == 4)
             await write(ledger.append, job, "stage")
             await until(lambda: len(receiver.accepted) == 8)
-            # What is answered and not yet written is sent again by whoever takes the endpoint over.
+            # The worker has written all answers. Without this the next worker would rightly send again.
             await until_async(lambda: Endpoint.objects.filter(position=2).count() == 4)
             # One that died holds its lease for a while.
             later = timezone.now() + timedelta(seconds=1)
